@@ -1,0 +1,231 @@
+//! One stored version of one object: decoded once, encoded once, shared by everybody who looks at it.
+//!
+//! An [`Object`] never changes. A new version is a new `Object` with a higher [`Object::revision`]; lists and
+//! watches copy [`Object::json`] and never encode again.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Where an object lives: resource, namespace, name.
+///
+/// The resource is Kubernetes' `GroupResource` spelling: `pods` for the core group, `deployments.apps` otherwise.
+/// The namespace is empty for cluster-scoped objects.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// `pods`, `deployments.apps`.
+    pub resource: Arc<str>,
+    /// Empty for cluster-scoped objects.
+    pub namespace: Arc<str>,
+    /// `metadata.name`.
+    pub name: Arc<str>,
+}
+
+/// What every key in the store begins with; the rest is `resource/namespace/name`.
+pub const STORE_PREFIX: &str = "/registry/";
+
+impl Key {
+    /// Builds a key; `namespace` is empty for cluster-scoped objects.
+    pub fn new(resource: impl Into<Arc<str>>, namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { resource: resource.into(), namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The key's bytes in the store. `/` never occurs in a resource, a namespace or a name, so this is unambiguous.
+    #[must_use]
+    pub fn store_key(&self) -> Vec<u8> {
+        format!("{STORE_PREFIX}{}/{}/{}", self.resource, self.namespace, self.name).into_bytes()
+    }
+
+    /// The inverse of [`Key::store_key`]; `None` for bytes that no key has.
+    #[must_use]
+    pub fn from_store_key(bytes: &[u8]) -> Option<Self> {
+        let mut parts = std::str::from_utf8(bytes).ok()?.strip_prefix(STORE_PREFIX)?.splitn(3, '/');
+        let (resource, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+        (!resource.is_empty() && !name.is_empty()).then(|| Self::new(resource, namespace, name))
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{}/{}", self.resource, self.name)
+        } else {
+            write!(f, "{}/{}/{}", self.resource, self.namespace, self.name)
+        }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// `metadata.ownerReferences[]`.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnerReference {
+    /// `apps/v1`.
+    pub api_version: String,
+    /// `ReplicaSet`.
+    pub kind: String,
+    /// `metadata.name` of the owner, in the same namespace or cluster-scoped.
+    pub name: String,
+    /// `metadata.uid` of the owner.
+    pub uid: String,
+    /// True for the one owner that manages this object.
+    #[serde(default)]
+    pub controller: bool,
+    /// True when foreground deletion of the owner waits for this object.
+    #[serde(default)]
+    pub block_owner_deletion: bool,
+}
+
+/// One immutable version of one object.
+pub struct Object {
+    /// Where it lives.
+    pub key: Key,
+    /// The store revision of the write that made this version; equal to `metadata.resourceVersion`.
+    pub revision: u64,
+    /// The decoded object, `metadata.resourceVersion` included.
+    pub value: Value,
+    /// The same, encoded once as JSON.
+    pub json: Bytes,
+    typed: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Object {
+    /// Takes a decoded object, writes `metadata.resourceVersion` into it and encodes it.
+    #[must_use]
+    pub fn new(key: Key, revision: u64, mut value: Value) -> Self {
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("resourceVersion".into(), Value::String(revision.to_string()));
+        }
+        let json = Bytes::from(value.to_string());
+        Self { key, revision, value, json, typed: OnceLock::new() }
+    }
+
+    /// `metadata.<field>` as text; empty when absent.
+    fn metadata(&self, field: &str) -> &str {
+        self.value["metadata"][field].as_str().unwrap_or_default()
+    }
+
+    /// `metadata.name`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.key.name
+    }
+
+    /// `metadata.namespace`; empty for cluster-scoped objects.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.key.namespace
+    }
+
+    /// `metadata.uid`.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        self.metadata("uid")
+    }
+
+    /// `metadata.generation`, 0 when absent.
+    #[must_use]
+    pub fn generation(&self) -> i64 {
+        self.value["metadata"]["generation"].as_i64().unwrap_or(0)
+    }
+
+    /// `metadata.creationTimestamp`, RFC 3339.
+    #[must_use]
+    pub fn creation_timestamp(&self) -> &str {
+        self.metadata("creationTimestamp")
+    }
+
+    /// `metadata.deletionTimestamp`, when the object is being deleted.
+    #[must_use]
+    pub fn deletion_timestamp(&self) -> Option<&str> {
+        self.value["metadata"]["deletionTimestamp"].as_str()
+    }
+
+    /// The value of one label.
+    #[must_use]
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.value["metadata"]["labels"].get(name)?.as_str()
+    }
+
+    /// The value of one annotation.
+    #[must_use]
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.value["metadata"]["annotations"].get(name)?.as_str()
+    }
+
+    /// `metadata.ownerReferences`; entries that cannot be read are left out.
+    #[must_use]
+    pub fn owner_references(&self) -> Vec<OwnerReference> {
+        let Some(list) = self.value["metadata"]["ownerReferences"].as_array() else { return Vec::new() };
+        list.iter().filter_map(|entry| serde::Deserialize::deserialize(entry).ok()).collect()
+    }
+
+    /// The owner reference marked `controller: true`.
+    #[must_use]
+    pub fn controller(&self) -> Option<OwnerReference> {
+        self.owner_references().into_iter().find(|owner| owner.controller)
+    }
+
+    /// `metadata.finalizers`.
+    pub fn finalizers(&self) -> impl Iterator<Item = &str> {
+        self.value["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str)
+    }
+
+    /// The field at a dotted path such as `spec.nodeName`; `Null` when absent. Lists are not entered.
+    #[must_use]
+    pub fn field(&self, path: &str) -> &Value {
+        path.split('.').fold(&self.value, |value, name| &value[name])
+    }
+
+    /// The typed view, decoded on first use and shared afterwards; `None` when the value does not fit the type.
+    ///
+    /// Ask for one type per object: the first type asked for is the one that is remembered.
+    #[must_use]
+    pub fn typed<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        if let Some(typed) = self.typed.get() {
+            return Arc::clone(typed).downcast::<T>().ok();
+        }
+        let typed = Arc::new(T::deserialize(&self.value).ok()?);
+        // Two threads may race to decode; both results are equal, so the loser's is as good.
+        let _ = self.typed.set(typed.clone());
+        Some(typed)
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.key, self.revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_survives_the_store() {
+        for key in [Key::new("pods", "default", "web-1"), Key::new("nodes", "", "n1"), Key::new("a.b.c", "x", "y:z")] {
+            assert_eq!(Key::from_store_key(&key.store_key()), Some(key));
+        }
+        for bytes in [&b"/registry/pods/default"[..], b"/other/pods/default/x", b"/registry//a/b", b"\xff"] {
+            assert_eq!(Key::from_store_key(bytes), None);
+        }
+    }
+
+    #[test]
+    fn the_encoded_form_carries_the_revision() {
+        let value = serde_json::json!({"metadata": {"name": "a", "labels": {"app": "web"}}});
+        let object = Object::new(Key::new("pods", "default", "a"), 42, value);
+        assert_eq!(object.label("app"), Some("web"));
+        assert!(std::str::from_utf8(&object.json).unwrap().contains(r#""resourceVersion":"42""#));
+    }
+}

@@ -1,0 +1,220 @@
+//! The cluster's picture at one revision.
+//!
+//! A [`View`] is immutable to those who hold it and cheap to clone: its trees share everything that did not change.
+//! The scheduler and the controllers decide from a view; lists are answered from one; a continue token keeps one.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+
+use crate::object::{Key, Object};
+
+/// What happened to one object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It did not exist before.
+    Added,
+    /// It existed before.
+    Modified,
+    /// It is gone; the change carries its last state.
+    Deleted,
+}
+
+/// One write to one object, as the store ordered it.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The revision of the write. Several changes of one transaction share it.
+    pub revision: u64,
+    /// What happened.
+    pub kind: ChangeKind,
+    /// The object after the write; for a deletion its last state, with the deletion's resourceVersion.
+    pub object: Arc<Object>,
+    /// The object before the write, when there was one.
+    pub previous: Option<Arc<Object>>,
+}
+
+/// The namespace and the name: how objects of one resource are sorted.
+type Place = (Arc<str>, Arc<str>);
+
+/// Every object of the cluster at one revision.
+#[derive(Clone, Default)]
+pub struct View {
+    revision: u64,
+    resources: OrdMap<Arc<str>, OrdMap<Place, Arc<Object>>>,
+    /// uid of the controlling owner → what it controls.
+    owned: OrdMap<Arc<str>, OrdSet<Key>>,
+    /// `spec.nodeName` → keys of the pods bound there.
+    on_node: OrdMap<Arc<str>, OrdSet<Key>>,
+}
+
+impl View {
+    /// The revision of the last change this view has seen.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Moves the revision forward without a change (a write that touched no object we know).
+    pub fn advance(&mut self, revision: u64) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// One object.
+    #[must_use]
+    pub fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<&Arc<Object>> {
+        self.resources.get(resource)?.get(&(Arc::from(namespace), Arc::from(name)))
+    }
+
+    /// One object by key.
+    #[must_use]
+    pub fn at(&self, key: &Key) -> Option<&Arc<Object>> {
+        self.resources.get(&key.resource)?.get(&(key.namespace.clone(), key.name.clone()))
+    }
+
+    /// All objects of a resource, sorted by namespace and name.
+    pub fn list(&self, resource: &str) -> impl Iterator<Item = &Arc<Object>> {
+        self.resources.get(resource).into_iter().flat_map(|objects| objects.values())
+    }
+
+    /// The objects of a resource in one namespace, sorted by name.
+    pub fn list_in(&self, resource: &str, namespace: &str) -> impl Iterator<Item = &Arc<Object>> {
+        let namespace: Arc<str> = namespace.into();
+        self.list_from(resource, &(namespace.clone(), Arc::from("")))
+            .take_while(move |object| object.key.namespace == namespace)
+    }
+
+    /// The objects of a resource at or after a place (namespace, name): how a list continues.
+    pub fn list_from(&self, resource: &str, from: &(Arc<str>, Arc<str>)) -> impl Iterator<Item = &Arc<Object>> {
+        let from = from.clone();
+        self.resources
+            .get(resource)
+            .into_iter()
+            .flat_map(move |objects| objects.range((Bound::Included(from.clone()), Bound::Unbounded)))
+            .map(|(_, object)| object)
+    }
+
+    /// How many objects of a resource there are.
+    #[must_use]
+    pub fn count(&self, resource: &str) -> usize {
+        self.resources.get(resource).map_or(0, OrdMap::len)
+    }
+
+    /// The resources of which there is at least one object.
+    pub fn resources(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.resources.keys()
+    }
+
+    /// What the object with this uid controls (`ownerReferences[].controller`).
+    pub fn owned(&self, uid: &str) -> impl Iterator<Item = &Arc<Object>> {
+        self.owned.get(uid).into_iter().flatten().filter_map(|key| self.at(key))
+    }
+
+    /// The pods bound to a node.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Object>> {
+        self.on_node.get(node).into_iter().flatten().filter_map(|key| self.at(key))
+    }
+
+    /// Puts one change into the picture and returns the version it replaced.
+    ///
+    /// Applying a change twice, or one older than what is there, changes nothing.
+    pub fn apply(&mut self, kind: ChangeKind, object: &Arc<Object>) -> Option<Arc<Object>> {
+        let previous = self.at(&object.key).cloned();
+        if previous.as_ref().is_some_and(|old| old.revision >= object.revision) {
+            return previous;
+        }
+        self.advance(object.revision);
+        if let Some(old) = &previous {
+            self.unindex(old);
+        }
+        let key = &object.key;
+        let place = (key.namespace.clone(), key.name.clone());
+        if kind == ChangeKind::Deleted {
+            if let Some(objects) = self.resources.get_mut(&key.resource) {
+                objects.remove(&place);
+                if objects.is_empty() {
+                    self.resources.remove(&key.resource);
+                }
+            }
+        } else {
+            self.resources.entry(key.resource.clone()).or_default().insert(place, object.clone());
+            self.index(object);
+        }
+        previous
+    }
+
+    fn index(&mut self, object: &Object) {
+        if let Some(owner) = object.controller() {
+            self.owned.entry(owner.uid.into()).or_default().insert(object.key.clone());
+        }
+        if let Some(node) = bound_to(object) {
+            self.on_node.entry(node.into()).or_default().insert(object.key.clone());
+        }
+    }
+
+    fn unindex(&mut self, object: &Object) {
+        if let Some(owner) = object.controller() {
+            forget(&mut self.owned, &owner.uid, &object.key);
+        }
+        if let Some(node) = bound_to(object) {
+            forget(&mut self.on_node, node, &object.key);
+        }
+    }
+}
+
+fn bound_to(object: &Object) -> Option<&str> {
+    if &*object.key.resource != "pods" {
+        return None;
+    }
+    object.field("spec.nodeName").as_str().filter(|node| !node.is_empty())
+}
+
+fn forget(index: &mut OrdMap<Arc<str>, OrdSet<Key>>, entry: &str, key: &Key) {
+    let Some(keys) = index.get_mut(entry) else { return };
+    keys.remove(key);
+    if keys.is_empty() {
+        index.remove(entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(namespace: &str, name: &str, revision: u64, node: &str, owner: &str) -> Arc<Object> {
+        let value = json!({
+            "metadata": {"name": name, "namespace": namespace, "ownerReferences":
+                [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": owner, "controller": true}]},
+            "spec": {"nodeName": node},
+        });
+        Arc::new(Object::new(Key::new("pods", namespace, name), revision, value))
+    }
+
+    fn names<'a>(objects: impl Iterator<Item = &'a Arc<Object>>) -> Vec<&'a str> {
+        objects.map(|object| object.name()).collect()
+    }
+
+    #[test]
+    fn a_clone_keeps_its_picture() {
+        let mut view = View::default();
+        view.apply(ChangeKind::Added, &pod("a", "x", 1, "", "u1"));
+        let before = view.clone();
+        view.apply(ChangeKind::Modified, &pod("a", "x", 2, "n1", "u1"));
+        view.apply(ChangeKind::Added, &pod("b", "y", 3, "n1", "u2"));
+        assert_eq!((before.revision(), view.revision()), (1, 3));
+        assert_eq!(names(before.pods_on("n1")), [""; 0]);
+        assert_eq!(names(view.pods_on("n1")), ["x", "y"]);
+        assert_eq!(names(view.owned("u1")), ["x"]);
+        assert_eq!(names(view.list_in("pods", "a")), ["x"]);
+    }
+
+    #[test]
+    fn deletion_leaves_nothing_behind() {
+        let mut view = View::default();
+        view.apply(ChangeKind::Added, &pod("a", "x", 1, "n1", "u1"));
+        view.apply(ChangeKind::Deleted, &pod("a", "x", 2, "n1", "u1"));
+        assert!(view.resources.is_empty() && view.owned.is_empty() && view.on_node.is_empty());
+        assert_eq!(view.revision(), 2);
+    }
+}
