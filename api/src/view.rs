@@ -80,13 +80,12 @@ impl View {
     /// The objects of a resource in one namespace, sorted by name.
     pub fn list_in(&self, resource: &str, namespace: &str) -> impl Iterator<Item = &Arc<Object>> {
         let namespace: Arc<str> = namespace.into();
-        self.list_from(resource, &(namespace.clone(), Arc::from("")))
+        self.list_from(resource, (namespace.clone(), Arc::from("")))
             .take_while(move |object| object.key.namespace == namespace)
     }
 
     /// The objects of a resource at or after a place (namespace, name): how a list continues.
-    pub fn list_from(&self, resource: &str, from: &(Arc<str>, Arc<str>)) -> impl Iterator<Item = &Arc<Object>> {
-        let from = from.clone();
+    pub fn list_from(&self, resource: &str, from: (Arc<str>, Arc<str>)) -> impl Iterator<Item = &Arc<Object>> {
         self.resources
             .get(resource)
             .into_iter()
