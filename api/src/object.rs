@@ -169,6 +169,19 @@ impl Object {
         list.iter().filter_map(|entry| serde::Deserialize::deserialize(entry).ok()).collect()
     }
 
+    /// The uids in `metadata.ownerReferences`.
+    pub fn owner_uids(&self) -> impl Iterator<Item = &str> {
+        let owners = self.value["metadata"]["ownerReferences"].as_array();
+        owners.into_iter().flatten().filter_map(|owner| owner["uid"].as_str())
+    }
+
+    /// The uid of the owner marked `controller: true`.
+    #[must_use]
+    pub fn controller_uid(&self) -> Option<&str> {
+        let owners = self.value["metadata"]["ownerReferences"].as_array()?;
+        owners.iter().find(|owner| owner["controller"] == true)?["uid"].as_str()
+    }
+
     /// The owner reference marked `controller: true`.
     #[must_use]
     pub fn controller(&self) -> Option<OwnerReference> {

@@ -42,8 +42,10 @@ type Place = (Arc<str>, Arc<str>);
 pub struct View {
     revision: u64,
     resources: OrdMap<Arc<str>, OrdMap<Place, Arc<Object>>>,
-    /// uid of the controlling owner → what it controls.
-    owned: OrdMap<Arc<str>, OrdSet<Key>>,
+    /// `metadata.uid` → where the object lives.
+    uids: OrdMap<Arc<str>, Key>,
+    /// uid of an owner → everything that names it in `ownerReferences`.
+    dependents: OrdMap<Arc<str>, OrdSet<Key>>,
     /// `spec.nodeName` → keys of the pods bound there.
     on_node: OrdMap<Arc<str>, OrdSet<Key>>,
 }
@@ -104,9 +106,20 @@ impl View {
         self.resources.keys()
     }
 
+    /// The object with this uid.
+    #[must_use]
+    pub fn find(&self, uid: &str) -> Option<&Arc<Object>> {
+        self.at(self.uids.get(uid)?)
+    }
+
+    /// Everything that names this uid in its `ownerReferences`.
+    pub fn dependents(&self, uid: &str) -> impl Iterator<Item = &Arc<Object>> {
+        self.dependents.get(uid).into_iter().flatten().filter_map(|key| self.at(key))
+    }
+
     /// What the object with this uid controls (`ownerReferences[].controller`).
     pub fn owned(&self, uid: &str) -> impl Iterator<Item = &Arc<Object>> {
-        self.owned.get(uid).into_iter().flatten().filter_map(|key| self.at(key))
+        self.dependents(uid).filter(move |object| object.controller_uid() == Some(uid))
     }
 
     /// The pods bound to a node.
@@ -143,8 +156,11 @@ impl View {
     }
 
     fn index(&mut self, object: &Object) {
-        if let Some(owner) = object.controller() {
-            self.owned.entry(owner.uid.into()).or_default().insert(object.key.clone());
+        if !object.uid().is_empty() {
+            self.uids.insert(object.uid().into(), object.key.clone());
+        }
+        for owner in object.owner_uids() {
+            self.dependents.entry(owner.into()).or_default().insert(object.key.clone());
         }
         if let Some(node) = bound_to(object) {
             self.on_node.entry(node.into()).or_default().insert(object.key.clone());
@@ -152,8 +168,9 @@ impl View {
     }
 
     fn unindex(&mut self, object: &Object) {
-        if let Some(owner) = object.controller() {
-            forget(&mut self.owned, &owner.uid, &object.key);
+        self.uids.remove(object.uid());
+        for owner in object.owner_uids() {
+            forget(&mut self.dependents, owner, &object.key);
         }
         if let Some(node) = bound_to(object) {
             forget(&mut self.on_node, node, &object.key);
@@ -183,7 +200,7 @@ mod tests {
 
     fn pod(namespace: &str, name: &str, revision: u64, node: &str, owner: &str) -> Arc<Object> {
         let value = json!({
-            "metadata": {"name": name, "namespace": namespace, "ownerReferences":
+            "metadata": {"name": name, "namespace": namespace, "uid": format!("uid-{name}"), "ownerReferences":
                 [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": owner, "controller": true}]},
             "spec": {"nodeName": node},
         });
@@ -205,6 +222,8 @@ mod tests {
         assert_eq!(names(before.pods_on("n1")), [""; 0]);
         assert_eq!(names(view.pods_on("n1")), ["x", "y"]);
         assert_eq!(names(view.owned("u1")), ["x"]);
+        assert_eq!(names(view.dependents("u2")), ["y"]);
+        assert_eq!(view.find("uid-x").map(|object| object.revision), Some(2));
         assert_eq!(names(view.list_in("pods", "a")), ["x"]);
     }
 
@@ -213,7 +232,9 @@ mod tests {
         let mut view = View::default();
         view.apply(ChangeKind::Added, &pod("a", "x", 1, "n1", "u1"));
         view.apply(ChangeKind::Deleted, &pod("a", "x", 2, "n1", "u1"));
-        assert!(view.resources.is_empty() && view.owned.is_empty() && view.on_node.is_empty());
+        assert!(
+            view.resources.is_empty() && view.uids.is_empty() && view.dependents.is_empty() && view.on_node.is_empty()
+        );
         assert_eq!(view.revision(), 2);
     }
 }
