@@ -1,0 +1,221 @@
+//! The store itself: put, resolve, list. All calls block on files; ask from a thread that may.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::artifact::{self, Descriptor, INDEX, Index, Manifest};
+use crate::error::ImageError;
+use crate::layout::{self, Layout};
+use crate::limits;
+use crate::reference::Reference;
+
+/// The images of one node. Cheap to clone; several processes may use one folder at once.
+#[derive(Clone, Debug)]
+pub struct Images {
+    layout: Arc<Layout>,
+}
+
+/// An image found, checked and ready to be compiled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resolved {
+    /// `sha256:…` of the component's bytes: what compiled code is kept under.
+    pub digest: String,
+    /// The component, in a file whose contents have that digest.
+    pub path: PathBuf,
+    /// Size of the component in bytes.
+    pub size: u64,
+    /// What a pod's status shows as `imageID`: the name with the digest of the manifest.
+    pub id: String,
+    /// The image's config document; `Null` for a bare file.
+    pub config: Value,
+}
+
+/// One line of [`Images::list`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// `hello-http:0.1`, without the default registry.
+    pub name: String,
+    /// Digest of the manifest.
+    pub digest: String,
+    /// Size of the component in bytes; 0 when its manifest cannot be read.
+    pub size: u64,
+}
+
+impl Images {
+    /// Opens the folder, making an empty image layout of it if there is none.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`] when the folder cannot be made or written.
+    pub fn open(folder: &Path) -> Result<Self, ImageError> {
+        Ok(Self { layout: Arc::new(Layout::create(folder)?) })
+    }
+
+    /// Puts a component under a name, replacing what the name meant before, and returns the manifest's digest.
+    ///
+    /// Equal bytes, name and annotations give an equal digest. When this returns, the image survives a power cut.
+    ///
+    /// # Errors
+    /// A name that is none or is a `file:` URL, bytes that are not WebAssembly, a folder that cannot be written.
+    pub fn put(
+        &self,
+        reference: &str,
+        wasm: &[u8],
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<String, ImageError> {
+        let name = match Reference::parse(reference)? {
+            named @ Reference::Named { tag: Some(_), digest: None, .. } => named.to_string(),
+            _ => {
+                let why = "an image is put under a name and a tag, as in hello:0.1";
+                return Err(ImageError::InvalidName { reference: reference.to_owned(), why });
+            }
+        };
+        if wasm.len() as u64 > limits::COMPONENT_BYTES_MAX {
+            return Err(ImageError::unusable(reference, "it is larger than 512 MiB"));
+        }
+        let config = artifact::config(reference, &layout::digest_of(wasm), wasm)?;
+        let layer = self.put_blob(artifact::LAYER, wasm)?;
+        let config = self.put_blob(artifact::CONFIG, config.to_string().as_bytes())?;
+        let manifest = Manifest::new(config, layer, annotations.clone());
+        let manifest = serde_json::to_vec(&manifest).expect("a manifest is plain data");
+        let mut entry = self.put_blob(artifact::MANIFEST, &manifest)?;
+        let digest = entry.digest.clone();
+        entry.annotations.insert(artifact::REF_NAME.to_owned(), name.clone());
+
+        let _lock = self.layout.lock()?;
+        let mut index = self.layout.index()?;
+        index.manifests.retain(|old| old.ref_name() != Some(&name));
+        index.manifests.push(entry);
+        self.layout.write_index(&index)?;
+        Ok(digest)
+    }
+
+    /// Finds an image and checks every digest on the way to its component.
+    ///
+    /// A `file:` image is copied into the store, so that what was hashed is what will run.
+    ///
+    /// # Errors
+    /// See [`ImageError`]: [`ImageError::NotFound`] may heal when the image is put, the others need a person.
+    pub fn resolve(&self, reference: &str) -> Result<Resolved, ImageError> {
+        let parsed = Reference::parse(reference)?;
+        match &parsed {
+            Reference::File { path, digest } => self.resolve_file(reference, path, digest.as_deref()),
+            Reference::Named { name, digest, .. } => {
+                resolve_entry(&self.layout, reference, name, &self.find(&parsed, digest.as_ref())?)
+            }
+        }
+    }
+
+    /// Every named image, sorted by name.
+    ///
+    /// # Errors
+    /// An index that cannot be read.
+    pub fn list(&self) -> Result<Vec<Listed>, ImageError> {
+        let index = self.layout.index()?;
+        let mut listed: Vec<Listed> = index.manifests.iter().filter_map(|entry| self.listed(entry)).collect();
+        listed.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listed)
+    }
+
+    fn listed(&self, entry: &Descriptor) -> Option<Listed> {
+        let name = entry.ref_name()?;
+        let size = self.layout.document(entry).and_then(|m: Manifest| m.component(name).map(|layer| layer.size));
+        let name = Reference::parse(name).map_or_else(|_| name.to_owned(), |reference| reference.familiar());
+        Some(Listed { name, digest: entry.digest.clone(), size: size.unwrap_or(0) })
+    }
+
+    fn put_blob(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, ImageError> {
+        let digest = self.layout.put_blob(bytes)?;
+        Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
+    }
+
+    /// The index entry of a name. A digest says it all, even if the tag beside it has moved on since.
+    fn find(&self, named: &Reference, digest: Option<&String>) -> Result<Descriptor, ImageError> {
+        let found = match digest {
+            Some(digest) if self.layout.has_blob(digest) => {
+                Some(Descriptor::new(artifact::MANIFEST, digest.clone(), 0))
+            }
+            Some(_) => None,
+            None => find_named(&self.layout.index()?, named).cloned(),
+        };
+        found.ok_or_else(|| not_found(named))
+    }
+
+    fn resolve_file(&self, reference: &str, path: &Path, digest: Option<&str>) -> Result<Resolved, ImageError> {
+        let Ok(metadata) = fs::metadata(path) else {
+            return Err(ImageError::NotFound(format!("there is no file {} on this node", path.display())));
+        };
+        if metadata.is_dir() {
+            return resolve_folder(reference, path, digest);
+        }
+        let bytes = layout::read_bounded(path, limits::COMPONENT_BYTES_MAX)?;
+        let found = self.layout.put_blob(&bytes)?;
+        if let Some(expected) = digest.filter(|expected| **expected != found) {
+            return Err(ImageError::Damaged { path: path.to_owned(), expected: expected.to_owned(), found });
+        }
+        let id = format!("file://{}@{found}", path.display());
+        let path = self.layout.blob_path(&found);
+        Ok(Resolved { digest: found, path, size: bytes.len() as u64, id, config: Value::Null })
+    }
+}
+
+/// An image in somebody else's layout folder: the only one there, or the one with that digest.
+fn resolve_folder(reference: &str, path: &Path, digest: Option<&str>) -> Result<Resolved, ImageError> {
+    let layout = Layout::at(path);
+    let index = layout.index()?;
+    let mut fitting = index.manifests.iter().filter(|entry| digest.is_none_or(|digest| entry.digest == digest));
+    let Some(entry) = fitting.next() else {
+        return Err(ImageError::NotFound(format!("the image layout {} holds no such image", path.display())));
+    };
+    if fitting.next().is_some_and(|other| other.digest != entry.digest) {
+        let why = "its folder holds several images; name one by its digest, as in file:///folder@sha256:…";
+        return Err(ImageError::unusable(reference, why));
+    }
+    resolve_entry(&layout, reference, &format!("file://{}", path.display()), entry)
+}
+
+fn resolve_entry(layout: &Layout, reference: &str, name: &str, entry: &Descriptor) -> Result<Resolved, ImageError> {
+    let id = format!("{name}@{}", entry.digest);
+    let mut document: Value = layout.document(entry)?;
+    if document["mediaType"] == INDEX || document["manifests"].is_array() {
+        let index: Index = decode(reference, document)?;
+        let why = "it is built for other platforms only";
+        let entry = index.for_wasm().ok_or_else(|| ImageError::unusable(reference, why))?;
+        document = layout.document(entry)?;
+    }
+    let manifest: Manifest = decode(reference, document)?;
+    let layer = manifest.component(reference)?;
+    let path = layout.check_blob(&layer.digest)?;
+    // A config that is missing or odd is no reason not to run; one that is damaged is.
+    let config = match layout.document(&manifest.config) {
+        Err(damaged @ ImageError::Damaged { .. }) => return Err(damaged),
+        other => other.unwrap_or(Value::Null),
+    };
+    Ok(Resolved { digest: layer.digest.clone(), path, size: layer.size, id, config })
+}
+
+fn decode<T: serde::de::DeserializeOwned>(reference: &str, document: Value) -> Result<T, ImageError> {
+    serde_json::from_value(document)
+        .map_err(|e| ImageError::unusable(reference, format!("its manifest cannot be read ({e})")))
+}
+
+/// Names in an index may have been written by other tools in any spelling, or as a bare tag.
+fn find_named<'a>(index: &'a Index, wanted: &Reference) -> Option<&'a Descriptor> {
+    let means_it = |entry: &&Descriptor| {
+        entry.ref_name().and_then(|name| Reference::parse(name).ok()).is_some_and(|named| named == *wanted)
+    };
+    index.manifests.iter().rev().find(means_it)
+}
+
+fn not_found(reference: &Reference) -> ImageError {
+    let name = reference.familiar();
+    ImageError::NotFound(format!(
+        "image {name} is not in this node's image store; `kogia build` or `kogia push` puts it there"
+    ))
+}
+
+#[cfg(test)]
+mod tests;
