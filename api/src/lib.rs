@@ -4,18 +4,41 @@
 //! built-in and custom resources run the same code.
 //!
 //! # Layout
-//! * [`object`], [`view`], [`action`]: one object, the cluster's picture, what a decider asks for.
-//! * [`kinds`]: one row per resource.
+//! * [`object`], [`view`], [`action`], [`meta`]: one object, the cluster's picture, what a decider asks for.
+//! * [`schema`], [`kinds`], [`catalog`]: what fields there are, what a resource is, which resources there are.
+//! * [`path`], [`selector`], [`quantity`], [`time`]: Kubernetes' small languages.
+//! * [`json`], [`yaml`], [`protobuf`]: bytes to values.
+//! * [`check`], [`defaults`], [`validate`], [`patch`]: what happens to a body on its way in, in this order.
 //! * [`status`]: Kubernetes' form of an error.
 
+#![forbid(unsafe_code)]
+
 pub mod action;
+pub mod catalog;
+pub mod check;
+pub mod defaults;
+pub mod json;
 pub mod kinds;
+pub mod limits;
+pub mod meta;
 pub mod object;
+pub mod patch;
+pub mod path;
+pub mod protobuf;
+pub mod quantity;
+pub mod schema;
+pub mod selector;
 pub mod status;
+pub mod time;
+pub mod validate;
 pub mod view;
+pub mod yaml;
 
 pub use action::{Action, Precondition, Severity};
+pub use catalog::Catalog;
 pub use kinds::Resource;
 pub use object::{Key, Object, OwnerReference};
+pub use quantity::Quantity;
+pub use schema::Schema;
 pub use status::{Cause, Status};
 pub use view::{Change, ChangeKind, View};

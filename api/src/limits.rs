@@ -1,0 +1,28 @@
+//! Every bound of this crate, with its reason.
+
+/// How deep a document may be nested. The deepest built-in type needs about 25; the JSON parser itself gives up at 128.
+pub const DEPTH_MAX: usize = 100;
+
+/// How many unknown or duplicate fields one request reports; more would only bury the first ones.
+pub const PROBLEMS_MAX: usize = 100;
+
+/// How many operations one JSON patch may hold, as upstream has it.
+pub const JSON_PATCH_OPERATIONS_MAX: usize = 10_000;
+
+/// How many documents one YAML stream may hold.
+pub const YAML_DOCUMENTS_MAX: usize = 10_000;
+
+/// How much a YAML document may grow by following aliases, in values.
+pub const YAML_VALUES_MAX: usize = 1_000_000;
+
+/// `metadata.name` of most kinds: a DNS subdomain (RFC 1123).
+pub const SUBDOMAIN_MAX: usize = 253;
+
+/// A DNS label (RFC 1123, RFC 1035).
+pub const LABEL_MAX: usize = 63;
+
+/// The sum of all annotations' keys and values, as upstream has it.
+pub const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
+
+/// The data of one Secret or ConfigMap, as upstream has it.
+pub const DATA_BYTES_MAX: usize = 1024 * 1024;
