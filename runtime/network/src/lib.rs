@@ -1,1 +1,34 @@
-//! placeholder
+//! The virtual network of a node: pods' addresses, Services and names without a single socket of the host.
+//!
+//! A [`Fabric`] is a switch in user space. A pod attaches and gets a [`PodNet`]: what lies under its `wasi:sockets`
+//! and `wasi:http`. Connections are pairs of bounded byte pipes ([`Conn`]); a call to an HTTP component of the same
+//! node is a function call ([`HttpService`]). Services, names and Ingress rules are tables that somebody else builds
+//! from the API and installs; they are read as whole snapshots, never locked across a call.
+//!
+//! Refused here: the host's loopback and everything outside the cluster. No path in this crate opens a real socket.
+#![forbid(unsafe_code)]
+
+pub mod body;
+mod conn;
+mod decide;
+mod fabric;
+mod http;
+pub mod ingress;
+pub mod limits;
+pub mod names;
+pub mod pipe;
+mod pod;
+mod ports;
+mod queue;
+pub mod services;
+mod udp;
+
+pub use body::{Body, BoxError};
+pub use conn::Conn;
+pub use decide::{Decision, Refusal, Source, decide};
+pub use fabric::{Config, DialError, Fabric, NetError};
+pub use http::{BoxFuture, HttpError, HttpService, HttpTarget};
+pub use ingress::IngressTable;
+pub use pod::{HttpBinding, Listener, PodIdentity, PodNet};
+pub use services::ServiceTable;
+pub use udp::{Datagram, UdpSocket};

@@ -1,0 +1,191 @@
+//! HTTP in the fabric: a call between two HTTP components is a function call; where one side speaks raw TCP, HTTP/1.1
+//! is spoken over the connection, so that both worlds meet.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, HOST, RETRY_AFTER};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
+use hyper_util::rt::TokioIo;
+
+use crate::body::{self, Body};
+use crate::conn::Conn;
+use crate::fabric::NetError;
+use crate::limits::HTTP_HEAD_BYTES_MAX;
+
+/// A future that can move between threads.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Something that answers HTTP requests in this process: an HTTP component bound to a pod's port.
+pub trait HttpService: Send + Sync {
+    /// Answers one request. Dropping the future abandons it.
+    fn call(self: Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, HttpError>>;
+}
+
+/// Why a request was not answered; each variant is another thing the caller can do.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// Nobody listens there. Another endpoint may.
+    #[error("connection refused")]
+    ConnectionRefused,
+    /// No such name. Asking again will not help until something is created.
+    #[error("no such name: {0}")]
+    NameNotFound(String),
+    /// No answer in time. The request may have been processed.
+    #[error("no answer in time")]
+    Timeout,
+    /// Alive but full. Ask again after this time.
+    #[error("overloaded")]
+    Overloaded {
+        /// How long to wait before asking again.
+        retry_after: Duration,
+    },
+    /// The connection broke during the request. It may have been processed.
+    #[error("the connection was closed before the answer was complete")]
+    Reset,
+    /// The callee failed; the text is for the cluster's operator, not for the client.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl HttpError {
+    /// The answer a client gets in place of the missing one: 502, 503 with `Retry-After`, 504 or 500.
+    #[must_use]
+    pub fn response(&self) -> Response<Body> {
+        let status = match self {
+            Self::ConnectionRefused | Self::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NameNotFound(_) | Self::Reset => StatusCode::BAD_GATEWAY,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let text = match self {
+            Self::Internal(_) => "internal error\n".to_owned(),
+            other => format!("{other}\n"),
+        };
+        let mut response = Response::new(body::full(text));
+        *response.status_mut() = status;
+        let wait = match self {
+            Self::ConnectionRefused => Some(Duration::from_secs(1)),
+            Self::Overloaded { retry_after } => Some(*retry_after),
+            _ => None,
+        };
+        if let Some(wait) = wait {
+            // RFC 9110 §10.2.3 counts whole seconds; rounding up keeps the promise.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        response
+    }
+}
+
+impl From<NetError> for HttpError {
+    fn from(error: NetError) -> Self {
+        match error {
+            NetError::ConnectionRefused | NetError::Unreachable => Self::ConnectionRefused,
+            NetError::NameNotFound(name) => Self::NameNotFound(name),
+            NetError::LimitReached(_) => Self::Overloaded { retry_after: Duration::from_secs(1) },
+            other => Self::Internal(other.to_string()),
+        }
+    }
+}
+
+impl From<hyper::Error> for HttpError {
+    fn from(error: hyper::Error) -> Self {
+        if error.is_timeout() {
+            Self::Timeout
+        } else if error.is_incomplete_message()
+            || error.is_closed()
+            || error.is_canceled()
+            || error.is_body_write_aborted()
+        {
+            Self::Reset
+        } else {
+            Self::Internal(error.to_string())
+        }
+    }
+}
+
+/// An endpoint that was dialled and is there; nothing has been sent yet.
+pub enum HttpTarget {
+    /// An HTTP component of this node.
+    Service(Arc<dyn HttpService>),
+    /// A connection to something that speaks HTTP/1.1.
+    Conn(Conn),
+}
+
+impl fmt::Debug for HttpTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(_) => f.write_str("Service"),
+            Self::Conn(conn) => fmt::Debug::fmt(conn, f),
+        }
+    }
+}
+
+impl HttpTarget {
+    /// Sends the request and returns the head of the answer; its body streams.
+    ///
+    /// # Errors
+    /// [`HttpError::Reset`] when the endpoint closes the connection first, or what the component answers with.
+    pub async fn send(self, request: Request<Body>) -> Result<Response<Body>, HttpError> {
+        match self {
+            Self::Service(service) => service.call(request).await,
+            Self::Conn(conn) => send_over(conn, request).await,
+        }
+    }
+}
+
+/// Makes sure that the request names its host: `Host` is what every server reads (RFC 9112 §3.2).
+pub(crate) fn name_host(request: &mut Request<Body>, authority: &str) {
+    if !request.headers().contains_key(HOST)
+        && let Ok(value) = HeaderValue::from_str(authority)
+    {
+        request.headers_mut().insert(HOST, value);
+    }
+}
+
+/// HTTP/1.1 as a client. One connection per request: opening one costs two allocations, a pool would cost a lock.
+async fn send_over(conn: Conn, mut request: Request<Body>) -> Result<Response<Body>, HttpError> {
+    if let Some(authority) = request.uri().authority().map(ToString::to_string) {
+        name_host(&mut request, &authority);
+    }
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let uri = path.parse::<Uri>().map_err(|error| HttpError::Internal(error.to_string()))?;
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_11;
+    if !request.headers().contains_key(http::header::UPGRADE) {
+        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(HTTP_HEAD_BYTES_MAX)
+        .handshake(TokioIo::new(conn))
+        .await?;
+    // Ends when the response body is read or lost; its error reaches the caller through the body.
+    tokio::spawn(connection.with_upgrades());
+    let response = sender.send_request(request).await?;
+    Ok(response.map(body::boxed))
+}
+
+/// HTTP/1.1 as a server: what answers a raw TCP connection to an HTTP component's port, until either side closes.
+pub(crate) async fn serve_over(conn: Conn, service: Arc<dyn HttpService>) {
+    let answer = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let call = Arc::clone(&service).call(request.map(body::boxed));
+        async move {
+            match call.await {
+                Ok(response) => Ok(response),
+                // The answer cannot be trusted to be complete, so the client must see a broken connection.
+                Err(HttpError::Reset) => Err(HttpError::Reset),
+                Err(error) => Ok(error.response()),
+            }
+        }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .half_close(true)
+        .max_buf_size(HTTP_HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(conn), answer);
+    // A malformed request or a client that went away ends this connection and nothing else.
+    drop(served.await);
+}

@@ -1,0 +1,44 @@
+//! Every bound of the virtual network, with its reason.
+
+use std::ops::RangeInclusive;
+
+/// Bytes one direction of a connection may hold: enough for full speed between two guests (measured: a larger pipe
+/// gains nothing), small enough that a thousand stalled connections stay below a gigabyte.
+pub const PIPE_BYTES_MAX: usize = 256 * 1024;
+
+/// Writes below this size are gathered in one buffer when the reader is behind, so that a million one-byte writes
+/// do not cost a million allocations.
+pub const GATHER_BELOW_BYTES: usize = 1024;
+
+/// A listener's backlog when it asks for none, and the most it gets; Linux' `somaxconn` has been 4096 since 5.4.
+pub const BACKLOG_DEFAULT: usize = 128;
+/// See [`BACKLOG_DEFAULT`].
+pub const BACKLOG_MAX: usize = 4096;
+
+/// Bound ports of one pod, TCP and UDP together: nobody needs more, and a guest in a loop must stop somewhere.
+pub const PORTS_PER_POD_MAX: usize = 1024;
+
+/// Ports given to those who ask for port 0 (RFC 6335 leaves the choice; this is Linux' default range).
+pub const EPHEMERAL_PORTS: RangeInclusive<u16> = 32768..=60999;
+
+/// Datagrams waiting in one UDP socket; more are lost, as UDP allows. 256 × 64 KiB is 16 MiB at the very worst.
+pub const DATAGRAMS_MAX: usize = 256;
+
+/// The largest UDP payload over IPv4 (RFC 768: 65,535 less the headers).
+pub const DATAGRAM_BYTES_MAX: usize = 65_507;
+
+/// Service addresses one UDP socket may talk to at a time while answers still come back under the Service's address.
+pub const UDP_FLOWS_MAX: usize = 64;
+
+/// Connections that may be served at a time on one port of an HTTP component by raw TCP. In-process calls do not
+/// count: the engine bounds those itself.
+pub const SERVED_CONNECTIONS_MAX: usize = 1024;
+
+/// Endpoints tried for one connection to a Service before the caller is told it was refused.
+pub const DIAL_ATTEMPTS_MAX: usize = 8;
+
+/// Bytes of the head of an HTTP message read from a guest's connection before it is refused (nginx: 32 KiB).
+pub const HTTP_HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// The longest name that is looked up: 253 characters of RFC 1035 and a trailing dot.
+pub const NAME_BYTES_MAX: usize = 254;

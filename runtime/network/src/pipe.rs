@@ -1,0 +1,323 @@
+//! One direction of a connection: a bounded pipe of byte chunks that are handed on, not copied.
+//!
+//! Both ends can be used in two ways: poll-style under `wasi:io` (`ready().await`, then a call that never waits) and as
+//! tokio's `AsyncRead`/`AsyncWrite`. Every `ready` future may be dropped at any time without losing a wake-up, any
+//! number of them may wait at once, and none returns unless the next call makes progress.
+//!
+//! Closing follows TCP: dropping or shutting down the [`Writer`] lets the reader drain and then see the end; dropping
+//! the [`Reader`] makes further writes fail.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+use crate::limits::GATHER_BELOW_BYTES;
+
+/// The other end is gone: nothing written now would ever be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the other end of the connection is closed")]
+pub struct Closed;
+
+/// What a read found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// At least one byte.
+    Bytes(Bytes),
+    /// Nothing yet; wait for [`Reader::ready`].
+    Pending,
+    /// Nothing, and nothing will come.
+    End,
+}
+
+/// The end that is read.
+#[derive(Debug)]
+pub struct Reader(Arc<Shared>);
+
+/// The end that is written.
+#[derive(Debug)]
+pub struct Writer(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    readable: Notify,
+    writable: Notify,
+    capacity: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    chunks: VecDeque<Bytes>,
+    /// Small writes that came while the reader was behind; logically after `chunks`.
+    gathered: BytesMut,
+    /// Bytes in `chunks` and `gathered`.
+    held: usize,
+    /// The writer is done.
+    ended: bool,
+    /// The reader is gone.
+    abandoned: bool,
+    /// The task inside `AsyncRead::poll_read`, and inside `AsyncWrite::poll_write`.
+    reading: Option<Waker>,
+    writing: Option<Waker>,
+}
+
+/// A pipe that holds at most `capacity` bytes.
+#[must_use]
+pub fn pipe(capacity: usize) -> (Writer, Reader) {
+    let shared = Arc::new(Shared {
+        state: Mutex::default(),
+        readable: Notify::new(),
+        writable: Notify::new(),
+        capacity: capacity.max(1),
+    });
+    (Writer(shared.clone()), Reader(shared))
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room as the writer is told of it: none until a quarter is free, so that a full pipe is not refilled by drops.
+    fn room(&self, state: &State) -> usize {
+        let free = self.capacity - state.held;
+        if free >= self.capacity.div_ceil(4) { free } else { 0 }
+    }
+
+    fn push(state: &mut State, bytes: Bytes) {
+        state.held += bytes.len();
+        let behind = !state.chunks.is_empty() || !state.gathered.is_empty();
+        if behind && bytes.len() < GATHER_BELOW_BYTES {
+            state.gathered.extend_from_slice(&bytes);
+            return;
+        }
+        if !state.gathered.is_empty() {
+            let gathered = state.gathered.split().freeze();
+            state.chunks.push_back(gathered);
+        }
+        state.chunks.push_back(bytes);
+    }
+
+    fn pop(state: &mut State, max: usize) -> Bytes {
+        let bytes = match state.chunks.front_mut() {
+            Some(chunk) if chunk.len() > max => chunk.split_to(max),
+            Some(_) => state.chunks.pop_front().unwrap_or_default(),
+            None => {
+                let length = state.gathered.len().min(max);
+                state.gathered.split_to(length).freeze()
+            }
+        };
+        state.held -= bytes.len();
+        bytes
+    }
+
+    /// Wakes whoever waits on one side; called after the lock is released.
+    fn wake(waker: Option<Waker>, notify: &Notify) {
+        notify.notify_waiters();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn end(&self) {
+        let waker = {
+            let mut state = self.state();
+            if std::mem::replace(&mut state.ended, true) {
+                return;
+            }
+            state.reading.take()
+        };
+        Self::wake(waker, &self.readable);
+    }
+
+    fn abandon(&self) {
+        let (waker, lost) = {
+            let mut state = self.state();
+            if std::mem::replace(&mut state.abandoned, true) {
+                return;
+            }
+            state.held = 0;
+            state.gathered = BytesMut::new();
+            (state.writing.take(), std::mem::take(&mut state.chunks))
+        };
+        drop(lost);
+        Self::wake(waker, &self.writable);
+    }
+
+    /// Takes up to `max` bytes in one chunk, waking the writer when this made room.
+    fn read(&self, max: usize) -> Read {
+        let mut state = self.state();
+        if state.abandoned {
+            return Read::End;
+        }
+        if state.held == 0 {
+            return if state.ended { Read::End } else { Read::Pending };
+        }
+        let was_full = self.room(&state) == 0;
+        let bytes = Self::pop(&mut state, max.max(1));
+        let made_room = was_full && self.room(&state) > 0;
+        let waker = if made_room { state.writing.take() } else { None };
+        drop(state);
+        if made_room {
+            Self::wake(waker, &self.writable);
+        }
+        Read::Bytes(bytes)
+    }
+}
+
+impl Reader {
+    /// Takes at most `max` bytes without waiting. `max` 0 counts as 1.
+    pub fn read(&self, max: usize) -> Read {
+        self.0.read(max)
+    }
+
+    /// Returns when [`Reader::read`] would not answer [`Read::Pending`].
+    pub async fn ready(&self) {
+        loop {
+            let mut readable = std::pin::pin!(self.0.readable.notified());
+            readable.as_mut().enable();
+            {
+                let state = self.0.state();
+                if state.held > 0 || state.ended || state.abandoned {
+                    return;
+                }
+            }
+            readable.await;
+        }
+    }
+
+    /// Loses what is held and refuses what comes: TCP's `SHUT_RD`, and what dropping the reader does.
+    pub fn abandon(&self) {
+        self.0.abandon();
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+impl Writer {
+    /// How many bytes [`Writer::write`] takes now; 0 means wait for [`Writer::ready`].
+    ///
+    /// # Errors
+    /// [`Closed`] when the reader is gone or [`Writer::shutdown`] was called.
+    pub fn room(&self) -> Result<usize, Closed> {
+        let state = self.0.state();
+        if state.abandoned || state.ended { Err(Closed) } else { Ok(self.0.room(&state)) }
+    }
+
+    /// Moves what fits from the front of `bytes` into the pipe, without waiting, and says how much that was.
+    ///
+    /// # Errors
+    /// [`Closed`] when the reader is gone or [`Writer::shutdown`] was called.
+    pub fn write(&self, bytes: &mut Bytes) -> Result<usize, Closed> {
+        let mut state = self.0.state();
+        if state.abandoned || state.ended {
+            return Err(Closed);
+        }
+        let length = bytes.len().min(self.0.capacity - state.held);
+        if length == 0 {
+            return Ok(0);
+        }
+        let was_empty = state.held == 0;
+        Shared::push(&mut state, bytes.split_to(length));
+        let waker = if was_empty { state.reading.take() } else { None };
+        drop(state);
+        if was_empty {
+            Shared::wake(waker, &self.0.readable);
+        }
+        Ok(length)
+    }
+
+    /// Returns when [`Writer::room`] would not answer `Ok(0)`.
+    pub async fn ready(&self) {
+        loop {
+            let mut writable = std::pin::pin!(self.0.writable.notified());
+            writable.as_mut().enable();
+            {
+                let state = self.0.state();
+                if state.ended || state.abandoned || self.0.room(&state) > 0 {
+                    return;
+                }
+            }
+            writable.await;
+        }
+    }
+
+    /// No more bytes will come: TCP's `SHUT_WR`, and what dropping the writer does.
+    pub fn shutdown(&self) {
+        self.0.end();
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// Remembers the waker unless the same one is there already.
+fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    if !slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        *slot = Some(cx.waker().clone());
+    }
+}
+
+impl AsyncRead for Reader {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        while buffer.remaining() > 0 {
+            match self.0.read(buffer.remaining()) {
+                Read::Bytes(bytes) => buffer.put_slice(&bytes),
+                Read::End => break,
+                Read::Pending if buffer.filled().len() > before => break,
+                Read::Pending => {
+                    let mut state = self.0.state();
+                    if state.held == 0 && !state.ended && !state.abandoned {
+                        remember(&mut state.reading, cx);
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Writer {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let room = {
+            let mut state = self.0.state();
+            if state.abandoned || state.ended {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            let room = self.0.room(&state);
+            if !bytes.is_empty() && room == 0 {
+                remember(&mut state.writing, cx);
+                return Poll::Pending;
+            }
+            room
+        };
+        // There is one writer, so the room that was just seen can only have grown.
+        let mut chunk = Bytes::copy_from_slice(&bytes[..bytes.len().min(room)]);
+        let written = self.write(&mut chunk);
+        Poll::Ready(written.map_err(|Closed| io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shutdown();
+        Poll::Ready(Ok(()))
+    }
+}

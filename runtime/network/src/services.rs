@@ -1,0 +1,279 @@
+//! Services and their endpoints, as the API has them, turned into what a connection needs to know.
+//!
+//! [`ServiceTable::build`] is pure; the driver that watches the API calls it and installs the result whole.
+//! Who balances: every (Service, port, address family) has one [`Balancer`], which chooses at connect time.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::limits::DIAL_ATTEMPTS_MAX;
+
+/// Transport protocol of a Service port. SCTP does not exist in this network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+/// A Service, reduced to what the network reads.
+#[derive(Clone, Debug, Default)]
+pub struct Service {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `spec.clusterIPs` without `None`; empty for a headless Service.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalName` of a Service of type ExternalName.
+    pub external_name: Option<String>,
+    /// `spec.ports` with protocol TCP or UDP.
+    pub ports: Vec<ServicePort>,
+    /// `spec.sessionAffinity: ClientIP`.
+    pub sticky: bool,
+    /// `spec.publishNotReadyAddresses`.
+    pub publish_not_ready: bool,
+}
+
+/// One of a Service's ports.
+#[derive(Clone, Debug)]
+pub struct ServicePort {
+    /// Empty when the Service has one unnamed port.
+    pub name: String,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port on the cluster IP.
+    pub port: u16,
+    /// The port on every node, for NodePort and LoadBalancer.
+    pub node_port: Option<u16>,
+}
+
+/// An EndpointSlice, reduced likewise.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointSlice {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// Label `kubernetes.io/service-name`.
+    pub service: String,
+    /// `ports`: name, protocol, number.
+    pub ports: Vec<(String, Protocol, u16)>,
+    /// `endpoints`.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where it is; the first counts (the others are equivalent, says the API).
+    pub address: IpAddr,
+    /// `hostname`, which gets a record of its own.
+    pub hostname: Option<String>,
+    /// Condition `ready`, true when absent.
+    pub ready: bool,
+    /// Condition `serving`, as `ready` when absent.
+    pub serving: bool,
+    /// Condition `terminating`.
+    pub terminating: bool,
+}
+
+/// A Service port as others name it: an Ingress backend has a number or a name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PortRef {
+    /// `port.number`.
+    Number(u16),
+    /// `port.name`.
+    Name(String),
+}
+
+/// Chooses endpoints of one Service port in one address family.
+#[derive(Debug, Default)]
+pub struct Balancer {
+    endpoints: Vec<SocketAddr>,
+    sticky: bool,
+    turn: AtomicUsize,
+}
+
+impl Balancer {
+    /// The endpoints that get traffic.
+    #[must_use]
+    pub fn endpoints(&self) -> &[SocketAddr] {
+        &self.endpoints
+    }
+
+    /// Endpoints in the order to try them: the next in turn first, or for a sticky Service the client's own.
+    ///
+    /// A client's endpoint is the one with the highest hash of (client, endpoint): nothing needs to be remembered, and
+    /// when an endpoint comes or goes only its own clients move.
+    pub fn choose(&self, client: IpAddr) -> impl Iterator<Item = SocketAddr> {
+        let count = self.endpoints.len();
+        let start = if self.sticky {
+            let hasher = BuildHasherDefault::<DefaultHasher>::default();
+            let weight = |index: &usize| hasher.hash_one((client, self.endpoints[*index]));
+            (0..count).max_by_key(weight).unwrap_or(0)
+        } else {
+            self.turn.fetch_add(1, Ordering::Relaxed) % count.max(1)
+        };
+        (0..count.min(DIAL_ATTEMPTS_MAX)).map(move |step| self.endpoints[(start + step) % count])
+    }
+}
+
+/// What the table knows of one Service.
+#[derive(Debug)]
+pub struct ServiceEntry {
+    service: Service,
+    /// Per port of `service.ports`: IPv4 and IPv6.
+    balancers: Vec<[Arc<Balancer>; 2]>,
+    /// Published endpoints: what a headless Service resolves to.
+    published: Vec<Endpoint>,
+}
+
+impl ServiceEntry {
+    /// The Service itself.
+    #[must_use]
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// The endpoints DNS shows: ready ones, or all with `publishNotReadyAddresses`.
+    #[must_use]
+    pub fn published(&self) -> &[Endpoint] {
+        &self.published
+    }
+
+    /// The balancer of a TCP port: the first address family that has endpoints, IPv4 before IPv6.
+    ///
+    /// `None` when the Service has no such port.
+    #[must_use]
+    pub fn balancer(&self, port: &PortRef) -> Option<&Arc<Balancer>> {
+        let matches = |candidate: &ServicePort| match port {
+            PortRef::Number(number) => candidate.port == *number,
+            PortRef::Name(name) => candidate.name == *name,
+        };
+        let index = self.service.ports.iter().position(|port| port.protocol == Protocol::Tcp && matches(port))?;
+        let [v4, v6] = &self.balancers[index];
+        Some(if v4.endpoints.is_empty() { v6 } else { v4 })
+    }
+}
+
+/// A port that every node offers for a Service.
+#[derive(Clone, Debug)]
+pub struct NodePort {
+    /// The port on the node.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// `namespace/name` of the Service, for traces.
+    pub service: String,
+    /// Where connections go.
+    pub balancer: Arc<Balancer>,
+}
+
+/// All Services of the cluster, as a connection looks them up.
+#[derive(Debug, Default)]
+pub struct ServiceTable {
+    by_name: HashMap<String, HashMap<String, ServiceEntry>>,
+    by_address: HashMap<(IpAddr, u16, Protocol), Arc<Balancer>>,
+    addresses: HashSet<IpAddr>,
+    node_ports: Vec<NodePort>,
+}
+
+impl ServiceTable {
+    /// Joins Services with their EndpointSlices. Slices of a Service that does not exist are left out.
+    #[must_use]
+    pub fn build(services: Vec<Service>, slices: &[EndpointSlice]) -> Self {
+        let mut slices_of: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
+        for slice in slices {
+            slices_of.entry((&slice.namespace, &slice.service)).or_default().push(slice);
+        }
+        let mut table = Self::default();
+        for service in services {
+            let key = (service.namespace.as_str(), service.name.as_str());
+            let slices = slices_of.get(&key).cloned().unwrap_or_default();
+            table.insert(service, &slices);
+        }
+        table
+    }
+
+    fn insert(&mut self, service: Service, slices: &[&EndpointSlice]) {
+        let balancers: Vec<_> = service.ports.iter().map(|port| balance(&service, port, slices)).collect();
+        self.addresses.extend(&service.cluster_ips);
+        for (port, [v4, v6]) in service.ports.iter().zip(&balancers) {
+            for ip in &service.cluster_ips {
+                let balancer = if ip.is_ipv4() { v4 } else { v6 };
+                self.by_address.insert((*ip, port.port, port.protocol), balancer.clone());
+            }
+            if let Some(node_port) = port.node_port {
+                let balancer = if v4.endpoints.is_empty() { v6 } else { v4 }.clone();
+                let service = format!("{}/{}", service.namespace, service.name);
+                self.node_ports.push(NodePort { port: node_port, protocol: port.protocol, service, balancer });
+            }
+        }
+        let everybody = slices.iter().flat_map(|slice| &slice.endpoints);
+        let published = everybody.filter(|endpoint| endpoint.ready || service.publish_not_ready).cloned().collect();
+        let names = self.by_name.entry(service.namespace.clone()).or_default();
+        names.insert(service.name.clone(), ServiceEntry { service, balancers, published });
+    }
+
+    /// One Service.
+    #[must_use]
+    pub fn service(&self, namespace: &str, name: &str) -> Option<&ServiceEntry> {
+        self.by_name.get(namespace)?.get(name)
+    }
+
+    /// Whether some Service has this cluster IP.
+    #[must_use]
+    pub fn has_address(&self, ip: IpAddr) -> bool {
+        self.addresses.contains(&ip)
+    }
+
+    /// Who balances connections to this cluster IP and port.
+    #[must_use]
+    pub fn balancer(&self, destination: SocketAddr, protocol: Protocol) -> Option<&Arc<Balancer>> {
+        self.by_address.get(&(destination.ip(), destination.port(), protocol))
+    }
+
+    /// The ports every node offers.
+    #[must_use]
+    pub fn node_ports(&self) -> &[NodePort] {
+        &self.node_ports
+    }
+}
+
+/// The endpoints of one port in both families. A slice's port belongs to the Service port of the same name.
+///
+/// While no endpoint is ready, those that still serve while terminating get the traffic (KEP-1669).
+fn balance(service: &Service, port: &ServicePort, slices: &[&EndpointSlice]) -> [Arc<Balancer>; 2] {
+    let mut ready = Vec::new();
+    let mut leaving = Vec::new();
+    for slice in slices {
+        let numbers = slice.ports.iter().filter(|(name, protocol, _)| *name == port.name && *protocol == port.protocol);
+        for (_, _, number) in numbers {
+            for endpoint in &slice.endpoints {
+                let address = SocketAddr::new(endpoint.address, *number);
+                if endpoint.ready || (service.publish_not_ready && !endpoint.terminating) {
+                    ready.push(address);
+                } else if endpoint.serving && endpoint.terminating {
+                    leaving.push(address);
+                }
+            }
+        }
+    }
+    let family = |v4: bool| {
+        let of = |addresses: &[SocketAddr]| -> Vec<SocketAddr> {
+            addresses.iter().copied().filter(|address| address.is_ipv4() == v4).collect()
+        };
+        let mut endpoints = of(&ready);
+        if endpoints.is_empty() {
+            endpoints = of(&leaving);
+        }
+        // An endpoint may be in two slices while it moves between them.
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        Arc::new(Balancer { endpoints, sticky: service.sticky, turn: AtomicUsize::new(0) })
+    };
+    [family(true), family(false)]
+}

@@ -1,0 +1,161 @@
+//! Datagrams between pods: bounded inboxes that lose what does not fit, as UDP allows.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::fabric::{Caller, Fabric, NetError};
+use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAMS_MAX, UDP_FLOWS_MAX};
+use crate::pod::Pod;
+use crate::ports::Scope;
+use crate::queue::{Popped, Queue};
+
+/// One datagram as its receiver sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// The payload.
+    pub bytes: Bytes,
+    /// Who sent it; for the answer of a Service's endpoint the Service's address.
+    pub source: SocketAddr,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inbox(Queue<Datagram>);
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self(Queue::new(DATAGRAMS_MAX))
+    }
+}
+
+impl Inbox {
+    pub(crate) fn close(&self) {
+        self.0.close();
+    }
+}
+
+/// A Service's address and the endpoint that this socket was given for it.
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    service: SocketAddr,
+    endpoint: SocketAddr,
+}
+
+/// A bound UDP socket of a pod; dropping it frees the port.
+pub struct UdpSocket {
+    fabric: Fabric,
+    pod: Arc<Pod>,
+    scope: Scope,
+    local: SocketAddr,
+    inbox: Arc<Inbox>,
+    /// The newest last; the oldest is forgotten first.
+    flows: Mutex<VecDeque<Flow>>,
+}
+
+impl std::fmt::Debug for UdpSocket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "UdpSocket({})", self.local)
+    }
+}
+
+impl UdpSocket {
+    pub(crate) fn new(fabric: Fabric, pod: Arc<Pod>, scope: Scope, local: SocketAddr, inbox: Arc<Inbox>) -> Self {
+        Self { fabric, pod, scope, local, inbox, flows: Mutex::default() }
+    }
+
+    /// The bound address, with the port that was chosen.
+    #[must_use]
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    fn flows(&self) -> MutexGuard<'_, VecDeque<Flow>> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a datagram, or loses it when nobody is there or the receiver is full.
+    ///
+    /// Datagrams to one Service address go to one endpoint for as long as that one takes them.
+    ///
+    /// # Errors
+    /// [`NetError::DatagramTooLarge`], [`NetError::Unreachable`], [`NetError::InvalidAddress`]. That nobody listens is
+    /// not an error: UDP has no way to say so in time.
+    pub fn send(&self, bytes: Bytes, destination: SocketAddr) -> Result<(), NetError> {
+        if bytes.len() > DATAGRAM_BYTES_MAX {
+            return Err(NetError::DatagramTooLarge);
+        }
+        let caller = Caller(Some(&self.pod));
+        let known = self.flows().iter().find(|flow| flow.service == destination).map(|flow| flow.endpoint);
+        let found = match known.map(|endpoint| self.fabric.open_udp(caller, endpoint)) {
+            Some(Ok(found)) => Ok(found),
+            Some(Err(_)) | None => self.fabric.open_udp(caller, destination),
+        };
+        let found = match found {
+            Ok(found) => found,
+            Err(NetError::ConnectionRefused) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if found.address != destination && known != Some(found.address) {
+            self.remember(Flow { service: destination, endpoint: found.address });
+        }
+        let source = self.source(found.address)?;
+        // A full or closed inbox loses the datagram.
+        let _ = found.bound.0.push(Datagram { bytes, source });
+        Ok(())
+    }
+
+    fn remember(&self, flow: Flow) {
+        let mut flows = self.flows();
+        flows.retain(|other| other.service != flow.service);
+        if flows.len() >= UDP_FLOWS_MAX {
+            flows.pop_front();
+        }
+        flows.push_back(flow);
+    }
+
+    /// The address the receiver sees: the bound one, or for a socket bound to "any" the pod's own of that family.
+    fn source(&self, destination: SocketAddr) -> Result<SocketAddr, NetError> {
+        let like = destination.ip();
+        let ip = match self.local.ip() {
+            ip if !ip.is_unspecified() => ip,
+            _ if like.is_loopback() => like,
+            _ => {
+                let own = self.pod.identity.addresses.iter().copied();
+                own.into_iter().find(|ip| ip.is_ipv4() == like.is_ipv4()).ok_or(NetError::Unreachable)?
+            }
+        };
+        Ok(SocketAddr::new(ip, self.local.port()))
+    }
+
+    /// Takes a datagram without waiting: `Ok(None)` means wait for [`UdpSocket::ready`].
+    ///
+    /// # Errors
+    /// [`NetError::Detached`] when the pod has left the network.
+    pub fn try_recv(&self) -> Result<Option<Datagram>, NetError> {
+        match self.inbox.0.pop() {
+            Popped::Item(mut datagram) => {
+                let flows = self.flows();
+                if let Some(flow) = flows.iter().rev().find(|flow| flow.endpoint == datagram.source) {
+                    datagram.source = flow.service;
+                }
+                Ok(Some(datagram))
+            }
+            Popped::Empty => Ok(None),
+            Popped::Closed => Err(NetError::Detached),
+        }
+    }
+
+    /// Returns when [`UdpSocket::try_recv`] would not answer `Ok(None)`. May be dropped at any time.
+    pub async fn ready(&self) {
+        self.inbox.0.ready().await;
+    }
+}
+
+impl Drop for UdpSocket {
+    fn drop(&mut self) {
+        self.pod.release_udp(self.scope, self.local.port());
+        self.inbox.close();
+    }
+}
