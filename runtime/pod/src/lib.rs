@@ -1,1 +1,33 @@
-//! placeholder
+//! The life of one pod on its node, as a machine: inputs in, actions out, no clock, no task, no socket.
+//!
+//! [`Machine::step`] takes what happened and the time, and appends what is to be done. The driver performs the
+//! actions without choosing and reports back with further inputs. After every step, call `step` with
+//! [`Input::TimePassed`] no later than [`Machine::wake_at`].
+//!
+//! What Kubernetes' users see is followed to the word: phases, reasons, exit codes, conditions, back-off times and the
+//! texts of events are those of the kubelet. Guests are told apart from it in one thing only: a component has no
+//! signals, so stopping a container means letting its requests finish (`wasi:http`) or cancelling it (`wasi:cli`).
+//!
+//! # Layout
+//! * [`Input`] and [`PodAction`]: the two alphabets.
+//! * [`Machine`]: order of containers, stopping, deadlines.
+//! * `container`: one container's states and restarts; `backoff`: how long it waits.
+//! * [`probe`]: when a probe is due and what its answers mean.
+//! * `status`: what all that looks like in `pod.status`.
+#![forbid(unsafe_code)]
+
+mod action;
+mod backoff;
+mod container;
+pub mod limits;
+mod machine;
+pub mod probe;
+mod status;
+
+#[cfg(test)]
+mod scenarios;
+
+pub use action::{Input, PodAction, Seat};
+pub use container::{Exit, ImageFault, Role};
+pub use machine::Machine;
+pub use probe::ProbeKind;

@@ -1,0 +1,409 @@
+//! The machine of one pod: which container is next, when to stop, when all is over.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as k8s;
+
+use crate::action::{Input, PodAction, Seat};
+use crate::container::{Container, Exit, ImageFault, Role, State};
+use crate::limits::{GRACE_SECONDS, START_RETRY_MS};
+use crate::probe::ProbeKind;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ground {
+    Absent,
+    Requested,
+    Failed { retry_ms: i64 },
+    Ready,
+    TornDown,
+}
+
+/// The pod.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub(crate) pod: k8s::Pod,
+    pub(crate) seat: Seat,
+    pub(crate) ground: Ground,
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Init containers in their order, then the others.
+    pub(crate) containers: Vec<Container>,
+    pub(crate) started_ms: i64,
+    /// Being deleted.
+    pub(crate) stopping: bool,
+    /// Why the pod as a whole has failed: reason and message.
+    pub(crate) failure: Option<(&'static str, String)>,
+    /// When containers that are asked to end are ended.
+    deadline_ms: Option<i64>,
+    pub(crate) published: k8s::PodStatus,
+    forgotten: bool,
+}
+
+impl Machine {
+    /// The machine of a pod as the API has it. Containers that its status calls running are not: the node was
+    /// restarted, and that is how they ended.
+    #[must_use]
+    pub fn new(pod: k8s::Pod, seat: Seat, now_ms: i64) -> Self {
+        let status = pod.status.clone().unwrap_or_default();
+        let spec = pod.spec.clone().unwrap_or_default();
+        let inits = spec.init_containers.into_iter().flatten().map(|container| (container, true));
+        let mains = spec.containers.into_iter().map(|container| (container, false));
+        let mut containers: Vec<Container> =
+            inits.chain(mains).map(|(spec, init)| Container::new(spec, init)).collect();
+        let known = [&status.init_container_statuses, &status.container_statuses];
+        for known in known.into_iter().flatten().flatten() {
+            if let Some(container) = containers.iter_mut().find(|container| container.name() == known.name) {
+                container.adopt(known, now_ms);
+            }
+        }
+        let started_ms = status.start_time.as_ref().map_or(now_ms, |time| time.0.as_millisecond());
+        Self {
+            pod,
+            seat,
+            ground: Ground::Absent,
+            addresses: Vec::new(),
+            containers,
+            started_ms,
+            stopping: false,
+            failure: None,
+            deadline_ms: None,
+            published: status,
+            forgotten: false,
+        }
+    }
+
+    /// Takes one input and appends what follows from it.
+    pub fn step(&mut self, now_ms: i64, input: Input, actions: &mut Vec<PodAction>) {
+        match input {
+            Input::PodAssigned | Input::TimePassed => {}
+            Input::PodSetUp { addresses } => {
+                self.addresses = addresses;
+                self.ground = Ground::Ready;
+            }
+            Input::SetUpFailed { message } => {
+                self.ground = Ground::Failed { retry_ms: now_ms + START_RETRY_MS };
+                actions.push(tell("Warning", "FailedMount", message, None));
+            }
+            Input::ImageReady { container, image_id } => self.image_ready(&container, image_id, actions),
+            Input::ImageFailed { container, fault, message } => {
+                self.image_failed(&container, fault, message, now_ms, actions);
+            }
+            Input::ContainerStarted { container } => self.container_started(&container, now_ms, actions),
+            Input::StartFailed { container, reason, message } => {
+                self.start_failed(&container, reason, message, now_ms, actions);
+            }
+            Input::ContainerExited { container, exit } => self.container_exited(&container, exit, now_ms, actions),
+            Input::ProbeAnswered { container, attempt, kind, answer } => {
+                self.probe_answered(&container, attempt, kind, answer, actions);
+            }
+            Input::PodChanged(pod) => self.pod_changed(*pod, actions),
+            Input::StopRequested { grace_seconds } => {
+                self.stopping = true;
+                let deadline = now_ms + grace_seconds.max(0) * 1000;
+                self.deadline_ms = Some(self.deadline_ms.map_or(deadline, |earlier| earlier.min(deadline)));
+            }
+        }
+        self.settle(now_ms, actions);
+    }
+
+    /// When [`Input::TimePassed`] is due; `None` when only other inputs matter.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<i64> {
+        if self.is_ending() {
+            return self.deadline_ms.filter(|_| self.containers.iter().any(|c| c.is_alive() && c.stopping != Some(0)));
+        }
+        let retry = match self.ground {
+            Ground::Failed { retry_ms } => Some(retry_ms),
+            _ => None,
+        };
+        let containers = self.containers.iter().filter_map(Container::wake_at);
+        containers.chain(retry).chain(self.active_deadline_ms()).min()
+    }
+
+    /// What goes on after every input: stop or go on, ask probes, publish, end.
+    fn settle(&mut self, now_ms: i64, actions: &mut Vec<PodAction>) {
+        if self.failure.is_none() && self.active_deadline_ms().is_some_and(|at| now_ms >= at) && !self.is_ending() {
+            let message = "Pod was active on the node longer than the specified deadline".to_owned();
+            actions.push(tell("Normal", "DeadlineExceeded", message.clone(), None));
+            self.failure = Some(("DeadlineExceeded", message));
+        }
+        if !self.is_ending() {
+            self.advance(now_ms, actions);
+        }
+        if self.is_ending() {
+            self.stop_next(now_ms, actions);
+        }
+        let over = self.is_over();
+        if over && self.ground != Ground::TornDown {
+            if self.ground != Ground::Absent {
+                actions.push(PodAction::TearDownPod);
+            }
+            self.ground = Ground::TornDown;
+        }
+        let status = self.render(now_ms);
+        if status != self.published {
+            self.published = status.clone();
+            actions.push(PodAction::UpdateStatus(Box::new(status)));
+        }
+        if over && self.stopping && !self.forgotten {
+            self.forgotten = true;
+            actions.push(PodAction::Forget);
+        }
+    }
+
+    /// Moves every container forward that may move, in order.
+    fn advance(&mut self, now_ms: i64, actions: &mut Vec<PodAction>) {
+        match self.ground {
+            Ground::Absent => {
+                self.ground = Ground::Requested;
+                return actions.push(PodAction::SetUpPod);
+            }
+            Ground::Failed { retry_ms } if now_ms >= retry_ms => {
+                self.ground = Ground::Requested;
+                return actions.push(PodAction::SetUpPod);
+            }
+            Ground::Ready => {}
+            Ground::Failed { .. } | Ground::Requested | Ground::TornDown => return,
+        }
+        for index in 0..self.containers.len() {
+            self.advance_container(index, now_ms, actions);
+            let container = &mut self.containers[index];
+            for kind in if container.stopping.is_none() { container.ask(now_ms) } else { Vec::new() } {
+                let (container, attempt) = (container.name().to_owned(), container.restarts);
+                actions.push(PodAction::Probe { container, attempt, kind });
+            }
+            if !may_pass(container) {
+                break;
+            }
+        }
+    }
+
+    fn advance_container(&mut self, index: usize, now_ms: i64, actions: &mut Vec<PodAction>) {
+        let policy = self.restart_policy().to_owned();
+        let whole_name = self.whole_name();
+        let container = &mut self.containers[index];
+        let (name, image) = (container.name().to_owned(), container.image().to_owned());
+        if container.show_backoff(now_ms) {
+            actions.push(tell("Normal", "BackOff", format!("Back-off pulling image \"{image}\""), Some(&name)));
+            actions.push(tell("Warning", "Failed", "Error: ImagePullBackOff".to_owned(), Some(&name)));
+        }
+        let again = matches!(container.state, State::Ended) && container.restarts_under(&policy);
+        if again && container.start_again(now_ms).is_some() {
+            let message = format!("Back-off restarting failed container {name} in pod {whole_name}");
+            return actions.push(tell("Warning", "BackOff", message, Some(&name)));
+        }
+        if again || container.is_due(now_ms) {
+            if again || matches!(container.state, State::CrashLoop { .. }) {
+                container.restarts = container.restarts.saturating_add(1);
+            }
+            container.state = State::Pulling;
+            actions.push(PodAction::PullImage { container: name, image });
+        }
+    }
+
+    /// Asks the next containers to end: main ones together, then sidecars one by one, last first.
+    fn stop_next(&mut self, now_ms: i64, actions: &mut Vec<PodAction>) {
+        let in_grace = now_ms + self.grace_seconds() * 1000;
+        let deadline = *self.deadline_ms.get_or_insert(in_grace);
+        let grace_ms = (deadline - now_ms).max(0);
+        let main_alive = self.containers.iter().any(|c| c.role != Role::Sidecar && c.is_alive());
+        let mut sidecar_asked = false;
+        for container in self.containers.iter_mut().rev().filter(|container| container.is_alive()) {
+            let turn = if container.role == Role::Sidecar { !main_alive && !sidecar_asked } else { true };
+            sidecar_asked |= container.role == Role::Sidecar;
+            let ask = match container.stopping {
+                None => turn || grace_ms == 0,
+                Some(given) => grace_ms == 0 && given > 0,
+            };
+            if !ask {
+                continue;
+            }
+            let name = container.name().to_owned();
+            if container.stopping.is_none() {
+                actions.push(tell("Normal", "Killing", format!("Stopping container {name}"), Some(&name)));
+            }
+            container.stopping = Some(grace_ms);
+            actions.push(PodAction::StopContainer { container: name, grace_ms });
+        }
+    }
+
+    fn image_ready(&mut self, name: &str, image_id: String, actions: &mut Vec<PodAction>) {
+        let ending = self.is_ending();
+        let Some(container) = self.container(name) else { return };
+        if ending || !matches!(container.state, State::Pulling) {
+            return;
+        }
+        container.image_ready(image_id);
+        let (attempt, image) = (container.restarts, container.image());
+        let message = format!("Container image \"{image}\" already present on machine");
+        actions.push(tell("Normal", "Pulled", message, Some(name)));
+        actions.push(PodAction::StartContainer { container: name.to_owned(), attempt });
+    }
+
+    fn image_failed(
+        &mut self,
+        name: &str,
+        fault: ImageFault,
+        message: String,
+        now_ms: i64,
+        actions: &mut Vec<PodAction>,
+    ) {
+        let Some(container) = self.container(name).filter(|c| matches!(c.state, State::Pulling)) else { return };
+        let image = container.image();
+        let failed = format!("Failed to pull image \"{image}\": {message}");
+        actions.push(tell("Warning", "Failed", failed, Some(name)));
+        let shown = container.pull_failed(fault, message, now_ms);
+        actions.push(tell("Warning", "Failed", format!("Error: {shown}"), Some(name)));
+    }
+
+    fn container_started(&mut self, name: &str, now_ms: i64, actions: &mut Vec<PodAction>) {
+        let Some(container) = self.container(name).filter(|c| matches!(c.state, State::Starting)) else { return };
+        container.begin(now_ms);
+        actions.push(tell("Normal", "Created", format!("Created container: {name}"), Some(name)));
+        actions.push(tell("Normal", "Started", format!("Started container {name}"), Some(name)));
+    }
+
+    fn start_failed(
+        &mut self,
+        name: &str,
+        reason: &'static str,
+        message: String,
+        now_ms: i64,
+        actions: &mut Vec<PodAction>,
+    ) {
+        let Some(container) = self.container(name).filter(|c| matches!(c.state, State::Starting)) else { return };
+        actions.push(tell("Warning", "Failed", format!("Error: {message}"), Some(name)));
+        container.start_failed(reason, message, now_ms);
+        container.stopping = None;
+    }
+
+    fn container_exited(&mut self, name: &str, exit: Exit, now_ms: i64, actions: &mut Vec<PodAction>) {
+        let Some(container) = self.container(name).filter(|container| container.is_alive()) else { return };
+        let started_ms = match container.state {
+            State::Running { started_ms } => started_ms,
+            _ => now_ms,
+        };
+        if let Exit::NotStarted(message) = &exit {
+            actions.push(tell("Warning", "Failed", format!("Error: {message}"), Some(name)));
+        }
+        container.end(exit, started_ms, now_ms);
+    }
+
+    fn probe_answered(
+        &mut self,
+        name: &str,
+        attempt: i32,
+        kind: ProbeKind,
+        answer: Result<(), String>,
+        actions: &mut Vec<PodAction>,
+    ) {
+        let (policy, ending, pod_grace) = (self.restart_policy().to_owned(), self.is_ending(), self.grace_seconds());
+        let Some(container) = self.container(name).filter(|c| c.is_running() && c.restarts == attempt) else { return };
+        let ok = answer.is_ok();
+        if let Err(why) = answer {
+            let message = format!("{} probe failed: {why}", kind.name());
+            actions.push(tell("Warning", "Unhealthy", message, Some(name)));
+        }
+        if !container.answer(kind, ok) || ending {
+            return;
+        }
+        let probe =
+            if kind == ProbeKind::Startup { &container.spec.startup_probe } else { &container.spec.liveness_probe };
+        let own_grace = probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds);
+        let grace_ms = own_grace.unwrap_or(pod_grace) * 1000;
+        let what_next = if policy == "Never" { "will be stopped" } else { "will be restarted" };
+        let message = format!("Container {name} failed {} probe, {what_next}", kind.name().to_lowercase());
+        actions.push(tell("Normal", "Killing", message, Some(name)));
+        container.stopping = Some(grace_ms);
+        actions.push(PodAction::StopContainer { container: name.to_owned(), grace_ms });
+    }
+
+    /// A container whose image changed is started anew (`kubectl set image pod/…`); nothing else in a pod's
+    /// containers may change.
+    fn pod_changed(&mut self, pod: k8s::Pod, actions: &mut Vec<PodAction>) {
+        let grace_ms = self.grace_seconds() * 1000;
+        let spec = pod.spec.iter();
+        let specs = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+        for spec in specs {
+            let Some(container) = self.container(&spec.name).filter(|container| container.spec.image != spec.image)
+            else {
+                continue;
+            };
+            container.spec.image.clone_from(&spec.image);
+            if container.is_alive() && container.role != Role::Init {
+                let message = format!("Container {} definition changed, will be restarted", spec.name);
+                actions.push(tell("Normal", "Killing", message, Some(&spec.name)));
+                (container.replacing, container.stopping) = (true, Some(grace_ms));
+                actions.push(PodAction::StopContainer { container: spec.name.clone(), grace_ms });
+            }
+        }
+        self.pod = pod;
+    }
+
+    /// Nothing is to be started any more.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.stopping || self.failure.is_some() || self.is_done()
+    }
+
+    /// Nothing runs, and nothing will.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_ending() && !self.containers.iter().any(Container::is_alive)
+    }
+
+    /// The pod's own work has come to its end, good or bad: its main containers ended for good, or an init one failed.
+    fn is_done(&self) -> bool {
+        let policy = self.restart_policy();
+        let ended =
+            |container: &Container| matches!(container.state, State::Ended) && !container.restarts_under(policy);
+        let mut mains = self.containers.iter().filter(|container| container.role == Role::Main);
+        self.init_failed() || mains.all(ended)
+    }
+
+    pub(crate) fn init_failed(&self) -> bool {
+        let policy = self.restart_policy();
+        let failed = |c: &Container| c.exit_code().is_some_and(|code| code != 0) && !c.restarts_under(policy);
+        self.containers.iter().any(|container| container.role == Role::Init && failed(container))
+    }
+
+    /// Every init container ended well and every sidecar has started.
+    pub(crate) fn is_initialized(&self) -> bool {
+        self.containers.iter().filter(|container| container.role != Role::Main).all(may_pass)
+    }
+
+    pub(crate) fn restart_policy(&self) -> &str {
+        self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always")
+    }
+
+    fn grace_seconds(&self) -> i64 {
+        self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(GRACE_SECONDS)
+    }
+
+    fn active_deadline_ms(&self) -> Option<i64> {
+        let seconds = self.pod.spec.as_ref()?.active_deadline_seconds?;
+        Some(self.started_ms + seconds * 1000)
+    }
+
+    /// `web_default(uid)`, as the kubelet's messages name a pod.
+    pub(crate) fn whole_name(&self) -> String {
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let meta = &self.pod.metadata;
+        format!("{}_{}({})", text(&meta.name), text(&meta.namespace), text(&meta.uid))
+    }
+
+    fn container(&mut self, name: &str) -> Option<&mut Container> {
+        self.containers.iter_mut().find(|container| container.name() == name)
+    }
+}
+
+/// Whether the container after this one in the order may be looked at.
+fn may_pass(container: &Container) -> bool {
+    match container.role {
+        Role::Main => true,
+        // Once it had started the way is free for good, also while it restarts.
+        Role::Sidecar => container.started || container.restarts > 0,
+        Role::Init => container.exit_code() == Some(0),
+    }
+}
+
+fn tell(severity: &'static str, reason: &'static str, message: String, container: Option<&str>) -> PodAction {
+    PodAction::Tell { severity, reason, message, container: container.map(str::to_owned) }
+}
