@@ -1,1 +1,157 @@
-//! placeholder
+//! The engine: WebAssembly components as the containers of a pod.
+//!
+//! [`Engine::load`] turns a component's file into [`Code`]: checked, compiled once and kept as machine code on disk.
+//! [`Engine::run`] runs a command to its end; [`Engine::http`] makes an [`HttpContainer`] that answers each request
+//! with a fresh instance and holds nothing in between. Both keep a container within its memory and CPU time, send what
+//! it prints to its [`Output`] and give it the network of its pod, never the host's.
+//!
+//! Guests run on threads of their own and yield every millisecond, so that none of them delays another or the node.
+//! A guest's failure is an [`Exit`], a state to report; [`CodeError`] and [`EngineError`] are ours.
+//!
+//! Refused here: host sockets, host environment, files outside the mounts, and anything a guest could make the host
+//! hold without a bound (`limits`).
+#![deny(unsafe_code)]
+
+mod command;
+mod compile;
+mod component;
+mod cpu;
+mod exit;
+mod guest;
+mod http;
+pub mod limits;
+mod memory;
+mod outgoing;
+mod output;
+mod parts;
+mod sockets;
+mod ticker;
+
+pub use command::Running;
+pub use compile::{COMPILE_COMMAND, compile_main};
+pub use component::{Code, CodeError, Kind};
+pub use exit::Exit;
+pub use guest::Usage;
+pub use http::HttpContainer;
+pub use output::{Output, Stream};
+pub use parts::EngineError;
+
+use component::Codes;
+use guest::Container;
+use parts::Parts;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+/// How an [`Engine`] is made.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Where compiled code is kept: a directory of this process alone, created with mode 0700.
+    pub cache_dir: PathBuf,
+    /// Threads that run guests; 0 means one per CPU.
+    pub threads: usize,
+    /// Component instances alive at once, at most [`limits::INSTANCES_MAX`].
+    pub instances_max: u32,
+    /// The program that compiles in a process of its own: called as `PROGRAM compile-component WASM OUT`, it must end
+    /// in [`compile_main`]. `None` compiles in this process.
+    pub compiler: Option<PathBuf>,
+}
+
+impl EngineConfig {
+    /// The default engine with its cache in `cache_dir`.
+    pub fn new(cache_dir: impl Into<PathBuf>) -> EngineConfig {
+        EngineConfig { cache_dir: cache_dir.into(), threads: 0, instances_max: limits::INSTANCES_MAX, compiler: None }
+    }
+}
+
+/// A directory of the host inside a guest.
+#[derive(Clone, Debug)]
+pub struct Mount {
+    /// The directory on the host.
+    pub host: PathBuf,
+    /// Its path inside the guest.
+    pub guest: String,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+}
+
+/// What a container is made of, beside its code.
+#[derive(Clone)]
+pub struct ContainerSpec {
+    /// The container's name in its pod, for what we say about it.
+    pub name: String,
+    /// Arguments, the program's name first.
+    pub args: Vec<String>,
+    /// Environment, in order; nothing is inherited from the host.
+    pub env: Vec<(String, String)>,
+    /// Bytes of all memories and tables of all its instances together.
+    pub memory_limit_bytes: Option<u64>,
+    /// Thousandths of a CPU.
+    pub cpu_limit_millis: Option<u64>,
+    /// The only files it sees.
+    pub mounts: Vec<Mount>,
+    /// Where its output goes.
+    pub output: Arc<dyn Output>,
+    /// The network of its pod.
+    pub network: network::PodNet,
+}
+
+/// Runs components. Cheap to clone; the last clone to go, together with all code and containers, ends its threads.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: EngineConfig,
+    parts: OnceCell<Arc<Parts>>,
+    codes: Codes,
+}
+
+impl Engine {
+    /// Makes an engine. Threads, address space and the linker come with the first component.
+    ///
+    /// # Errors
+    /// When the cache directory cannot be made private to this user.
+    pub fn new(config: EngineConfig) -> Result<Engine, EngineError> {
+        compile::private_dir(&config.cache_dir)?;
+        Ok(Engine { inner: Arc::new(Inner { config, parts: OnceCell::new(), codes: Codes::default() }) })
+    }
+
+    /// Checks and compiles the component in `path`, or finds it compiled. `digest` is its identity for the caller:
+    /// loads of the same digest share one compilation and one result.
+    ///
+    /// # Errors
+    /// [`CodeError`] is a sentence for the person who deployed it.
+    pub async fn load(&self, digest: &str, path: &Path) -> Result<Arc<Code>, CodeError> {
+        let cell = self.inner.codes.cell(digest);
+        let load = async {
+            let parts = self.parts().await.map_err(|error| CodeError::Io(std::io::Error::other(error)))?;
+            Code::load(parts, &self.inner.config, digest, path).await.map(Arc::new)
+        };
+        cell.get_or_try_init(|| load).await.cloned()
+    }
+
+    /// Runs a command to its end or until `stop`. Dropping the returned future ends it too.
+    pub fn run(&self, code: &Arc<Code>, spec: ContainerSpec, stop: CancellationToken) -> Running {
+        Running::start(code, Container::new(code.parts(), spec), stop)
+    }
+
+    /// An HTTP component at rest: it uses nothing but its entry here until a request comes.
+    ///
+    /// # Errors
+    /// When `code` is a command.
+    pub fn http(&self, code: &Arc<Code>, spec: ContainerSpec) -> Result<Arc<HttpContainer>, CodeError> {
+        HttpContainer::new(code, Container::new(code.parts(), spec))
+    }
+
+    async fn parts(&self) -> Result<Arc<Parts>, EngineError> {
+        let config = self.inner.config.clone();
+        let build = || async {
+            let built = tokio::task::spawn_blocking(move || Parts::new(&config)).await;
+            built.map_err(|error| EngineError::Wasmtime(error.to_string()))?.map(Arc::new)
+        };
+        self.inner.parts.get_or_try_init(build).await.cloned()
+    }
+}

@@ -1,0 +1,254 @@
+//! Machine code: compiled once, kept on disk, checked before it is trusted.
+//!
+//! A component compiles in a process of its own when the configuration names a program for it: the compiler then
+//! works on untrusted bytes under limits of memory and time, without the node's environment. The artefact is named by
+//! the digest of the *bytes* and by everything that decides the machine code (compiler, settings, CPU features), lies
+//! in a directory only this user can enter, and carries its own digest: loading runs it, so what was damaged or
+//! half-written is compiled again instead.
+
+use crate::component::CodeError;
+use crate::parts::{EngineError, Parts, code_config};
+use crate::{EngineConfig, limits};
+use sha2::{Digest, Sha256};
+use std::ffi::OsString;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use wasmtime::component::Component;
+
+/// The hidden command of a program that compiles: `PROGRAM compile-component WASM OUT`.
+pub const COMPILE_COMMAND: &str = "compile-component";
+
+/// Makes `path` a directory only this user can enter.
+pub(crate) fn private_dir(path: &Path) -> Result<(), EngineError> {
+    let make = || {
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(path)?;
+        #[cfg(unix)]
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        Ok(())
+    };
+    make().map_err(|error| EngineError::Cache { path: path.to_owned(), error })
+}
+
+/// Reads a component's file, up to its bound.
+pub(crate) async fn read(path: &Path) -> Result<Arc<[u8]>, CodeError> {
+    let path = path.to_owned();
+    blocking(move || {
+        let size = std::fs::metadata(&path)?.len();
+        if size > limits::COMPONENT_BYTES_MAX {
+            return Err(CodeError::Invalid(format!("{size} bytes are more than {}", limits::COMPONENT_BYTES_MAX)));
+        }
+        Ok(std::fs::read(&path)?.into())
+    })
+    .await
+}
+
+/// Loads the machine code of `wasm`, compiling it if this node has not yet. `path` is where `wasm` was read.
+pub(crate) async fn component(
+    parts: &Arc<Parts>,
+    config: &EngineConfig,
+    wasm: Arc<[u8]>,
+    path: &Path,
+) -> Result<Component, CodeError> {
+    let mut settings = DefaultHasher::new();
+    parts.wasm.precompile_compatibility_hash().hash(&mut settings);
+    let name = format!("{}-{:016x}.cwasm", hex_digest(&wasm), settings.finish());
+    let artefact = Artefact { path: config.cache_dir.join(name) };
+
+    let (found, shared) = (artefact.clone(), parts.clone());
+    if let Some(component) = blocking(move || Ok(found.open(&shared))).await? {
+        return Ok(component);
+    }
+    let _turn = parts.compilations.acquire().await.expect("the semaphore is never closed");
+    let fresh = artefact.fresh();
+    let sum = match &config.compiler {
+        Some(program) => compile_apart(program, path, &fresh).await,
+        None => {
+            let out = fresh.clone();
+            blocking(move || compile_here(&wasm, &out)).await
+        }
+    };
+    let shared = parts.clone();
+    blocking(move || {
+        let kept = sum.and_then(|sum| Ok(artefact.keep(&fresh, &sum)?));
+        let _ = std::fs::remove_file(&fresh);
+        kept?;
+        artefact.open(&shared).ok_or_else(|| CodeError::Io(io::Error::other("the compiled code changed on disk")))
+    })
+    .await
+}
+
+/// Compiles in this process. Returns the digest of what it wrote to `out`.
+fn compile_here(wasm: &[u8], out: &Path) -> Result<String, CodeError> {
+    let invalid = |error: wasmtime::Error| CodeError::Invalid(format!("{error:#}"));
+    let engine = wasmtime::Engine::new(&code_config()).map_err(invalid)?;
+    let code = engine.precompile_component(wasm).map_err(invalid)?;
+    std::fs::write(out, &code)?;
+    Ok(hex_digest(&code))
+}
+
+/// Compiles in a process of `program`. The digest it reports must be that of the file it left: [`Artefact::keep`]
+/// compares them.
+async fn compile_apart(program: &Path, wasm: &Path, out: &Path) -> Result<String, CodeError> {
+    let mut command = tokio::process::Command::new(program);
+    command.arg(COMPILE_COMMAND).arg(wasm).arg(out).env_clear();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let output = tokio::time::timeout(limits::COMPILE_TIMEOUT, command.output())
+        .await
+        .map_err(|_| CodeError::Invalid(format!("compiling took longer than {:?}", limits::COMPILE_TIMEOUT)))??;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let complaint = complaint.trim();
+    Err(CodeError::Invalid(if complaint.is_empty() {
+        format!("the compiler ended with {}", output.status)
+    } else {
+        complaint.chars().take(limits::BACKTRACE_BYTES_MAX).collect()
+    }))
+}
+
+/// The compiler process: `WASM OUT` are its arguments. Writes machine code to OUT and its digest to stdout, or a
+/// sentence to stderr.
+pub fn compile_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args = args.into_iter();
+    let (Some(wasm), Some(out), None) = (args.next(), args.next(), args.next()) else {
+        eprintln!("usage: {COMPILE_COMMAND} WASM OUT");
+        return ExitCode::from(2);
+    };
+    let compile = || {
+        confine()?;
+        compile_here(&std::fs::read(wasm)?, Path::new(&out))
+    };
+    match compile() {
+        Ok(sum) => {
+            println!("{sum}");
+            ExitCode::SUCCESS
+        }
+        Err(CodeError::Invalid(reason)) => {
+            eprintln!("{reason}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Limits of the compiler process, which it cannot lift again.
+#[cfg(unix)]
+fn confine() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let limit = |value: u64| Rlimit { current: Some(value), maximum: Some(value) };
+    setrlimit(Resource::Core, limit(0))?;
+    setrlimit(Resource::As, limit(limits::COMPILER_MEMORY_BYTES))?;
+    setrlimit(Resource::Cpu, limit(limits::COMPILE_TIMEOUT.as_secs() * 4))?;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn confine() -> io::Result<()> {
+    Ok(())
+}
+
+/// A file of machine code and, beside it, the digest it must have.
+#[derive(Clone)]
+struct Artefact {
+    path: PathBuf,
+}
+
+impl Artefact {
+    fn sum_path(&self) -> PathBuf {
+        self.path.with_extension("sha256")
+    }
+
+    /// A name in the same directory that no other compilation uses.
+    fn fresh(&self) -> PathBuf {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        self.path.with_extension(format!("{}-{}.new", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Takes over what a compiler wrote, if it is what the compiler says it wrote.
+    fn keep(&self, fresh: &Path, sum: &str) -> io::Result<()> {
+        if hex_digest(&std::fs::read(fresh)?) != sum {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the compiler reported another digest"));
+        }
+        let fresh_sum = fresh.with_extension("sum");
+        let mut file = std::fs::File::create(&fresh_sum)?;
+        file.write_all(sum.as_bytes())?;
+        file.sync_all()?;
+        std::fs::File::open(fresh)?.sync_all()?;
+        std::fs::rename(&fresh_sum, self.sum_path())?;
+        std::fs::rename(fresh, &self.path)
+    }
+
+    /// `None` when there is none, or none to be trusted.
+    fn open(&self, parts: &Parts) -> Option<Component> {
+        let expected = std::fs::read_to_string(self.sum_path()).ok()?;
+        if hex_digest(&std::fs::read(&self.path).ok()?) != expected {
+            return None;
+        }
+        // SAFETY: the file was written by our compiler, whose digest it still has, and lies in a directory that only
+        // this user can enter; whoever can change it can change this program too.
+        #[allow(unsafe_code)]
+        let component = unsafe { Component::deserialize_file(&parts.wasm, &self.path) };
+        component.inspect_err(|error| tracing::warn!(%error, path = %self.path.display(), "compiled code refused")).ok()
+    }
+}
+
+fn hex_digest(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CodeError> + Send + 'static,
+) -> Result<T, CodeError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| CodeError::Io(io::Error::other(error)))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compiler_process_makes_what_this_process_runs() {
+        let parts = Parts::new(&EngineConfig { instances_max: 4, ..EngineConfig::new("unused") }).unwrap();
+        let alone = wasmtime::Engine::new(&code_config()).unwrap();
+        let hash = |engine: &wasmtime::Engine| {
+            let mut hasher = DefaultHasher::new();
+            engine.precompile_compatibility_hash().hash(&mut hasher);
+            hasher.finish()
+        };
+        assert_eq!(hash(&parts.wasm), hash(&alone));
+    }
+
+    #[test]
+    fn damaged_code_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let parts = Parts::new(&EngineConfig { instances_max: 4, ..EngineConfig::new(dir.path()) }).unwrap();
+        let artefact = Artefact { path: dir.path().join("a.cwasm") };
+        let fresh = artefact.fresh();
+        let sum = compile_here(&wat::parse_str("(component)").unwrap(), &fresh).unwrap();
+        assert!(artefact.keep(&fresh, "not the digest").is_err());
+        artefact.keep(&fresh, &sum).unwrap();
+        assert!(artefact.open(&parts).is_some());
+
+        let mut bytes = std::fs::read(&artefact.path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&artefact.path, bytes).unwrap();
+        assert!(artefact.open(&parts).is_none());
+    }
+}

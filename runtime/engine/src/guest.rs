@@ -1,0 +1,171 @@
+//! What stands behind an instance: its view of the host, and the container it belongs to.
+//!
+//! Every interface is linked one by one. wasmtime's own `wasi:sockets` would open host sockets and is never linked;
+//! `sockets` puts the pod's network in its place.
+
+use crate::cpu::Meter;
+use crate::memory::{Account, Ledger};
+use crate::outgoing::Outgoing;
+use crate::output::{Pipe, Stream};
+use crate::parts::Parts;
+use crate::{ContainerSpec, limits, sockets};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use wasmtime::component::{HasData, Linker, ResourceTable};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::cli::{WasiCli, WasiCliView};
+use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView};
+use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
+use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, random};
+use wasmtime_wasi::random::WasiRandom;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_io::bindings::wasi::io;
+
+/// What a container has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time since it was made, in nanoseconds.
+    pub cpu_nanos: u64,
+    /// Bytes of memory its instances hold now.
+    pub memory_bytes: u64,
+}
+
+/// A container: the accounts and settings all its instances share.
+pub(crate) struct Container {
+    pub(crate) parts: Arc<Parts>,
+    pub(crate) spec: ContainerSpec,
+    pub(crate) meter: Arc<Meter>,
+    memory: Arc<Account>,
+    outgoing: Arc<Semaphore>,
+}
+
+impl Container {
+    pub(crate) fn new(parts: &Arc<Parts>, spec: ContainerSpec) -> Arc<Container> {
+        Arc::new(Container {
+            parts: parts.clone(),
+            meter: Meter::new(spec.cpu_limit_millis),
+            memory: Account::new(spec.memory_limit_bytes),
+            outgoing: Arc::new(Semaphore::new(limits::OUTGOING_MAX)),
+            spec,
+        })
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        Usage { cpu_nanos: self.meter.used_nanos(), memory_bytes: self.memory.used() }
+    }
+
+    /// Says something about the guest where its user looks for it.
+    pub(crate) fn note(&self, text: &str) {
+        for piece in text.as_bytes().chunks(limits::CHUNK_BYTES_MAX) {
+            self.spec.output.write(Stream::Stderr, piece);
+        }
+    }
+
+    /// A store for one new instance.
+    pub(crate) fn store(&self) -> wasmtime::Result<Store<Guest>> {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits::HOST_RESOURCES_MAX);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(limits::HEADER_BYTES_MAX);
+        let guest = Guest {
+            table,
+            wasi: self.wasi()?,
+            http,
+            outgoing: Outgoing::new(self.spec.network.clone(), self.outgoing.clone()),
+            sockets: sockets::State::new(self.spec.network.clone()),
+            memory: Ledger::new(self.memory.clone()),
+        };
+        let mut store = Store::new(&self.parts.wasm, guest);
+        store.limiter(|guest| &mut guest.memory);
+        store.set_max_component_handles(limits::HANDLES_MAX);
+        store.set_hostcall_fuel(limits::HOSTCALL_BYTES_MAX);
+        store.epoch_deadline_async_yield_and_update(limits::SLICE_TICKS);
+        store.set_epoch_deadline(limits::SLICE_TICKS);
+        Ok(store)
+    }
+
+    fn wasi(&self) -> wasmtime::Result<WasiCtx> {
+        let mut wasi = WasiCtx::builder();
+        wasi.args(&self.spec.args).envs(&self.spec.env).max_random_size(limits::RANDOM_BYTES_MAX);
+        wasi.stdout(Pipe { output: self.spec.output.clone(), stream: Stream::Stdout });
+        wasi.stderr(Pipe { output: self.spec.output.clone(), stream: Stream::Stderr });
+        for mount in &self.spec.mounts {
+            let permissions = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+            wasi.preopened_dir(&mount.host, &mount.guest, permissions).map_err(|error| {
+                wasmtime::Error::msg(format!(
+                    "{} cannot be mounted at {}: {error:#}",
+                    mount.host.display(),
+                    mount.guest
+                ))
+            })?;
+        }
+        Ok(wasi.build())
+    }
+}
+
+/// The host's side of one instance.
+pub(crate) struct Guest {
+    // Fields go in this order: resources before the accounts they are charged to.
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
+    sockets: sockets::State,
+    memory: Ledger,
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.outgoing, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+impl Guest {
+    fn sockets(&mut self) -> sockets::View<'_> {
+        sockets::View { state: &mut self.sockets, table: &mut self.table }
+    }
+}
+
+struct HasTable;
+
+impl HasData for HasTable {
+    type Data<'a> = &'a mut ResourceTable;
+}
+
+/// Everything a component may import, as `component::OFFERED` names it.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    let l = &mut linker;
+    io::error::add_to_linker::<Guest, HasTable>(l, |guest| &mut guest.table)?;
+    io::poll::add_to_linker::<Guest, HasTable>(l, |guest| &mut guest.table)?;
+    io::streams::add_to_linker::<Guest, HasTable>(l, |guest| &mut guest.table)?;
+    clocks::wall_clock::add_to_linker::<Guest, WasiClocks>(l, Guest::clocks)?;
+    clocks::monotonic_clock::add_to_linker::<Guest, WasiClocks>(l, Guest::clocks)?;
+    random::random::add_to_linker::<Guest, WasiRandom>(l, |guest| guest.wasi.random())?;
+    random::insecure::add_to_linker::<Guest, WasiRandom>(l, |guest| guest.wasi.random())?;
+    random::insecure_seed::add_to_linker::<Guest, WasiRandom>(l, |guest| guest.wasi.random())?;
+    cli::environment::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::exit::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::stdin::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::stdout::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::stderr::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_input::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_output::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_stdin::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_stdout::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_stderr::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    filesystem::preopens::add_to_linker::<Guest, WasiFilesystem>(l, Guest::filesystem)?;
+    filesystem::types::add_to_linker::<Guest, WasiFilesystem>(l, Guest::filesystem)?;
+    sockets::add_to_linker(l, Guest::sockets)?;
+    let options = wasmtime_wasi_http::p2::bindings::LinkOptions::default();
+    wasmtime_wasi_http::p2::bindings::http::outgoing_handler::add_to_linker::<_, WasiHttp>(l, Guest::http)?;
+    wasmtime_wasi_http::p2::bindings::http::types::add_to_linker::<_, WasiHttp>(l, &(&options).into(), Guest::http)?;
+    Ok(linker)
+}

@@ -1,0 +1,118 @@
+//! Every bound of this crate in one place, each with its reason. Sizes are bytes, durations are named by unit.
+
+use std::time::Duration;
+
+/// Component instances alive at once on a node. A pooled instance takes up to six memory mappings and Linux allows a
+/// process 65,530 of them by default; beyond that *every* mapping of the process fails, so the pool ends before it.
+pub const INSTANCES_MAX: u32 = 10_000;
+
+/// Core instances inside one component: adapters and the C library split a component into a handful.
+pub(crate) const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 100;
+
+/// Memories inside one component: one per language runtime composed into it.
+pub(crate) const MEMORIES_PER_COMPONENT_MAX: u32 = 8;
+
+/// Tables inside one component.
+pub(crate) const TABLES_PER_COMPONENT_MAX: u32 = 40;
+
+/// Elements of one table: function pointers of the largest language runtimes stay below 64 Ki.
+pub(crate) const TABLE_ELEMENTS_MAX: usize = 65_536;
+
+/// Bytes a table element is charged for in the container's memory: one pointer.
+pub(crate) const TABLE_ELEMENT_BYTES: u64 = 8;
+
+/// Memory slots that stay warm after use. Together with [`WARM_MEMORY_BYTES`] this is what an idle node keeps resident
+/// after a burst, and what makes a fresh instance per request cheap.
+pub(crate) const WARM_SLOTS_MAX: u32 = 32;
+
+/// Bytes of each warm memory that are cleared in place instead of being handed back to the kernel.
+pub(crate) const WARM_MEMORY_BYTES: usize = 512 << 10;
+
+/// Bytes of each warm table that are cleared in place.
+pub(crate) const WARM_TABLE_BYTES: usize = 64 << 10;
+
+/// Host objects (sockets, streams, pollables, headers, bodies) one instance may hold.
+pub(crate) const HOST_RESOURCES_MAX: usize = 4_096;
+
+/// Handles one instance may hold in its own tables.
+pub(crate) const HANDLES_MAX: usize = 10_000;
+
+/// Bytes one call from guest to host may make the host copy (arguments, lists, strings).
+pub(crate) const HOSTCALL_BYTES_MAX: usize = 16 << 20;
+
+/// Random bytes one call may ask for.
+pub(crate) const RANDOM_BYTES_MAX: u64 = 1 << 20;
+
+/// Epoch tick, the longest a guest computes before its thread looks at anything else. 10 ms would starve neighbours.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+
+/// Ticks without any guest on a CPU before the ticker sleeps: saves waking it for every request of a busy node.
+pub(crate) const IDLE_TICKS_MAX: u32 = 50;
+
+/// Epoch ticks a guest runs before it yields.
+pub(crate) const SLICE_TICKS: u64 = 1;
+
+/// CPU time a container may save up while idle, in milliseconds of its own rate: the CFS period of Kubernetes.
+pub(crate) const CPU_BURST_MS: u64 = 100;
+
+/// Threads for blocking file access of all guests together.
+pub(crate) const BLOCKING_THREADS_MAX: usize = 16;
+
+/// Compilations at once: one takes about a core and a few hundred MiB.
+pub(crate) const COMPILATIONS_MAX: usize = 2;
+
+/// Longest compilation; about 40 MiB of Wasm.
+pub(crate) const COMPILE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Address space of a compiler process.
+#[cfg(unix)]
+pub(crate) const COMPILER_MEMORY_BYTES: u64 = 8 << 30;
+
+/// Largest component file read.
+pub(crate) const COMPONENT_BYTES_MAX: u64 = 256 << 20;
+
+/// Compiled components kept open in memory. They are mapped files, so keeping one costs little; an evicted one that
+/// still runs stays alive through its containers.
+pub(crate) const CODES_MAX: usize = 64;
+
+/// Imports named in one refusal.
+pub(crate) const UNKNOWN_IMPORTS_SHOWN_MAX: usize = 16;
+
+/// Requests one HTTP container handles at once; the next gets 503 with `Retry-After: 1`.
+pub const REQUESTS_MAX: usize = 128;
+
+/// Longest wait for the head of a response.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest a guest may go on working after its response has been sent.
+pub(crate) const AFTER_RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Header bytes of one request or response, counted as they lie in memory.
+pub(crate) const HEADER_BYTES_MAX: usize = 128 << 10;
+
+/// Bytes of one piece of an outgoing body, and of one write to any stream of ours.
+pub(crate) const CHUNK_BYTES_MAX: usize = 64 << 10;
+
+/// Pieces of an outgoing body that wait for the reader.
+pub(crate) const BODY_CHUNKS_MAX: usize = 2;
+
+/// Outgoing HTTP requests of one container in flight.
+pub(crate) const OUTGOING_MAX: usize = 64;
+
+/// Wait for the response head of an outgoing request when the guest sets none.
+pub(crate) const OUTGOING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Faults of an HTTP container remembered until the pod's driver reads them; the oldest are forgotten first.
+pub(crate) const FAULTS_MAX: usize = 16;
+
+/// Bytes of a backtrace kept: pods report it in a status field and an event.
+pub(crate) const BACKTRACE_BYTES_MAX: usize = 8 << 10;
+
+/// Sockets one instance may have open.
+pub(crate) const SOCKETS_MAX: usize = 512;
+
+/// Datagrams one call may send or receive.
+pub(crate) const DATAGRAMS_PER_CALL_MAX: usize = 64;
+
+/// Bytes of a name to look up: RFC 1035 §2.3.4.
+pub(crate) const NAME_BYTES_MAX: usize = 255;

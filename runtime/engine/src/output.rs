@@ -1,0 +1,89 @@
+//! What a guest writes to stdout and stderr goes to the pod's [`Output`], at once and without ever blocking.
+//!
+//! The guest's side accepts at most one chunk per write; how much is *kept* is the implementer's bound. A write never
+//! fails and never traps: a pod must not die of its own prints.
+
+use crate::limits;
+use bytes::Bytes;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi_io::poll::Pollable;
+use wasmtime_wasi_io::streams::{OutputStream, StreamResult};
+
+/// Which of a guest's two output streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// `stdout`
+    Stdout,
+    /// `stderr`, and what the engine itself says about a guest.
+    Stderr,
+}
+
+/// Takes a container's output. Implementers bound what they keep and never block: they are called on guest threads.
+pub trait Output: Send + Sync {
+    /// Takes bytes as the guest wrote them, at most 64 KiB; they need not end at a line or a character.
+    fn write(&self, stream: Stream, bytes: &[u8]);
+}
+
+/// One stream of one instance.
+#[derive(Clone)]
+pub(crate) struct Pipe {
+    pub(crate) output: Arc<dyn Output>,
+    pub(crate) stream: Stream,
+}
+
+impl IsTerminal for Pipe {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Pipe {
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+}
+
+#[wasmtime_wasi_io::async_trait]
+impl Pollable for Pipe {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for Pipe {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.output.write(self.stream, &bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(limits::CHUNK_BYTES_MAX)
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let taken = bytes.len().min(limits::CHUNK_BYTES_MAX);
+        self.output.write(self.stream, &bytes[..taken]);
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
