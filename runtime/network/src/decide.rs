@@ -83,3 +83,82 @@ pub fn decide<'a>(
 fn is_broadcast(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V4(v4) if v4.is_broadcast())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::{Endpoint, EndpointSlice, Service, ServicePort};
+
+    fn services() -> ServiceTable {
+        let port = |port| ServicePort { name: format!("p{port}"), protocol: Protocol::Tcp, port, node_port: None };
+        let service = Service {
+            namespace: "default".into(),
+            name: "web".into(),
+            cluster_ips: vec!["10.43.0.5".parse().unwrap()],
+            ports: vec![port(80), port(81)],
+            ..Service::default()
+        };
+        let address = "10.42.0.9".parse().unwrap();
+        let slice = EndpointSlice {
+            namespace: "default".into(),
+            service: "web".into(),
+            ports: vec![("p80".into(), Protocol::Tcp, 8080)],
+            endpoints: vec![Endpoint { address, hostname: None, ready: true, serving: true, terminating: false }],
+        };
+        ServiceTable::build(vec![service], &[slice])
+    }
+
+    fn said(source: Source, destination: &str, protocol: Protocol) -> String {
+        let services = services();
+        let pods: Vec<IpAddr> = ["10.42.0.2", "fd42::2"].iter().map(|ip| ip.parse().unwrap()).collect();
+        let attached = |ip| pods.contains(&ip);
+        match decide(&services, attached, source, destination.parse().unwrap(), protocol) {
+            Decision::Own(address) => format!("own {address}"),
+            Decision::Pod(address) => format!("pod {address}"),
+            Decision::Balance(balancer) => format!("balance {:?}", balancer.endpoints()),
+            Decision::Refuse(refusal) => format!("{refusal:?}"),
+        }
+    }
+
+    #[test]
+    fn destinations_lead_where_the_tables_say() {
+        let cases = [
+            ("10.42.0.2:80", "pod 10.42.0.2:80"),
+            ("[fd42::2]:80", "pod [fd42::2]:80"),
+            ("[::ffff:10.42.0.2]:80", "pod 10.42.0.2:80"),
+            ("10.43.0.5:80", "balance [10.42.0.9:8080]"),
+            ("[::ffff:10.43.0.5]:80", "balance [10.42.0.9:8080]"),
+            ("10.43.0.5:81", "NoReadyEndpoint"),
+            ("10.43.0.5:82", "NoSuchPort"),
+            ("127.0.0.1:80", "own 127.0.0.1:80"),
+            ("127.255.0.1:80", "own 127.255.0.1:80"),
+            ("[::1]:80", "own [::1]:80"),
+            ("[::ffff:127.0.0.1]:80", "own 127.0.0.1:80"),
+            ("10.42.0.3:80", "Outside"),
+            ("10.43.0.6:80", "Outside"),
+            ("1.1.1.1:80", "Outside"),
+            ("169.254.169.254:80", "Outside"),
+            ("[fe80::1]:80", "Outside"),
+            ("192.168.0.1:80", "Outside"),
+            ("0.0.0.0:80", "NotAnAddress"),
+            ("[::]:80", "NotAnAddress"),
+            ("[::ffff:0.0.0.0]:80", "NotAnAddress"),
+            ("224.0.0.1:80", "NotAnAddress"),
+            ("[ff02::1]:80", "NotAnAddress"),
+            ("255.255.255.255:80", "NotAnAddress"),
+            ("10.42.0.2:0", "NotAnAddress"),
+        ];
+        for (destination, expected) in cases {
+            assert_eq!(said(Source::Pod, destination, Protocol::Tcp), expected, "{destination}");
+        }
+        assert_eq!(said(Source::Pod, "10.43.0.5:80", Protocol::Udp), "NoSuchPort");
+    }
+
+    #[test]
+    fn the_node_never_reaches_a_loopback() {
+        for destination in ["127.0.0.1:6443", "127.9.9.9:1", "[::1]:6443", "[::ffff:127.0.0.1]:6443"] {
+            assert_eq!(said(Source::Node, destination, Protocol::Tcp), "HostLoopback", "{destination}");
+        }
+        assert_eq!(said(Source::Node, "10.42.0.2:80", Protocol::Tcp), "pod 10.42.0.2:80");
+    }
+}

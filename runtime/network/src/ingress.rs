@@ -234,3 +234,157 @@ pub fn bare_host(host: &str) -> Cow<'_, str> {
         Cow::Borrowed(bare)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(number: u16) -> PortRef {
+        PortRef::Number(number)
+    }
+
+    /// `host path[=]→service …`, where `=` after a path makes it exact.
+    fn rule(text: &str) -> Rule {
+        let mut words = text.split(' ');
+        let host = words.next().unwrap().trim_start_matches('-').to_owned();
+        let path = |word: &str| {
+            let (path, service) = word.split_once('→').unwrap();
+            let exact = path.ends_with('=');
+            Path { path: path.trim_end_matches('=').to_owned(), exact, backend: (service.to_owned(), port(80)) }
+        };
+        Rule { host, paths: words.map(path).collect() }
+    }
+
+    fn ingress(name: &str, rules: &[&str]) -> Ingress {
+        let rules = rules.iter().map(|text| rule(text)).collect();
+        Ingress { namespace: "default".into(), name: name.into(), rules, ..Ingress::default() }
+    }
+
+    fn routed<'a>(table: &'a IngressTable, url: &str) -> &'a str {
+        let (host, path) = url.split_at(url.find('/').unwrap());
+        table.route(host, path).map_or("-", |backend| backend.service.as_str())
+    }
+
+    /// The table of the Kubernetes documentation, "Path types: examples", and its neighbours.
+    #[test]
+    fn paths_match_as_documented() {
+        let cases = [
+            ("/→s", "/any/path", true),
+            ("→s", "/any/path", true),
+            ("/foo=→s", "/foo", true),
+            ("/foo=→s", "/bar", false),
+            ("/foo=→s", "/foo/", false),
+            ("/foo/=→s", "/foo", false),
+            ("/foo/=→s", "/foo/", true),
+            ("/foo→s", "/foo", true),
+            ("/foo→s", "/foo/", true),
+            ("/foo/→s", "/foo", true),
+            ("/foo/→s", "/foo/", true),
+            ("/aaa/bb→s", "/aaa/bbb", false),
+            ("/aaa/bbb→s", "/aaa/bbb", true),
+            ("/aaa/bbb/→s", "/aaa/bbb", true),
+            ("/aaa/bbb→s", "/aaa/bbb/", true),
+            ("/aaa/bbb→s", "/aaa/bbb/ccc", true),
+            ("/aaa/bbb→s", "/aaa/bbbxyz", false),
+            ("/foo→s", "/FOO", false),
+        ];
+        for (path, request, matches) in cases {
+            let table = IngressTable::build(vec![ingress("a", &[&format!("- {path}")])], &[]);
+            assert_eq!(table.route("h", request).is_some(), matches, "{path} {request}");
+        }
+    }
+
+    #[test]
+    fn the_most_specific_rule_wins() {
+        let table = IngressTable::build(
+            vec![ingress(
+                "a",
+                &[
+                    "- /→any /deep/er→any-deep",
+                    "*.example.com /→wild /w→wild-w",
+                    "www.example.com /→www /api→api /api/v1→v1 /api=→api-exact",
+                    "Shop.Example.com /cart→cart",
+                ],
+            )],
+            &[],
+        );
+        let cases = [
+            ("www.example.com/", "www"),
+            ("WWW.example.com:8080/x", "www"),
+            ("www.example.com./x", "www"),
+            ("www.example.com/api", "api-exact"),
+            ("www.example.com/api/", "api"),
+            ("www.example.com/api/v1/x", "v1"),
+            ("www.example.com/api/v10", "api"),
+            ("www.example.com/w", "www"),
+            ("shop.example.com/cart/1", "cart"),
+            ("shop.example.com/other", "wild"),
+            ("a.example.com/w/1", "wild-w"),
+            ("a.b.example.com/", "any"),
+            ("example.com/", "any"),
+            (".example.com/", "any"),
+            ("/", "any"),
+            ("[fd42::1]:8080/deep/er/x", "any-deep"),
+            ("nobody.test/deep", "any"),
+        ];
+        for (url, expected) in cases {
+            assert_eq!(routed(&table, url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_default_backend_answers_for_the_rest() {
+        let backend = Some(("fallback".to_owned(), PortRef::Name("http".into())));
+        let rules = ["a.test /x→x", "b.test"];
+        let with = Ingress { default_backend: backend, ..ingress("a", &rules) };
+        let table = IngressTable::build(vec![with, ingress("b", &["- /only→any"])], &[]);
+        let cases = [
+            ("a.test/x", "x"),
+            ("a.test/y", "fallback"),
+            ("b.test/only", "fallback"),
+            ("c.test/only", "any"),
+            ("c.test/", "fallback"),
+        ];
+        for (url, expected) in cases {
+            assert_eq!(routed(&table, url), expected, "{url}");
+        }
+        let without = IngressTable::build(vec![ingress("a", &rules)], &[]);
+        assert_eq!(routed(&without, "a.test/y"), "-");
+        assert_eq!(routed(&without, "b.test/"), "-");
+    }
+
+    #[test]
+    fn of_two_equal_rules_the_older_one_stays() {
+        let aged = |name: &str, created| Ingress { created, ..ingress(name, &[&format!("h /→{name}")]) };
+        for order in [["old", "new"], ["new", "old"]] {
+            let ingresses = order.iter().map(|name| aged(name, if *name == "old" { 1 } else { 2 })).collect();
+            assert_eq!(routed(&IngressTable::build(ingresses, &[]), "h/"), "old");
+        }
+    }
+
+    #[test]
+    fn classes_say_whose_an_ingress_is() {
+        let defined = |name: &str, controller: &str| IngressClass { name: name.into(), controller: controller.into() };
+        let classes = [defined("nginx", "k8s.io/ingress-nginx"), defined("edge", CONTROLLER)];
+        for (class, ours) in
+            [(None, true), (Some(CLASS), true), (Some("edge"), true), (Some("nginx"), false), (Some("unknown"), true)]
+        {
+            let ingress = Ingress { class: class.map(str::to_owned), ..ingress("a", &["- /→s"]) };
+            let table = IngressTable::build(vec![ingress], &classes);
+            assert_eq!(table.route("h", "/").is_some(), ours, "{class:?}");
+        }
+    }
+
+    #[test]
+    fn certificates_are_for_the_named_hosts_or_those_of_the_rules() {
+        let tls = |hosts: &[&str], secret: Option<&str>| Tls {
+            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            secret: secret.map(str::to_owned),
+        };
+        let tls = vec![tls(&["A.test", "*.b.test"], Some("one")), tls(&[], Some("two")), tls(&["c.test"], None)];
+        let table = IngressTable::build(vec![Ingress { tls, ..ingress("a", &["r.test /→s", "- /→s"]) }], &[]);
+        let found: Vec<_> =
+            table.certificates().iter().map(|wanted| (wanted.host.as_str(), wanted.secret.as_str())).collect();
+        assert_eq!(found, [("a.test", "one"), ("*.b.test", "one"), ("r.test", "two")]);
+    }
+}

@@ -32,3 +32,6 @@ pub use ingress::IngressTable;
 pub use pod::{HttpBinding, Listener, PodIdentity, PodNet};
 pub use services::ServiceTable;
 pub use udp::{Datagram, UdpSocket};
+
+#[cfg(test)]
+mod stories;

@@ -215,14 +215,14 @@ mod tests {
         for (name, expected) in cases {
             assert_eq!(resolve(name, &asker, &services), ips(expected), "{name}");
         }
-        assert_eq!(resolve(&"a.".repeat(200), &asker, &services), []);
+        assert_eq!(resolve(&"a.".repeat(200), &asker, &services), ips(""));
     }
 
     #[test]
     fn another_domain_is_another_cluster() {
         let asker = Asker { namespace: "shop", hostname: "x", addresses: &[], domain: "house.test" };
         assert_eq!(resolve("web.shop.svc.house.test", &asker, &table()), ips("10.43.0.5 fd43::5"));
-        assert_eq!(resolve("web.shop.svc.cluster.local.", &asker, &table()), []);
-        assert_eq!(resolve("web.shop.svc.xhouse.test.", &asker, &table()), []);
+        assert_eq!(resolve("web.shop.svc.cluster.local.", &asker, &table()), ips(""));
+        assert_eq!(resolve("web.shop.svc.xhouse.test.", &asker, &table()), ips(""));
     }
 }

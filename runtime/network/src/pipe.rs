@@ -321,3 +321,138 @@ impl AsyncWrite for Writer {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// xorshift64*: the same seed gives the same run.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, end: usize) -> usize {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            usize::try_from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33).unwrap() % end
+        }
+    }
+
+    fn held(writer: &Writer) -> usize {
+        writer.0.state().held
+    }
+
+    #[test]
+    fn bytes_come_out_as_they_went_in_and_never_too_many_are_held() {
+        for seed in 1..200 {
+            let mut random = Random(seed);
+            let capacity = 1 + random.below(5000);
+            let (writer, reader) = pipe(capacity);
+            let (mut sent, mut received) = (Vec::new(), Vec::new());
+            for _ in 0..400 {
+                let size = if random.below(2) == 0 { random.below(8) } else { random.below(3000) };
+                if random.below(2) == 0 {
+                    let mut chunk = Bytes::from((0..size).map(|_| random.below(256) as u8).collect::<Vec<_>>());
+                    let whole = chunk.clone();
+                    let room = writer.room().unwrap();
+                    let written = writer.write(&mut chunk).unwrap();
+                    assert!(written >= room.min(size), "seed {seed}: room {room} was not kept, {written} of {size}");
+                    assert_eq!(written + chunk.len(), size);
+                    sent.extend_from_slice(&whole[..written]);
+                } else if let Read::Bytes(bytes) = reader.read(size) {
+                    assert!(!bytes.is_empty() && bytes.len() <= size.max(1));
+                    received.extend_from_slice(&bytes);
+                }
+                assert!(held(&writer) <= capacity, "seed {seed}");
+                assert_eq!(held(&writer), sent.len() - received.len(), "seed {seed}");
+                // Ready means that the next call makes progress, and only that.
+                assert_eq!(reader.ready().now_or_never().is_some(), held(&writer) > 0, "seed {seed}");
+                assert_eq!(writer.ready().now_or_never().is_some(), writer.room() != Ok(0), "seed {seed}");
+            }
+            drop(writer);
+            while let Read::Bytes(bytes) = reader.read(usize::MAX) {
+                received.extend_from_slice(&bytes);
+            }
+            assert_eq!(reader.read(1), Read::End);
+            assert!(sent == received, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn small_writes_are_gathered_and_large_ones_are_not_copied() {
+        let (writer, reader) = pipe(1 << 20);
+        for byte in 0..100_u8 {
+            writer.write(&mut Bytes::from(vec![byte])).unwrap();
+        }
+        let large = Bytes::from(vec![7; GATHER_BELOW_BYTES]);
+        writer.write(&mut large.clone()).unwrap();
+        assert_eq!(writer.0.state().chunks.len(), 3);
+        assert!(matches!(reader.read(usize::MAX), Read::Bytes(first) if first.len() == 1));
+        assert!(matches!(reader.read(usize::MAX), Read::Bytes(rest) if rest.len() == 99));
+        assert!(matches!(reader.read(usize::MAX), Read::Bytes(same) if same.as_ptr() == large.as_ptr()));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_ready_future_loses_no_wake_up() {
+        let (writer, reader) = pipe(4);
+        for _ in 0..3 {
+            assert!(reader.ready().now_or_never().is_none());
+        }
+        let waiting = tokio::spawn(async move {
+            tokio::join!(reader.ready(), reader.ready());
+            reader
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(writer.write(&mut Bytes::from_static(b"abcdef")), Ok(4));
+        let reader = waiting.await.unwrap();
+        for _ in 0..3 {
+            assert!(writer.ready().now_or_never().is_none());
+        }
+        let waiting = tokio::spawn(async move {
+            writer.ready().await;
+            writer
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(reader.read(9), Read::Bytes(Bytes::from_static(b"abcd")));
+        assert_eq!(waiting.await.unwrap().room(), Ok(4));
+    }
+
+    #[tokio::test]
+    async fn closing_is_seen_from_the_other_side() {
+        let (writer, reader) = pipe(10);
+        writer.write(&mut Bytes::from_static(b"last")).unwrap();
+        writer.shutdown();
+        assert_eq!(writer.write(&mut Bytes::from_static(b"more")), Err(Closed));
+        assert_eq!(reader.read(10), Read::Bytes(Bytes::from_static(b"last")));
+        reader.ready().await;
+        assert_eq!(reader.read(10), Read::End);
+
+        let (writer, reader) = pipe(4);
+        writer.write(&mut Bytes::from_static(b"full")).unwrap();
+        let waiting = tokio::spawn(async move {
+            writer.ready().await;
+            writer.room()
+        });
+        tokio::task::yield_now().await;
+        drop(reader);
+        assert_eq!(waiting.await.unwrap(), Err(Closed));
+    }
+
+    #[tokio::test]
+    async fn a_megabyte_goes_through_the_adapters() {
+        let (mut writer, mut reader) = pipe(1000);
+        let sent: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
+        let expected = sent.clone();
+        let writing = tokio::spawn(async move {
+            writer.write_all(&sent).await.unwrap();
+            drop(writer);
+        });
+        let mut received = Vec::new();
+        reader.read_to_end(&mut received).await.unwrap();
+        writing.await.unwrap();
+        assert!(received == expected);
+    }
+}

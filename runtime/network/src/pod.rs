@@ -240,7 +240,6 @@ impl PodNet {
     ///
     /// # Errors
     /// [`NetError::ConnectionRefused`], [`NetError::Unreachable`], [`NetError::InvalidAddress`].
-    #[allow(clippy::unused_async)] // The signature is the contract: reaching another node takes time.
     pub async fn connect(&self, destination: SocketAddr) -> Result<Conn, NetError> {
         let (bound, ends) = self.0.fabric.open(Caller(Some(&self.0.pod)), destination)?;
         bound.connect(ends)
@@ -271,7 +270,6 @@ impl PodNet {
     ///
     /// # Errors
     /// [`NetError::NameNotFound`].
-    #[allow(clippy::unused_async)] // The signature is the contract: names outside the cluster take time.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NetError> {
         self.look_up(name)
     }

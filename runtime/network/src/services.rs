@@ -277,3 +277,113 @@ fn balance(service: &Service, port: &ServicePort, slices: &[&EndpointSlice]) -> 
     };
     [family(true), family(false)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(address: &str, ready: bool, terminating: bool) -> Endpoint {
+        let address = address.parse().unwrap();
+        Endpoint { address, hostname: None, ready, serving: ready || terminating, terminating }
+    }
+
+    fn slice(ports: &[(&str, u16)], endpoints: Vec<Endpoint>) -> EndpointSlice {
+        let ports = ports.iter().map(|(name, port)| ((*name).to_owned(), Protocol::Tcp, *port)).collect();
+        EndpointSlice { namespace: "default".into(), service: "web".into(), ports, endpoints }
+    }
+
+    fn web(ports: &[(&str, u16)]) -> Service {
+        let port = |(name, port): &(&str, u16)| ServicePort {
+            name: (*name).to_owned(),
+            protocol: Protocol::Tcp,
+            port: *port,
+            node_port: Some(30000 + port % 1000),
+        };
+        Service {
+            namespace: "default".into(),
+            name: "web".into(),
+            cluster_ips: vec!["10.43.0.5".parse().unwrap(), "fd43::5".parse().unwrap()],
+            ports: ports.iter().map(port).collect(),
+            ..Service::default()
+        }
+    }
+
+    fn at(table: &ServiceTable, address: &str) -> Vec<String> {
+        let balancer = table.balancer(address.parse().unwrap(), Protocol::Tcp).expect("a Service has this address");
+        balancer.endpoints().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn ports_meet_by_name_and_families_stay_apart() {
+        let slices = [
+            slice(&[("http", 8080), ("admin", 9090)], vec![endpoint("10.42.0.3", true, false)]),
+            slice(&[("http", 8081)], vec![endpoint("10.42.0.2", true, false), endpoint("10.42.0.4", false, false)]),
+            slice(&[("http", 8080)], vec![endpoint("fd42::3", true, false)]),
+            slice(&[("http", 8080)], vec![endpoint("10.42.0.3", true, false)]),
+        ];
+        let table = ServiceTable::build(vec![web(&[("http", 80), ("admin", 90)])], &slices);
+        assert_eq!(at(&table, "10.43.0.5:80"), ["10.42.0.2:8081", "10.42.0.3:8080"]);
+        assert_eq!(at(&table, "10.43.0.5:90"), ["10.42.0.3:9090"]);
+        assert_eq!(at(&table, "[fd43::5]:80"), ["[fd42::3]:8080"]);
+        assert_eq!(at(&table, "[fd43::5]:90"), [""; 0]);
+        assert!(table.balancer("10.43.0.5:8080".parse().unwrap(), Protocol::Tcp).is_none());
+        assert!(table.balancer("10.43.0.5:80".parse().unwrap(), Protocol::Udp).is_none());
+        let entry = table.service("default", "web").unwrap();
+        let by_name = entry.balancer(&PortRef::Name("admin".into())).unwrap();
+        assert!(Arc::ptr_eq(by_name, entry.balancer(&PortRef::Number(90)).unwrap()));
+        assert!(entry.balancer(&PortRef::Number(8080)).is_none());
+        let node_ports: Vec<u16> = table.node_ports().iter().map(|port| port.port).collect();
+        assert_eq!(node_ports, [30080, 30090]);
+    }
+
+    #[test]
+    fn traffic_goes_to_ready_endpoints_and_else_to_those_that_still_serve() {
+        let cases = [
+            (vec![("10.42.0.2", true, false), ("10.42.0.3", false, true)], false, vec!["10.42.0.2:1"]),
+            (vec![("10.42.0.2", false, false), ("10.42.0.3", false, true)], false, vec!["10.42.0.3:1"]),
+            (vec![("10.42.0.2", false, false)], false, vec![]),
+            (vec![("10.42.0.2", false, false)], true, vec!["10.42.0.2:1"]),
+        ];
+        for (endpoints, publish_not_ready, expected) in cases {
+            let endpoints = endpoints.iter().map(|(ip, ready, leaving)| endpoint(ip, *ready, *leaving)).collect();
+            let service = Service { publish_not_ready, ..web(&[("", 80)]) };
+            let table = ServiceTable::build(vec![service], &[slice(&[("", 1)], endpoints)]);
+            assert_eq!(at(&table, "10.43.0.5:80"), expected);
+        }
+    }
+
+    fn balancer(count: u8, sticky: bool) -> Balancer {
+        let endpoints = (0..count).map(|last| SocketAddr::from(([10, 42, 0, last], 80))).collect();
+        Balancer { endpoints, sticky, turn: AtomicUsize::new(0) }
+    }
+
+    #[test]
+    fn every_endpoint_gets_its_turn() {
+        let balancer = balancer(3, false);
+        let client = IpAddr::from([10, 42, 1, 1]);
+        let mut first = HashMap::new();
+        for _ in 0..300 {
+            let order: Vec<_> = balancer.choose(client).collect();
+            assert_eq!(order.iter().collect::<HashSet<_>>().len(), 3);
+            *first.entry(order[0]).or_insert(0) += 1;
+        }
+        assert_eq!(first.values().copied().collect::<Vec<_>>(), [100, 100, 100]);
+        assert_eq!(Balancer::default().choose(client).count(), 0);
+    }
+
+    #[test]
+    fn a_sticky_client_moves_only_when_its_endpoint_goes() {
+        let (all, fewer) = (balancer(10, true), balancer(9, true));
+        let gone = all.endpoints[9];
+        let mut used = HashSet::new();
+        for client in (0..=255).map(|last| IpAddr::from([10, 42, 7, last])) {
+            let mine = all.choose(client).next().unwrap();
+            assert_eq!(all.choose(client).next(), Some(mine));
+            if mine != gone {
+                assert_eq!(fewer.choose(client).next(), Some(mine));
+            }
+            used.insert(mine);
+        }
+        assert_eq!(used.len(), 10);
+    }
+}
