@@ -1,1 +1,117 @@
-//! placeholder
+//! The controllers: what brings the cluster from what it is to what its owners asked for.
+//!
+//! Every controller is two functions. `keys` says which keys a change wakes; `reconcile` looks at one key in the
+//! cluster's picture and returns what is to be done. Neither remembers anything, reads a clock or waits: a controller
+//! that is told nothing about *what* changed cannot depend on having been told. Time matters only as a number, and a
+//! controller that needs to look again later says so with [`Action::Again`].
+//!
+//! The driver promises one thing: a key's next turn sees everything its previous turn wrote. That is what makes
+//! "create what is missing" safe to repeat.
+//!
+//! # Layout
+//! * [`table`]: who there is.
+//! * `replicaset`, `deployment`, `job`, `statefulset`, `daemonset`: workloads.
+//! * `endpoints`, `endpoint_slices`, `ingress`: who serves a Service.
+//! * `namespace`, `namespace_defaults`, `garbage`, `event_ttl`, `job_ttl`: what is born and dies with something else.
+//! * `node_health`, `taint_eviction`, `pod_gc`, `pod_ranges`: nodes and what runs on them.
+//! * `pods`, `owner`, `status`, `moment`: what several of them ask of an object.
+
+#![forbid(unsafe_code)]
+
+mod daemonset;
+mod deployment;
+mod endpoint_slices;
+mod endpoints;
+mod event_ttl;
+mod garbage;
+mod ingress;
+mod job;
+mod job_ttl;
+pub mod limits;
+mod moment;
+mod namespace;
+mod namespace_defaults;
+mod node_health;
+mod owner;
+mod pod_gc;
+mod pod_ranges;
+mod pods;
+mod replicaset;
+mod statefulset;
+mod status;
+mod taint_eviction;
+
+use std::sync::Arc;
+
+use api::{Action, Change, Key, View};
+
+/// What the cluster's owner decided once and no object says.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// PEM text of the cluster's certificate authority, published to every namespace as `kube-root-ca.crt`.
+    pub cluster_ca: Arc<str>,
+    /// What `status.loadBalancer.ingress` of an Ingress shows: addresses or host names where this cluster listens.
+    pub ingress_addresses: Vec<String>,
+    /// The `spec.ingressClassName` served here; an Ingress without a class is served as well.
+    pub ingress_class: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            cluster_ca: "".into(),
+            ingress_addresses: vec!["127.0.0.1".to_owned()],
+            ingress_class: "kogia".to_owned(),
+        }
+    }
+}
+
+/// What a turn may look at.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    /// The cluster's picture.
+    pub view: &'a View,
+    /// Milliseconds since 1970.
+    pub now_ms: i64,
+    /// What no object says.
+    pub settings: &'a Settings,
+}
+
+/// One controller.
+pub struct Controller {
+    /// As traces and Events name it, such as `replicaset-controller`.
+    pub name: &'static str,
+    /// The keys to look at again after a change. The view has the change already, or something newer.
+    pub keys: fn(&Change, &View) -> Vec<Key>,
+    /// What to do about one key, in this order. An empty list means that all is well.
+    pub reconcile: fn(&World<'_>, &Key) -> Vec<Action>,
+}
+
+/// Every controller there is.
+#[must_use]
+pub const fn table() -> &'static [Controller] {
+    macro_rules! rows {
+        ($($module:ident $name:literal),* $(,)?) => {
+            &[$(Controller { name: $name, keys: $module::keys, reconcile: $module::reconcile }),*]
+        };
+    }
+    rows![
+        replicaset "replicaset-controller",
+        deployment "deployment-controller",
+        job "job-controller",
+        job_ttl "ttl-after-finished-controller",
+        statefulset "statefulset-controller",
+        daemonset "daemonset-controller",
+        endpoint_slices "endpoint-slice-controller",
+        endpoints "endpoint-controller",
+        ingress "ingress-status-controller",
+        namespace "namespace-controller",
+        namespace_defaults "namespace-defaults-controller",
+        garbage "garbage-collector",
+        event_ttl "event-ttl-controller",
+        node_health "node-controller",
+        taint_eviction "taint-eviction-controller",
+        pod_gc "pod-garbage-collector",
+        pod_ranges "node-ipam-controller",
+    ]
+}

@@ -1,0 +1,38 @@
+//! Every bound of the controllers, with its reason.
+
+/// Pods one turn creates or deletes at most. It is Kubernetes' burst: the world is looked at again in between, so a
+/// scale-down or a deletion need not wait for a large scale-up to end.
+pub const BURST_MAX: usize = 500;
+
+/// Events one turn tells at most. A burst of hundreds of equal lines tells a person no more than ten.
+pub const TELLS_MAX: usize = 10;
+
+/// Objects one turn of the namespace controller or the garbage collector deletes; the next turn follows at once.
+pub const SWEEP_MAX: usize = 500;
+
+/// Endpoints in one EndpointSlice, Kubernetes' default: a change of one pod rewrites at most this many entries.
+pub const SLICE_ENDPOINTS_MAX: usize = 100;
+
+/// Addresses in one Endpoints object, Kubernetes' own limit; clients that need more read EndpointSlices.
+pub const ENDPOINTS_ADDRESSES_MAX: usize = 1000;
+
+/// A node whose lease is older than this is lost. Kubernetes' node-monitor-grace-period: four missed renewals.
+pub const NODE_GRACE_MS: i64 = 40_000;
+
+/// How long a pod may point to a node that does not exist: nodes and static pods may arrive in either order.
+pub const ORPHAN_POD_GRACE_MS: i64 = 40_000;
+
+/// How long an Event is kept, as in Kubernetes.
+pub const EVENT_TTL_MS: i64 = 3_600_000;
+
+/// The first pause before a Job replaces a failed pod; doubled with each further failure.
+pub const JOB_BACKOFF_MS: i64 = 10_000;
+
+/// The longest pause before a Job replaces a failed pod (Kubernetes: ten minutes).
+pub const JOB_BACKOFF_MAX_MS: i64 = 600_000;
+
+/// Uids a Job's status lists as "finished, not yet counted". It bounds the status object; the rest waits a turn.
+pub const JOB_UNCOUNTED_MAX: usize = 500;
+
+/// Hash collisions of pod templates that a Deployment tries to step around before it waits for a person.
+pub const COLLISIONS_MAX: i64 = 100;
