@@ -9,6 +9,9 @@ pub const PROBLEMS_MAX: usize = 100;
 /// How many operations one JSON patch may hold, as upstream has it.
 pub const JSON_PATCH_OPERATIONS_MAX: usize = 10_000;
 
+/// How many bytes the `copy` and `move` operations of one JSON patch may handle: as much as a request body may hold.
+pub const JSON_PATCH_COPIED_BYTES_MAX: usize = 3 * 1024 * 1024;
+
 /// How many documents one YAML stream may hold.
 pub const YAML_DOCUMENTS_MAX: usize = 10_000;
 

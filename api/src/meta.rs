@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn generated_names_fit_a_label() {
-        assert_eq!(generate_name("web-", [0, 1, 26, 27, 255]), "web-bc9bn");
+        assert_eq!(generate_name("web-", [0, 1, 26, 27, 255]), "web-bc9bq");
         assert_eq!(generate_name(&"x".repeat(80), [0; 5]).len(), 63);
     }
 

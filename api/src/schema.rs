@@ -94,6 +94,8 @@ pub struct Field {
     pub keys: Vec<Arc<str>>,
     /// Strategic merge patch: merge instead of replace.
     pub merge: bool,
+    /// Strategic merge patch: a struct is replaced as a whole instead of merged.
+    pub replace: bool,
     /// Strategic merge patch: the key of list elements.
     pub merge_key: Option<Arc<str>>,
     /// Strategic merge patch: fields the patch does not name are dropped (unions such as a volume's source).
@@ -272,6 +274,7 @@ fn field(row: &Row<'_>) -> Field {
         map if map.ends_with("[]") && row.t != "byte" => (Shape::MapOfLists, false),
         _ => (Shape::Map, false),
     };
+    let strategy = |wanted| row.ps.split(',').any(|word| word == wanted);
     let list = match row.lt {
         Some("map") => ListType::Map,
         Some("set") => ListType::Set,
@@ -287,9 +290,10 @@ fn field(row: &Row<'_>) -> Field {
         omit_empty: row.o != 0,
         list,
         keys: row.lk.iter().map(|&key| key.into()).collect(),
-        merge: row.ps.split(',').any(|word| word == "merge"),
+        merge: strategy("merge"),
+        replace: strategy("replace"),
         merge_key: row.pk.map(Arc::from),
-        retain_keys: row.ps.split(',').any(|word| word == "retainKeys"),
+        retain_keys: strategy("retainKeys"),
         default: row.d.clone(),
     }
 }
