@@ -1,0 +1,316 @@
+//! What the cluster itself decides about a new or changed object: the built-in mutating admission of kube-apiserver,
+//! as pure functions over a view. Refusals are 403, as upstream gives them.
+//!
+//! A pod gets the service account's name but no token volume: tokens are not mounted into guests.
+
+use std::sync::Arc;
+
+use api::meta;
+use api::{Object, Resource, Status, View};
+use serde_json::{Value, json};
+
+use crate::allocate;
+use crate::request::User;
+
+/// How long a pod stays on a node that is not ready or unreachable (`DefaultTolerationSeconds`).
+const TOLERATION_SECONDS: u64 = 300;
+
+/// One object on its way in.
+pub(crate) struct Entrant<'a> {
+    pub(crate) who: &'a User,
+    pub(crate) resource: &'a Resource,
+    pub(crate) namespace: &'a str,
+    /// The stored object that it replaces.
+    pub(crate) old: Option<&'a Object>,
+}
+
+/// Refuses objects of namespaces that are not there or are going (`NamespaceLifecycle`).
+pub(crate) fn namespace_open(view: &View, resource: &Resource, namespace: &str, name: &str) -> Result<(), Status> {
+    if !resource.namespaced {
+        return Ok(());
+    }
+    let home = view.get("namespaces", "", namespace).ok_or_else(|| Status::not_found("namespaces", namespace))?;
+    if home.deletion_timestamp().is_none() && home.field("status.phase") != "Terminating" {
+        return Ok(());
+    }
+    let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+    let mut status = Status::forbidden(&resource.name, name, &why);
+    status.causes.push(api::Cause {
+        reason: "NamespaceTerminating",
+        message: format!("namespace {namespace} is being terminated"),
+        field: "metadata.namespace".into(),
+    });
+    Err(status)
+}
+
+/// Lets an object in, filled up with what the cluster decides.
+pub(crate) fn admit(view: &View, entrant: &Entrant<'_>, value: &mut Value) -> Result<(), Status> {
+    let creating = entrant.old.is_none();
+    match &*entrant.resource.name {
+        "pods" if creating => pod(view, entrant, value),
+        "services" => allocate::service(view, entrant.old, value)
+            .map_err(|causes| Status::invalid("", "Service", meta::name(value), causes)),
+        "namespaces" => {
+            namespace(value, creating);
+            Ok(())
+        }
+        "jobs.batch" if creating => {
+            job(value);
+            Ok(())
+        }
+        "persistentvolumeclaims" if creating => {
+            storage_class(view, value);
+            Ok(())
+        }
+        "certificatesigningrequests.certificates.k8s.io" if creating => {
+            requester(entrant.who, value);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refuse(name: &str, why: &str) -> Status {
+    Status::forbidden("pods", name, why)
+}
+
+fn pod(view: &View, entrant: &Entrant<'_>, value: &mut Value) -> Result<(), Status> {
+    let name = meta::name(value).to_owned();
+    if !value["spec"].is_object() {
+        return Ok(());
+    }
+    service_account(view, entrant.namespace, &name, &mut value["spec"])?;
+    tolerations(&mut value["spec"]);
+    priority(view, &name, &mut value["spec"])?;
+    runtime_class(view, &name, &mut value["spec"])?;
+    container_limits(view, entrant.namespace, &name, &mut value["spec"])
+}
+
+/// `ServiceAccount`: every pod has one; its pull secrets are the pod's unless the pod names its own.
+fn service_account(view: &View, namespace: &str, pod: &str, spec: &mut Value) -> Result<(), Status> {
+    let account = match spec["serviceAccountName"].as_str().or(spec["serviceAccount"].as_str()) {
+        Some(account) if !account.is_empty() => account.to_owned(),
+        _ => "default".to_owned(),
+    };
+    match view.get("serviceaccounts", namespace, &account) {
+        Some(found) => {
+            let secrets = found.field("imagePullSecrets");
+            if spec["imagePullSecrets"].is_null() && secrets.as_array().is_some_and(|list| !list.is_empty()) {
+                spec["imagePullSecrets"] = secrets.clone();
+            }
+        }
+        // The account `default` of a new namespace comes a moment after it; its pods need not wait for that.
+        None if account == "default" => {}
+        None => {
+            let missing = Status::not_found("serviceaccount", &account).message.clone();
+            return Err(refuse(pod, &format!("error looking up service account {namespace}/{account}: {missing}")));
+        }
+    }
+    spec["serviceAccountName"] = json!(account);
+    spec["serviceAccount"] = json!(account);
+    Ok(())
+}
+
+/// `DefaultTolerationSeconds`.
+fn tolerations(spec: &mut Value) {
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let tolerated = spec["tolerations"].as_array().into_iter().flatten().any(|toleration| {
+            let text = |field: &str| toleration[field].as_str().unwrap_or_default();
+            [key, ""].contains(&text("key")) && ["NoExecute", ""].contains(&text("effect"))
+        });
+        if !tolerated {
+            let toleration = json!({
+                "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS,
+            });
+            match spec["tolerations"].as_array_mut() {
+                Some(list) => list.push(toleration),
+                None => spec["tolerations"] = json!([toleration]),
+            }
+        }
+    }
+}
+
+/// `Priority`.
+fn priority(view: &View, pod: &str, spec: &mut Value) -> Result<(), Status> {
+    const CLASSES: &str = "priorityclasses.scheduling.k8s.io";
+    let wanted = spec["priorityClassName"].as_str().unwrap_or_default().to_owned();
+    let class: Option<&Arc<Object>> = if wanted.is_empty() {
+        let defaults = view.list(CLASSES).filter(|class| class.field("globalDefault") == true);
+        defaults.min_by_key(|class| class.field("value").as_i64())
+    } else {
+        view.get(CLASSES, "", &wanted)
+    };
+    let value = match (&*wanted, class) {
+        (_, Some(class)) => class.field("value").as_i64().unwrap_or(0),
+        ("", None) => 0,
+        ("system-cluster-critical", None) => 2_000_000_000,
+        ("system-node-critical", None) => 2_000_001_000,
+        (_, None) => return Err(refuse(pod, &format!("no PriorityClass with name {wanted} was found"))),
+    };
+    if spec["priority"].as_i64().is_some_and(|given| given != value) {
+        let given = &spec["priority"];
+        return Err(refuse(
+            pod,
+            &format!(
+                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+            ),
+        ));
+    }
+    let policy = class.and_then(|class| class.field("preemptionPolicy").as_str()).unwrap_or("PreemptLowerPriority");
+    if spec["preemptionPolicy"].as_str().is_some_and(|given| given != policy) {
+        let given = &spec["preemptionPolicy"];
+        return Err(refuse(
+            pod,
+            &format!(
+                "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
+            ),
+        ));
+    }
+    spec["priority"] = json!(value);
+    spec["preemptionPolicy"] = json!(policy);
+    if let (true, Some(class)) = (wanted.is_empty(), class) {
+        spec["priorityClassName"] = json!(class.name());
+    }
+    Ok(())
+}
+
+/// `RuntimeClass`: it must exist; its overhead and scheduling become the pod's.
+fn runtime_class(view: &View, pod: &str, spec: &mut Value) -> Result<(), Status> {
+    let Some(name) = spec["runtimeClassName"].as_str().filter(|name| !name.is_empty()) else { return Ok(()) };
+    let Some(class) = view.get("runtimeclasses.node.k8s.io", "", name) else {
+        return Err(refuse(pod, &format!("pod rejected: RuntimeClass {name:?} not found")));
+    };
+    let overhead = class.field("overhead.podFixed");
+    if overhead.is_object() && spec["overhead"].is_null() {
+        spec["overhead"] = overhead.clone();
+    }
+    for (label, wanted) in class.field("scheduling.nodeSelector").as_object().into_iter().flatten() {
+        let selector = meta::object_mut(spec, "nodeSelector");
+        if selector.get(label).is_some_and(|value| value != wanted) {
+            let why =
+                format!("conflict: runtimeClass.scheduling.nodeSelector[{label}] = {wanted}; pod wants another value");
+            return Err(refuse(pod, &why));
+        }
+        selector.insert(label.clone(), wanted.clone());
+    }
+    if let Some(more) = class.field("scheduling.tolerations").as_array()
+        && let Some(list) = spec["tolerations"].as_array_mut()
+    {
+        let fresh: Vec<Value> = more.iter().filter(|toleration| !list.contains(toleration)).cloned().collect();
+        list.extend(fresh);
+    }
+    Ok(())
+}
+
+/// `LimitRanger` for containers: defaults, then minimum and maximum.
+fn container_limits(view: &View, namespace: &str, pod: &str, spec: &mut Value) -> Result<(), Status> {
+    let ranges = view.list_in("limitranges", namespace).flat_map(|range| range.field("spec.limits").as_array());
+    for limit in ranges.flatten().filter(|limit| limit["type"] == "Container") {
+        for list in ["initContainers", "containers"] {
+            for container in spec[list].as_array_mut().into_iter().flatten() {
+                fill(&mut container["resources"], "limits", &limit["default"]);
+                fill(&mut container["resources"], "requests", &limit["defaultRequest"]);
+                let limits = container["resources"]["limits"].clone();
+                fill(&mut container["resources"], "requests", &limits);
+                check_limit(limit, &container["resources"]).map_err(|why| refuse(pod, &why))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fill(resources: &mut Value, field: &str, defaults: &Value) {
+    let Some(defaults) = defaults.as_object().filter(|defaults| !defaults.is_empty()) else { return };
+    let amounts = meta::object_mut(resources, field);
+    for (name, amount) in defaults {
+        amounts.entry(name.clone()).or_insert_with(|| amount.clone());
+    }
+}
+
+fn check_limit(limit: &Value, resources: &Value) -> Result<(), String> {
+    let millis =
+        |value: &Value| value.as_str().and_then(|text| api::quantity::Quantity::parse(text).ok()).map(|q| q.millis());
+    let rules = [("min", "requests", "minimum"), ("max", "limits", "maximum")];
+    for (rule, field, word) in rules {
+        for (name, bound) in limit[rule].as_object().into_iter().flatten() {
+            let given = &resources[field][name];
+            let side = if rule == "min" { "request" } else { "limit" };
+            let text = bound.as_str().unwrap_or_default();
+            match (millis(given), millis(bound)) {
+                (None, _) => {
+                    return Err(format!("{word} {name} usage per Container is {text}.  No {side} is specified"));
+                }
+                (Some(is), Some(bound)) if (rule == "min" && is < bound) || (rule == "max" && is > bound) => {
+                    let given = given.as_str().unwrap_or_default();
+                    return Err(format!("{word} {name} usage per Container is {text}, but {side} is {given}"));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `namespaceStrategy`: the finalizer that lets content go first, and the label that selectors use.
+fn namespace(value: &mut Value, creating: bool) {
+    let name = meta::name(value).to_owned();
+    meta::metadata_map_mut(value, "labels").insert("kubernetes.io/metadata.name".into(), json!(name));
+    if creating {
+        meta::object_mut(value, "spec").insert("finalizers".into(), json!(["kubernetes"]));
+        meta::object_mut(value, "status").insert("phase".into(), json!("Active"));
+    }
+}
+
+/// `jobStrategy.generateSelector`: a job finds its pods by its own uid.
+fn job(value: &mut Value) {
+    if value["spec"]["manualSelector"] == true || !value["spec"].is_object() {
+        return;
+    }
+    let (name, uid) = (meta::name(value).to_owned(), meta::uid(value).to_owned());
+    let template = &mut value["spec"]["template"];
+    let labels = meta::metadata_map_mut(template, "labels");
+    for (label, text) in [
+        ("batch.kubernetes.io/controller-uid", &uid),
+        ("batch.kubernetes.io/job-name", &name),
+        ("controller-uid", &uid),
+        ("job-name", &name),
+    ] {
+        labels.insert(label.into(), json!(text));
+    }
+    let spec = &mut value["spec"];
+    meta::object_mut(meta_slot(spec, "selector"), "matchLabels")
+        .insert("batch.kubernetes.io/controller-uid".into(), json!(uid));
+}
+
+fn meta_slot<'a>(parent: &'a mut Value, field: &str) -> &'a mut Value {
+    meta::object_mut(parent, field);
+    &mut parent[field]
+}
+
+/// `DefaultStorageClass`.
+fn storage_class(view: &View, value: &mut Value) {
+    const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
+    if !value["spec"].is_object() || !value["spec"]["storageClassName"].is_null() {
+        return;
+    }
+    let classes = view.list("storageclasses.storage.k8s.io").filter(|class| class.annotation(DEFAULT) == Some("true"));
+    let newest = classes.max_by(|a, b| (a.creation_timestamp(), b.name()).cmp(&(b.creation_timestamp(), a.name())));
+    if let Some(class) = newest {
+        value["spec"]["storageClassName"] = json!(class.name());
+    }
+}
+
+/// `csrStrategy`: a request says who made it, whatever its body claims.
+fn requester(who: &User, value: &mut Value) {
+    let spec = meta::object_mut(value, "spec");
+    spec.insert("username".into(), json!(who.name));
+    spec.insert("groups".into(), json!(who.groups));
+    spec.remove("uid");
+    spec.remove("extra");
+    if !who.uid.is_empty() {
+        spec.insert("uid".into(), json!(who.uid));
+    }
+    if !who.extra.is_empty() {
+        spec.insert("extra".into(), json!(who.extra));
+    }
+}

@@ -1,0 +1,265 @@
+//! Addresses and ports of Services: the first free one, decided from the picture, taken by the transaction. Pure.
+//!
+//! What a Service holds is also written under a key of its own per address and port. The transaction that stores
+//! the Service demands that those keys are free and takes them, so two members can never give the same one away;
+//! the one that stores a Service without them, or removes it, gives them back.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use api::{Cause, Object, View};
+use serde_json::{Value, json};
+
+/// First address of the Service network `10.43.0.0/16`.
+const NETWORK: u32 = u32::from_be_bytes([10, 43, 0, 0]);
+/// Last address of the Service network; neither end is given away.
+const BROADCAST: u32 = u32::from_be_bytes([10, 43, 255, 255]);
+/// The lower 256 addresses are for those who ask for one; they are given away last (KEP-3070).
+const ASKED_FOR: u32 = 256;
+/// The address of the API server's Service.
+const API_ADDRESS: u32 = NETWORK + 1;
+/// The address of the DNS Service.
+const DNS_ADDRESS: u32 = NETWORK + 10;
+/// Ports that may be node ports.
+const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+
+/// Whether objects of this resource can hold addresses or ports.
+pub(crate) fn may_claim(resource: &str) -> bool {
+    resource == "services"
+}
+
+/// The store keys of the addresses and ports that an object holds.
+pub(crate) fn claims(resource: &str, value: &Value) -> BTreeSet<String> {
+    if !may_claim(resource) {
+        return BTreeSet::new();
+    }
+    let addresses = addresses(value).map(|address| format!("/claims/services/address/{address}"));
+    let ports =
+        node_ports(value).into_iter().map(|(port, protocol)| format!("/claims/services/port/{port}/{protocol}"));
+    addresses.chain(ports).collect()
+}
+
+fn addresses(value: &Value) -> impl Iterator<Item = Ipv4Addr> {
+    let texts = value["spec"]["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    texts.filter_map(|text| text.parse().ok())
+}
+
+fn node_ports(value: &Value) -> BTreeSet<(u16, String)> {
+    let ports = value["spec"]["ports"].as_array().into_iter().flatten();
+    let ports = ports.filter_map(|port| {
+        let protocol = port["protocol"].as_str().unwrap_or("TCP");
+        Some((number(&port["nodePort"])?, protocol.to_owned()))
+    });
+    let health = number(&value["spec"]["healthCheckNodePort"]).map(|port| (port, "TCP".to_owned()));
+    ports.chain(health).collect()
+}
+
+fn number(value: &Value) -> Option<u16> {
+    value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0)
+}
+
+/// Fills in what a Service gets from the cluster: `clusterIP(s)`, `ipFamilies`, `ipFamilyPolicy`, `nodePort`s.
+/// An update that leaves them out keeps what the Service has.
+pub(crate) fn service(view: &View, old: Option<&Object>, new: &mut Value) -> Result<(), Vec<Cause>> {
+    let before = old.map_or(&Value::Null, |old| &old.value["spec"]);
+    if !new["spec"].is_object() {
+        return Ok(());
+    }
+    if new["spec"]["type"] == "ExternalName" {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            remove(&mut new["spec"], field);
+        }
+        return Ok(());
+    }
+    keep_allocated(before, &mut new["spec"]);
+    let others = || view.list("services").filter(|other| old.is_none_or(|old| old.key != other.key));
+    cluster_address(others(), &mut new["spec"])?;
+    if matches!(new["spec"]["type"].as_str(), Some("NodePort" | "LoadBalancer")) {
+        let allocated = new["spec"]["type"] == "NodePort" || new["spec"]["allocateLoadBalancerNodePorts"] != false;
+        assign_node_ports(others(), &mut new["spec"], allocated)?;
+    } else {
+        for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
+            remove(port, "nodePort");
+        }
+        remove(&mut new["spec"], "healthCheckNodePort");
+    }
+    Ok(())
+}
+
+fn remove(object: &mut Value, field: &str) {
+    if let Some(object) = object.as_object_mut() {
+        object.remove(field);
+    }
+}
+
+fn is_unset(value: &Value) -> bool {
+    value.is_null() || value == "" || *value == 0 || *value == json!([])
+}
+
+/// `patchAllocatedValues` of kube-apiserver: kubectl apply leaves out what the cluster chose.
+fn keep_allocated(before: &Value, spec: &mut Value) {
+    if before.is_null() || before["type"] == "ExternalName" {
+        return;
+    }
+    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "healthCheckNodePort"] {
+        if is_unset(&spec[field]) && !is_unset(&before[field]) {
+            spec[field] = before[field].clone();
+        }
+    }
+    let held = before["ports"].as_array().cloned().unwrap_or_default();
+    for port in spec["ports"].as_array_mut().into_iter().flatten() {
+        let same = |held: &&Value| held["port"] == port["port"] && held["protocol"] == port["protocol"];
+        if is_unset(&port["nodePort"])
+            && let Some(number) = held.iter().find(same).map(|held| &held["nodePort"]).filter(|held| !is_unset(held))
+        {
+            port["nodePort"] = number.clone();
+        }
+    }
+}
+
+fn cluster_address<'a>(
+    others: impl Iterator<Item = &'a std::sync::Arc<Object>>,
+    spec: &mut Value,
+) -> Result<(), Vec<Cause>> {
+    let asked = [&spec["clusterIP"], &spec["clusterIPs"][0]]
+        .into_iter()
+        .find_map(|field| field.as_str().filter(|ip| !ip.is_empty()));
+    let asked = asked.map(str::to_owned);
+    let defaults = [("ipFamilies", json!(["IPv4"])), ("ipFamilyPolicy", json!("SingleStack"))];
+    for (field, default) in defaults {
+        if is_unset(&spec[field]) {
+            spec[field] = default;
+        }
+    }
+    let address = if asked.as_deref() == Some("None") {
+        "None".to_owned()
+    } else {
+        let used: BTreeSet<u32> = others.flat_map(|other| addresses(&other.value)).map(u32::from).collect();
+        choose_address(asked.as_deref(), &used)?.to_string()
+    };
+    spec["clusterIP"] = json!(address);
+    spec["clusterIPs"] = json!([address]);
+    Ok(())
+}
+
+fn choose_address(asked: Option<&str>, used: &BTreeSet<u32>) -> Result<Ipv4Addr, Vec<Cause>> {
+    let Some(asked) = asked else {
+        let free = (NETWORK + ASKED_FOR..BROADCAST).chain(NETWORK + 1..NETWORK + ASKED_FOR);
+        let mut free = free.filter(|address| ![API_ADDRESS, DNS_ADDRESS].contains(address) && !used.contains(address));
+        return free.next().map(Ipv4Addr::from).ok_or_else(|| {
+            vec![Cause::invalid("spec.clusterIPs", &json!([]), "failed to allocate a serviceIP: range is full")]
+        });
+    };
+    let refuse = |why: &str| vec![Cause::invalid("spec.clusterIPs", &json!([asked]), why)];
+    let address: Ipv4Addr = asked.parse().map_err(|_| refuse("must be a valid IP address, (e.g. 10.9.8.7)"))?;
+    let number = u32::from(address);
+    if number <= NETWORK || number >= BROADCAST {
+        let why = format!("failed to allocate IP {address}: the provided IP is not in the valid range 10.43.0.0/16");
+        return Err(refuse(&why));
+    }
+    if used.contains(&number) {
+        return Err(refuse(&format!("failed to allocate IP {address}: provided IP is already allocated")));
+    }
+    Ok(address)
+}
+
+fn assign_node_ports<'a>(
+    others: impl Iterator<Item = &'a std::sync::Arc<Object>>,
+    spec: &mut Value,
+    allocate: bool,
+) -> Result<(), Vec<Cause>> {
+    let used: BTreeSet<(u16, String)> = others.flat_map(|other| node_ports(&other.value)).collect();
+    let mut taken: BTreeSet<u16> = used.iter().map(|(port, _)| *port).collect();
+    let ports = spec["ports"].as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
+    for (index, port) in ports.iter().enumerate() {
+        let Some(number) = number(&port["nodePort"]) else { continue };
+        let refuse = |why| vec![Cause::invalid(format!("spec.ports[{index}].nodePort"), &json!(number), why)];
+        if !NODE_PORTS.contains(&number) {
+            return Err(refuse("provided port is not in the valid range. The range of valid ports is 30000-32767"));
+        }
+        if used.contains(&(number, port["protocol"].as_str().unwrap_or("TCP").to_owned())) {
+            return Err(refuse("provided port is already allocated"));
+        }
+        taken.insert(number);
+    }
+    for (index, port) in ports.iter_mut().enumerate().filter(|_| allocate) {
+        if !is_unset(&port["nodePort"]) {
+            continue;
+        }
+        let Some(free) = NODE_PORTS.clone().find(|number| !taken.contains(number)) else {
+            let why = "failed to allocate a nodePort: range is full";
+            return Err(vec![Cause::invalid(format!("spec.ports[{index}].nodePort"), &json!(0), why)]);
+        };
+        taken.insert(free);
+        port["nodePort"] = json!(free);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::{ChangeKind, Key};
+    use std::sync::Arc;
+
+    fn stored(view: &mut View, name: &str, spec: Value) -> Arc<Object> {
+        let mut value = json!({"metadata": {"name": name}, "spec": spec});
+        service(view, None, &mut value).unwrap();
+        let revision = view.revision() + 1;
+        let object = Arc::new(Object::new(Key::new("services", "default", name), revision, value));
+        view.apply(ChangeKind::Added, &object);
+        object
+    }
+
+    fn refusal(view: &View, spec: Value) -> String {
+        service(view, None, &mut json!({"spec": spec})).unwrap_err()[0].message.clone()
+    }
+
+    #[test]
+    fn the_first_free_address_and_port_are_given() {
+        let mut view = View::default();
+        let a = stored(&mut view, "a", json!({"type": "ClusterIP"}));
+        let b = stored(&mut view, "b", json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81}]}));
+        assert_eq!(a.field("spec.clusterIPs"), &json!(["10.43.1.0"]));
+        assert_eq!(a.field("spec.ipFamilies"), &json!(["IPv4"]));
+        assert_eq!(b.field("spec.clusterIP"), &json!("10.43.1.1"));
+        assert_eq!(b.field("spec.ports"), &json!([{"port": 80, "nodePort": 30000}, {"port": 81, "nodePort": 30001}]));
+        assert_eq!(
+            claims("services", &b.value).into_iter().collect::<Vec<_>>(),
+            [
+                "/claims/services/address/10.43.1.1",
+                "/claims/services/port/30000/TCP",
+                "/claims/services/port/30001/TCP"
+            ]
+        );
+        let headless = stored(&mut view, "h", json!({"type": "ClusterIP", "clusterIP": "None"}));
+        assert!(claims("services", &headless.value).is_empty());
+        let outside = stored(&mut view, "e", json!({"type": "ExternalName", "externalName": "x.test"}));
+        assert!(outside.field("spec.clusterIP").is_null());
+    }
+
+    #[test]
+    fn what_is_asked_for_is_given_or_refused() {
+        let mut view = View::default();
+        let dns = stored(&mut view, "dns", json!({"type": "ClusterIP", "clusterIP": "10.43.0.10"}));
+        assert_eq!(dns.field("spec.clusterIPs"), &json!(["10.43.0.10"]));
+        assert!(refusal(&view, json!({"clusterIP": "10.43.0.10"})).ends_with("provided IP is already allocated"));
+        assert!(refusal(&view, json!({"clusterIP": "10.1.2.3"})).contains("not in the valid range"));
+        stored(&mut view, "n", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30080}]}));
+        let again = json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30080}]});
+        assert!(refusal(&view, again).ends_with("provided port is already allocated"));
+    }
+
+    #[test]
+    fn an_update_keeps_what_was_given_until_the_type_changes() {
+        let mut view = View::default();
+        let ports = json!([{"port": 80, "protocol": "TCP"}]);
+        let old = stored(&mut view, "a", json!({"type": "NodePort", "ports": ports}));
+        let mut new = json!({"spec": {"type": "NodePort", "ports": ports}});
+        service(&view, Some(&old), &mut new).unwrap();
+        assert_eq!(new["spec"], old.value["spec"]);
+        new["spec"]["type"] = json!("ClusterIP");
+        service(&view, Some(&old), &mut new).unwrap();
+        assert_eq!((&new["spec"]["clusterIP"], &new["spec"]["ports"]), (&json!("10.43.1.0"), &ports));
+    }
+}

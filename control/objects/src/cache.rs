@@ -1,0 +1,212 @@
+//! The picture everybody looks at: loaded from the store once, then kept true by following the store's changes.
+//!
+//! One task owns the view. It decodes and encodes each object once, publishes the picture first and the changes
+//! after it, so that whoever has been given a change finds it in the picture.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use api::{Cause, Change, ChangeKind, Key, Object, Status, View, object::STORE_PREFIX};
+use bytes::Bytes;
+use raft_store::{ChangeRecord, Consistency, KeyValue, Range, Store, WatchRequest};
+use tokio::sync::watch;
+
+use crate::changes::{Changes, Ring};
+use crate::error::{OpenError, refused};
+use crate::limits::{LOAD_PAGE, RETAINED_VIEW_AGE, RETAINED_VIEWS_MAX, REVISION_WAIT};
+
+/// The published picture and the ring of changes that led to it.
+pub(crate) struct Cache {
+    views: watch::Receiver<View>,
+    ring: Arc<Ring>,
+    retained: Mutex<VecDeque<(Instant, View)>>,
+}
+
+impl Cache {
+    /// Loads the picture and starts the task that follows the store until the store closes.
+    pub(crate) async fn open(store: &Store) -> Result<Self, OpenError> {
+        let view = load(store).await?;
+        let ring = Arc::new(Ring::new(view.revision()));
+        let (sender, views) = watch::channel(view.clone());
+        let follower = Follower { store: store.clone(), view, views: sender, ring: ring.clone() };
+        tokio::spawn(follower.run());
+        Ok(Self { views, ring, retained: Mutex::default() })
+    }
+
+    /// The latest picture.
+    pub(crate) fn view(&self) -> View {
+        self.views.borrow().clone()
+    }
+
+    /// A picture that has seen `revision`; 504 when that takes longer than `wait`.
+    pub(crate) async fn at_least(&self, revision: u64, wait: std::time::Duration) -> Result<View, Status> {
+        let mut views = self.views.clone();
+        let reached = views.wait_for(|view| view.revision() >= revision);
+        match tokio::time::timeout(wait, reached).await {
+            Ok(Ok(view)) => Ok(view.clone()),
+            Ok(Err(_)) => Err(Status::unavailable("the server is stopping")),
+            Err(_) => Err(self.too_large(revision)),
+        }
+    }
+
+    /// A picture that has seen `revision`, waited for as long as a read may.
+    pub(crate) async fn read_at_least(&self, revision: u64) -> Result<View, Status> {
+        self.at_least(revision, REVISION_WAIT).await
+    }
+
+    /// kube-apiserver's answer to a revision from the future (`storage.NewTooLargeResourceVersionError`).
+    fn too_large(&self, revision: u64) -> Status {
+        let current = self.views.borrow().revision();
+        let mut status = Status::timeout(format!("Too large resource version: {revision}, current: {current}"), 1);
+        status.causes.push(Cause {
+            reason: "ResourceVersionTooLarge",
+            message: "Too large resource version".into(),
+            field: String::new(),
+        });
+        status
+    }
+
+    /// The picture at exactly `revision`, if it is the latest or one that was kept.
+    pub(crate) fn view_at(&self, revision: u64) -> Result<View, Status> {
+        let latest = self.view();
+        if latest.revision() == revision {
+            return Ok(latest);
+        }
+        let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
+        forget_old(&mut retained);
+        let kept = retained.iter().find(|(_, view)| view.revision() == revision).map(|(_, view)| view.clone());
+        kept.ok_or_else(|| Status::expired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list."))
+    }
+
+    /// Keeps a picture for continue tokens. Keeping the same revision again makes it young again.
+    pub(crate) fn retain(&self, view: &View) {
+        let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
+        retained.retain(|(_, kept)| kept.revision() != view.revision());
+        retained.push_back((Instant::now(), view.clone()));
+        forget_old(&mut retained);
+    }
+
+    /// A cursor over what happens after `revision`.
+    pub(crate) fn changes(&self, revision: u64) -> Result<Changes, Status> {
+        let oldest = |_| Status::expired(format!("too old resource version: {revision}"));
+        self.ring.cursor(revision).map_err(oldest)
+    }
+}
+
+fn forget_old(retained: &mut VecDeque<(Instant, View)>) {
+    while retained.len() > RETAINED_VIEWS_MAX
+        || retained.front().is_some_and(|(since, _)| since.elapsed() > RETAINED_VIEW_AGE)
+    {
+        retained.pop_front();
+    }
+}
+
+/// Reads the whole registry at one revision.
+async fn load(store: &Store) -> Result<View, OpenError> {
+    let mut view = View::default();
+    let mut start = Bytes::from_static(STORE_PREFIX.as_bytes());
+    let end = Bytes::from(prefix_end(STORE_PREFIX.as_bytes()));
+    let mut revision = None;
+    loop {
+        let range = Range {
+            start: start.clone(),
+            end: end.clone(),
+            limit: LOAD_PAGE,
+            revision,
+            consistency: Consistency::Linearizable,
+        };
+        let reply = store.range(range).await.map_err(|error| OpenError::Load(refused(&error)))?;
+        revision = Some(reply.revision);
+        for item in &reply.items {
+            view.apply(ChangeKind::Added, &Arc::new(decode(item)?));
+        }
+        let Some(last) = reply.items.last().filter(|_| reply.more) else {
+            view.advance(reply.revision);
+            return Ok(view);
+        };
+        start = Bytes::from([&last.key[..], b"\0"].concat());
+    }
+}
+
+/// The first key after every key that begins with `prefix`, whose last byte is not 0xff.
+fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+fn decode(item: &KeyValue) -> Result<Object, OpenError> {
+    object(&item.key, &item.value, item.mod_revision)
+        .ok_or_else(|| OpenError::Damaged(String::from_utf8_lossy(&item.key).into_owned()))
+}
+
+fn object(key: &[u8], value: &[u8], revision: u64) -> Option<Object> {
+    Some(Object::new(Key::from_store_key(key)?, revision, serde_json::from_slice(value).ok()?))
+}
+
+/// Owner of the picture.
+struct Follower {
+    store: Store,
+    view: View,
+    views: watch::Sender<View>,
+    ring: Arc<Ring>,
+}
+
+impl Follower {
+    /// Follows until the store closes. When the store no longer has what comes next, the picture is loaded anew
+    /// and every watcher lists again.
+    async fn run(mut self) {
+        loop {
+            let request = WatchRequest { prefix: STORE_PREFIX.as_bytes().into(), from: self.view.revision() + 1 };
+            if let Ok(mut changes) = self.store.watch(request) {
+                while let Ok(records) = changes.next().await {
+                    self.apply(&records);
+                }
+            }
+            match load(&self.store).await {
+                Ok(view) => {
+                    tracing::warn!(revision = view.revision(), "the picture was loaded anew");
+                    self.view = view;
+                    self.views.send_replace(self.view.clone());
+                    self.ring.reset(self.view.revision());
+                }
+                Err(error) => {
+                    tracing::info!(%error, "the picture is no longer followed");
+                    self.ring.close();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, records: &[ChangeRecord]) {
+        let changes: Vec<Arc<Change>> = records.iter().filter_map(|record| self.change(record)).collect();
+        let Some(revision) = records.iter().map(|record| record.revision).max() else { return };
+        self.view.advance(revision);
+        self.views.send_replace(self.view.clone());
+        self.ring.push(changes, revision);
+    }
+
+    fn change(&mut self, record: &ChangeRecord) -> Option<Arc<Change>> {
+        let key = Key::from_store_key(&record.key)?;
+        let before = self.view.at(&key);
+        let (kind, object) = match &record.value {
+            Some(bytes) => {
+                let kind = if before.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
+                let Some(object) = object(&record.key, bytes, record.revision) else {
+                    tracing::error!(%key, revision = record.revision, "a stored object is not JSON");
+                    return None;
+                };
+                (kind, object)
+            }
+            // A deletion carries the last state with the deletion's revision, as watchers expect.
+            None => (ChangeKind::Deleted, Object::new(key, record.revision, before?.value.clone())),
+        };
+        let object = Arc::new(object);
+        let previous = self.view.apply(kind, &object);
+        Some(Arc::new(Change { revision: record.revision, kind, object, previous }))
+    }
+}

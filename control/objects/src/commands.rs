@@ -1,0 +1,246 @@
+//! Subresources that are commands (binding, eviction), and the way drivers act.
+
+use std::sync::Arc;
+
+use api::selector::LabelSelector;
+use api::{Action, Cause, Key, Object, Precondition, Resource, Status, View, meta};
+use raft_store::{Compare, Target, Txn, Write};
+use serde_json::{Value, json};
+
+use crate::door::Decision;
+use crate::error::refused;
+use crate::events::{self, Told};
+use crate::limits::{BUDGET_RETRY_SECONDS, EVENT_SWEEP_MAX};
+use crate::managed::{self, Writer};
+use crate::plan::Request;
+use crate::request::{DeleteOptions, Patch, User, WriteOptions};
+use crate::shape::Shape;
+use crate::{Objects, now_ms};
+
+impl Objects {
+    /// POST `pods/NAME/binding`: gives a pod to a node. The body is a core/v1 Binding.
+    ///
+    /// # Errors
+    /// 400 without a target, 404, 409 when the pod is going, has a node already or is another one than the body's
+    /// uid says.
+    pub async fn bind_pod(
+        &self,
+        who: &User,
+        namespace: &str,
+        name: &str,
+        body: &Value,
+        options: &WriteOptions,
+    ) -> Result<(), Status> {
+        let node = body["target"]["name"].as_str().filter(|node| !node.is_empty());
+        let node =
+            node.ok_or_else(|| Status::invalid("", "Binding", name, vec![Cause::required("target.name", "")]))?;
+        let pods = self.resource("pods")?;
+        let manager = manager_of(who, options);
+        let decide = |view: &View| {
+            let old = view.get(&pods.name, namespace, name).ok_or_else(|| Status::not_found(&pods.name, name))?;
+            let value = bound(old, node, body, &manager)?;
+            Ok(Decision::Put { key: old.key.clone(), base: Some(old.clone()), value })
+        };
+        self.door.transact(options.dry_run, decide).await.map(|_| ())
+    }
+
+    /// POST `pods/NAME/eviction`: deletes a pod unless a PodDisruptionBudget forbids it. The body is a policy/v1
+    /// Eviction.
+    ///
+    /// # Errors
+    /// 404, 409, and 429 with the cause `DisruptionBudget` when too few pods would be left.
+    pub async fn evict(&self, who: &User, namespace: &str, name: &str, options: &DeleteOptions) -> Result<(), Status> {
+        let pods = self.resource("pods")?;
+        let view = self.view();
+        let view = if view.get(&pods.name, namespace, name).is_some() { view } else { self.fresh_view().await? };
+        let pod = view.get(&pods.name, namespace, name).ok_or_else(|| Status::not_found(&pods.name, name))?;
+        if counts_for_budgets(pod) {
+            self.door.transact(options.dry_run, |view| spend_budget(view, pod)).await?;
+        }
+        let same = Precondition { uid: Some(pod.uid().to_owned()), ..options.preconditions.clone() };
+        let options = DeleteOptions { preconditions: same, ..options.clone() };
+        self.delete(who, &pods, namespace, name, &options).await.map(|_| ())
+    }
+
+    /// Does what a driver's core asks for. What no longer applies (the object is gone, has changed, exists already,
+    /// is bound already) is dropped: the next turn sees the new world.
+    ///
+    /// # Errors
+    /// 400, 403 and 422 when the action breaks rules, which is a mistake of the core; 503 and 504 when the store
+    /// cannot answer.
+    pub async fn perform(&self, who: &User, action: Action) -> Result<(), Status> {
+        let options = WriteOptions::manager(who.name.trim_start_matches("system:"));
+        let done = match action {
+            Action::Create { key, body } => {
+                let resource = self.resource(&key.resource)?;
+                self.create(who, &resource, &key.namespace, body, &options).await.map(|_| ())
+            }
+            Action::Patch { key, subresource, patch, precondition } => {
+                let resource = self.resource(&key.resource)?;
+                let request = Request {
+                    who,
+                    resource: &resource,
+                    namespace: &key.namespace,
+                    manager: &options.field_manager,
+                    subresource,
+                    now_ms: now_ms(),
+                };
+                self.patch_if(&request, &key.name, Patch::Merge(patch), &options, &precondition).await.map(|_| ())
+            }
+            Action::Delete { key, precondition, grace_seconds } => {
+                let resource = self.resource(&key.resource)?;
+                let options = DeleteOptions {
+                    grace_period_seconds: grace_seconds,
+                    preconditions: precondition,
+                    ..DeleteOptions::default()
+                };
+                self.delete(who, &resource, &key.namespace, &key.name, &options).await.map(|_| ())
+            }
+            Action::Bind { pod, uid, node } => {
+                let body =
+                    json!({"metadata": {"name": pod.name, "uid": uid}, "target": {"kind": "Node", "name": node}});
+                self.bind_pod(who, &pod.namespace, &pod.name, &body, &options).await
+            }
+            Action::Tell { about, uid, kind, severity, reason, message } => {
+                let api_version = self.resource(&about.resource)?.api_version();
+                let component = &options.field_manager;
+                let api_version = &api_version;
+                let (uid, message) = (&uid, &message);
+                self.tell(&Told { about: &about, uid, kind, api_version, severity, reason, message, component }).await
+            }
+            Action::Again { .. } => Ok(()),
+        };
+        done.or_else(|refusal| if is_passed(&refusal) { Ok(()) } else { Err(refusal) })
+    }
+
+    async fn tell(&self, told: &Told<'_>) -> Result<(), Status> {
+        let uid = uuid::Uuid::new_v4().to_string();
+        let decide = |view: &View| {
+            let home = view.get("namespaces", "", told.namespace());
+            home.ok_or_else(|| Status::not_found("namespaces", told.namespace()))?;
+            Ok(told.decide(view, &uid, now_ms()))
+        };
+        self.door.transact(false, decide).await.map(|_| ())
+    }
+
+    /// Removes Events older than an hour, a bounded number at a time; answers how many went. Call it every few
+    /// minutes on the leader, and again at once when it answers `true` as its second half: there are more.
+    ///
+    /// # Errors
+    /// 503 and 504 when the store cannot answer.
+    pub async fn sweep_events(&self) -> Result<(usize, bool), Status> {
+        let old = events::expired(&self.view(), now_ms(), EVENT_SWEEP_MAX);
+        let key = |event: &Arc<Object>| bytes::Bytes::from(event.key.store_key());
+        let compare = |event| Compare { key: key(event), target: Target::ModRevision(event.revision) };
+        let txn = Txn {
+            compares: old.iter().map(compare).collect(),
+            then: old.iter().map(|event| Write::Delete { key: key(event) }).collect(),
+        };
+        if old.is_empty() {
+            return Ok((0, false));
+        }
+        let reply = self.door.store.txn(txn).await.map_err(|error| refused(&error))?;
+        let count = if reply.succeeded { old.len() } else { 0 };
+        Ok((count, old.len() == EVENT_SWEEP_MAX))
+    }
+
+    fn resource(&self, name: &str) -> Result<Arc<Resource>, Status> {
+        self.catalog.by_name(name).cloned().ok_or_else(Status::no_such_path)
+    }
+}
+
+/// Whether a refusal only says that the world has moved on.
+fn is_passed(refusal: &Status) -> bool {
+    matches!(refusal.code, 404 | 409) || refusal.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
+fn manager_of(who: &User, options: &WriteOptions) -> String {
+    if options.field_manager.is_empty() { who.name.clone() } else { options.field_manager.clone() }
+}
+
+/// The pod with a node (`BindingREST.setPodHostAndAnnotations`).
+fn bound(pod: &Object, node: &str, binding: &Value, manager: &str) -> Result<Value, Status> {
+    let conflict = |why: String| Status::conflict("pods/binding", pod.name(), &why);
+    if binding["metadata"]["uid"].as_str().is_some_and(|uid| !uid.is_empty() && uid != pod.uid()) {
+        return Err(conflict("the pod is another one than the binding means".into()));
+    }
+    if pod.deletion_timestamp().is_some() {
+        return Err(conflict(format!("pod {} is being deleted, cannot be assigned to a host", pod.name())));
+    }
+    if let Some(other) = pod.field("spec.nodeName").as_str().filter(|node| !node.is_empty()) {
+        return Err(conflict(format!("pod {} is already assigned to node {other:?}", pod.name())));
+    }
+    if pod.field("spec.schedulingGates").as_array().is_some_and(|gates| !gates.is_empty()) {
+        return Err(conflict(format!("pod {} has non-empty .spec.schedulingGates", pod.name())));
+    }
+    let now = api::time::rfc3339(now_ms());
+    let mut value = pod.value.clone();
+    value["spec"]["nodeName"] = json!(node);
+    for (name, text) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
+        meta::metadata_map_mut(&mut value, "annotations").insert(name.clone(), text.clone());
+    }
+    let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
+    meta::object_mut(&mut value, "status");
+    match value["status"]["conditions"].as_array_mut() {
+        Some(conditions) => {
+            conditions.retain(|condition| condition["type"] != "PodScheduled");
+            conditions.push(scheduled);
+        }
+        None => value["status"]["conditions"] = json!([scheduled]),
+    }
+    let writer = Writer { manager, api_version: "v1", subresource: "binding", now: &now };
+    managed::track(Shape::of_message("k8s.io/api/core/v1.Pod"), Some(&pod.value), &mut value, &writer);
+    Ok(value)
+}
+
+/// A pod that has ended, has not begun, or is going already disrupts nothing when it is evicted.
+fn counts_for_budgets(pod: &Object) -> bool {
+    let phase = pod.field("status.phase").as_str().unwrap_or_default();
+    pod.deletion_timestamp().is_none() && !matches!(phase, "Succeeded" | "Failed" | "Pending")
+}
+
+/// Takes one disruption from the pod's budget (`EvictionREST.checkAndDecrement`); keeps the pod when it has none.
+fn spend_budget(view: &View, pod: &Arc<Object>) -> Result<Decision, Status> {
+    let matching = |budget: &&Arc<Object>| {
+        let selector = budget.field("spec.selector");
+        !selector.is_null() && LabelSelector::from_value(selector).matches(meta::labels(&pod.value))
+    };
+    let mut budgets = view.list_in("poddisruptionbudgets.policy", pod.namespace()).filter(matching);
+    let Some(budget) = budgets.next() else { return Ok(Decision::Keep(pod.clone())) };
+    if budgets.next().is_some() {
+        let message =
+            "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+        return Err(Status::internal(message));
+    }
+    let status = |field: &str| budget.value["status"][field].as_i64().unwrap_or(0);
+    let (allowed, healthy, desired) =
+        (status("disruptionsAllowed"), status("currentHealthy"), status("desiredHealthy"));
+    let ready = meta::is_true(&pod.value, "Ready");
+    let may_go_unready =
+        budget.field("spec.unhealthyPodEvictionPolicy") == "AlwaysAllow" || healthy >= desired && desired > 0;
+    if !ready && may_go_unready {
+        return Ok(Decision::Keep(pod.clone()));
+    }
+    let behind = status("observedGeneration") < budget.generation();
+    if behind || allowed <= 0 {
+        let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+        let mut refusal = Status::too_many_requests(message, if behind { BUDGET_RETRY_SECONDS } else { 0 });
+        let name = budget.name();
+        refusal.causes.push(Cause {
+            reason: "DisruptionBudget",
+            message: if behind {
+                format!("The disruption budget {name} is still being processed by the server.")
+            } else {
+                format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently")
+            },
+            field: String::new(),
+        });
+        return Err(refusal);
+    }
+    let mut value = budget.value.clone();
+    value["status"]["disruptionsAllowed"] = json!(allowed - 1);
+    let disrupted = meta::object_mut(&mut value["status"], "disruptedPods");
+    disrupted.insert(pod.name().to_owned(), json!(api::time::rfc3339(now_ms())));
+    let key: Key = budget.key.clone();
+    Ok(Decision::Put { key, base: Some(budget.clone()), value })
+}

@@ -1,0 +1,62 @@
+//! Every bound of this crate, with its reason.
+
+use std::time::Duration;
+
+/// How many changes the ring keeps. A watcher that is further behind lists again (410).
+/// 65,536 changes are a rollout of some thousand pods; each entry is one pointer.
+pub(crate) const RING_CHANGES_MAX: usize = 65_536;
+
+/// How many encoded bytes of objects the changes in the ring may keep alive.
+pub(crate) const RING_BYTES_MAX: usize = 64 << 20;
+
+/// How many changes one call of `Changes::next` hands out at most, but for the rest of a revision: a watcher never
+/// holds the ring's lock for long.
+pub(crate) const BATCH_CHANGES_MAX: usize = 256;
+
+/// How often a write is planned anew when somebody else wrote first. Upstream's patch handler retries 5 times;
+/// 8 lets a handful of managers of one object meet.
+pub(crate) const ATTEMPTS_MAX: usize = 8;
+
+/// Largest encoded object: etcd's default `--max-request-bytes`, which tools in the field know.
+pub(crate) const OBJECT_BYTES_MAX: usize = 1_572_864;
+
+/// How long a read waits for a revision that this member has not reached. kube-apiserver waits 3 s, then answers
+/// 504 with a cause that tells clients to try again in a second.
+pub(crate) const REVISION_WAIT: Duration = Duration::from_secs(3);
+
+/// How long a write waits for the member's own view after the store has taken it. The write is done by then; only
+/// a stuck follower makes this long.
+pub(crate) const WRITE_WAIT: Duration = Duration::from_secs(10);
+
+/// How many pictures are kept for continue tokens. A picture shares all that did not change since.
+pub(crate) const RETAINED_VIEWS_MAX: usize = 256;
+
+/// How long a picture is kept for continue tokens: etcd's compaction interval under kube-apiserver is 5 minutes.
+pub(crate) const RETAINED_VIEW_AGE: Duration = Duration::from_secs(6 * 60);
+
+/// How many `Update` entries `managedFields` keeps; older ones are merged into `ancient-changes`, as upstream does.
+pub(crate) const UPDATE_MANAGERS_MAX: usize = 10;
+
+/// Longest base of a generated name; 5 random characters follow, 63 in all (RFC 1123 label).
+pub(crate) const GENERATED_BASE_MAX: usize = 58;
+
+/// How long an Event is kept: kube-apiserver's `--event-ttl`.
+pub(crate) const EVENT_TTL_MS: i64 = 60 * 60 * 1000;
+
+/// How many old Events one sweep removes, so that a burst never stalls other writes.
+pub(crate) const EVENT_SWEEP_MAX: usize = 500;
+
+/// Longest message of an Event, as upstream validates it.
+pub(crate) const EVENT_MESSAGE_MAX: usize = 1_024;
+
+/// How many objects one page of the first load reads from the store.
+pub(crate) const LOAD_PAGE: usize = 1_000;
+
+/// How deep server-side apply follows a value: deeper than any Kubernetes type, far less than the stack.
+pub(crate) const APPLY_DEPTH_MAX: usize = 64;
+
+/// How many objects of a collection are deleted at one time: enough to share the store's disk flushes.
+pub(crate) const DELETIONS_AT_ONCE: usize = 32;
+
+/// When an eviction may be tried again while its budget is being counted, in seconds; upstream says 10.
+pub(crate) const BUDGET_RETRY_SECONDS: u32 = 10;
