@@ -246,6 +246,14 @@ mod tests {
     }
 
     #[test]
+    fn everything_offered_is_linked() {
+        let parts = Parts::new(&EngineConfig { instances_max: 4, ..EngineConfig::new("unused") }).unwrap();
+        let imports = OFFERED.map(|name| format!(r#"(import "{name}@0.2.0" (instance))"#)).concat();
+        let component = Component::new(&parts.wasm, wat::parse_str(format!("(component {imports})")).unwrap()).unwrap();
+        parts.linker.instantiate_pre(&component).map(drop).unwrap();
+    }
+
+    #[test]
     fn many_unknown_imports_are_counted() {
         let names = (0..40).map(|n| format!("acme:x/y{n}@1.0.0")).collect();
         assert!(CodeError::UnknownImports(names).to_string().contains("and 24 more, which"));
