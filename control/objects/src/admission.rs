@@ -229,7 +229,7 @@ fn fill(resources: &mut Value, field: &str, defaults: &Value) {
 
 fn check_limit(limit: &Value, resources: &Value) -> Result<(), String> {
     let millis =
-        |value: &Value| value.as_str().and_then(|text| api::quantity::Quantity::parse(text).ok()).map(|q| q.millis());
+        |value: &Value| value.as_str().and_then(|text| api::quantity::Quantity::parse(text)).map(|q| q.millis());
     let rules = [("min", "requests", "minimum"), ("max", "limits", "maximum")];
     for (rule, field, word) in rules {
         for (name, bound) in limit[rule].as_object().into_iter().flatten() {

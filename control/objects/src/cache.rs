@@ -111,7 +111,7 @@ async fn load(store: &Store) -> Result<View, OpenError> {
     loop {
         let range = Range {
             start: start.clone(),
-            end: end.clone(),
+            end: Some(end.clone()),
             limit: LOAD_PAGE,
             revision,
             consistency: Consistency::Linearizable,

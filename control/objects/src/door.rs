@@ -40,13 +40,6 @@ pub(crate) enum Decision {
     },
 }
 
-impl Decision {
-    /// Removes the object as it is.
-    pub(crate) fn remove(base: &Arc<Object>) -> Self {
-        Self::Remove { base: base.clone(), last: base.value.clone() }
-    }
-}
-
 /// What became of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {

@@ -37,9 +37,6 @@ pub(crate) const RETAINED_VIEW_AGE: Duration = Duration::from_secs(6 * 60);
 /// How many `Update` entries `managedFields` keeps; older ones are merged into `ancient-changes`, as upstream does.
 pub(crate) const UPDATE_MANAGERS_MAX: usize = 10;
 
-/// Longest base of a generated name; 5 random characters follow, 63 in all (RFC 1123 label).
-pub(crate) const GENERATED_BASE_MAX: usize = 58;
-
 /// How long an Event is kept: kube-apiserver's `--event-ttl`.
 pub(crate) const EVENT_TTL_MS: i64 = 60 * 60 * 1000;
 
@@ -51,9 +48,6 @@ pub(crate) const EVENT_MESSAGE_MAX: usize = 1_024;
 
 /// How many objects one page of the first load reads from the store.
 pub(crate) const LOAD_PAGE: usize = 1_000;
-
-/// How deep server-side apply follows a value: deeper than any Kubernetes type, far less than the stack.
-pub(crate) const APPLY_DEPTH_MAX: usize = 64;
 
 /// How many objects of a collection are deleted at one time: enough to share the store's disk flushes.
 pub(crate) const DELETIONS_AT_ONCE: usize = 32;

@@ -51,7 +51,7 @@ fn request<'a>(
 /// Fits a body to its type; what nobody knows is dropped, told or refused. 400.
 fn fit(body: &mut Value, message: &str, options: &WriteOptions) -> Result<Vec<String>, Status> {
     let unknown = if message.is_empty() { Vec::new() } else { check::check(body, message)? };
-    check::judge(options.field_validation, &options.duplicates, &unknown)
+    check::judge(options.field_validation, body, &options.duplicates, &unknown)
 }
 
 /// 404 for a subresource that the resource does not have.
