@@ -1,1 +1,124 @@
-fn main() {}
+//! The `kogia` program: one file per command.
+//!
+//! # Layout
+//! * `up`, `down`, `status`, `reset`: a cluster on this machine. [`cluster`] puts it together, [`running`] knows
+//!   whether one runs, [`kubeconfig`] tells clients how to reach it.
+//! * `up --with`: [`app`] builds a folder into an image, applies its manifests and waits.
+//! * `apply`, `get`, `describe`, `logs`, `delete`, `scale`: a client for people without kubectl, over [`client`].
+//! * [`bench`]: measures this product on the user's machine.
+//!
+//! Commands decide nothing about clusters: they parse, call and print.
+
+mod app;
+mod apply;
+mod bench;
+mod build;
+mod client;
+mod cluster;
+mod delete;
+mod describe;
+mod down;
+mod fetch;
+mod get;
+mod kubeconfig;
+mod limits;
+mod logs;
+mod process;
+mod reset;
+mod running;
+mod scale;
+mod status;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Kubernetes for WebAssembly, in one binary.
+#[derive(Parser)]
+#[command(name = "kogia", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    /// Where the cluster keeps everything
+    #[arg(long, global = true, env = "KOGIA_DATA_DIR", value_name = "DIR", default_value_os_t = default_data_dir())]
+    data_dir: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a cluster on this machine, and an app on it if asked
+    Up(up::Args),
+    /// Stop the cluster; its state stays
+    Down,
+    /// Say what runs, and where
+    Status(status::Args),
+    /// Delete the cluster with all its state
+    Reset(reset::Args),
+    /// Apply manifests
+    Apply(apply::Args),
+    /// Show objects
+    Get(get::Args),
+    /// Show one object with its events
+    Describe(describe::Args),
+    /// Print a container's output
+    Logs(logs::Args),
+    /// Delete objects
+    Delete(delete::Args),
+    /// Change the number of replicas
+    Scale(scale::Args),
+    /// Measure this product on this machine
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    trace();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let data_dir = std::path::absolute(cli.data_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(1, usize::from).min(limits::CONTROL_THREADS_MAX))
+        .thread_name("kogia-control")
+        .enable_all()
+        .build()?;
+    let code = runtime.block_on(async {
+        match cli.command {
+            Command::Up(args) => up::run(args, &data_dir).await,
+            Command::Down => down::run(&data_dir).await,
+            Command::Status(args) => status::run(&args, &data_dir).await,
+            Command::Reset(args) => reset::run(&args, &data_dir).await,
+            Command::Apply(args) => apply::run(args, &data_dir).await,
+            Command::Get(args) => get::run(args, &data_dir).await,
+            Command::Describe(args) => describe::run(args, &data_dir).await,
+            Command::Logs(args) => logs::run(args, &data_dir).await,
+            Command::Delete(args) => delete::run(args, &data_dir).await,
+            Command::Scale(args) => scale::run(args, &data_dir).await,
+            Command::Bench(args) => bench::run(args).await,
+        }
+    });
+    // Whatever still runs has been asked to stop; it does not hold the process.
+    runtime.shutdown_timeout(limits::SHUTDOWN_GRACE);
+    code
+}
+
+/// `~/.kogia`; the current folder's `.kogia` where there is no home.
+fn default_data_dir() -> PathBuf {
+    std::env::home_dir().unwrap_or_default().join(".kogia")
+}
+
+/// Our own trace goes to standard error; `RUST_LOG` chooses what.
+fn trace() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -1,1 +1,16 @@
+//! The product's one test binary: real `kogia` processes, real guests, real kubectl.
+//!
+//! Every test starts its own cluster on free ports in its own temporary directory. Tests that need kubectl use the one
+//! on PATH, and the other versions beside it where there are any; where there is none they say so and pass, except in
+//! CI, where they fail.
 
+mod apps;
+mod bad_input;
+mod bench;
+mod client;
+mod harness;
+mod kubectl;
+mod misbehave;
+mod restart;
+mod tidy;
+mod workloads;

@@ -1,0 +1,148 @@
+//! `kogia bench`: the frame of all measurements of this product, on the user's own machine.
+//!
+//! A bench measures in rounds and reports medians. Beside a peer the rounds of both are interleaved and the ratio is
+//! taken of the medians. A machine that is busy with something else measures nothing: the frame says so and exits 3.
+
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tokio::time::sleep;
+
+/// What `bench` exits with when the machine is too busy.
+const BUSY: u8 = 3;
+/// Over how long it is looked at what others use of the processors before anything is measured.
+const LOOK: Duration = Duration::from_millis(500);
+/// The largest share of all processors that others may use.
+const BUSY_SHARE_MAX: f64 = 0.15;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Which bench
+    #[arg(value_enum)]
+    name: Name,
+    /// One JSON object per line instead of a table
+    #[arg(long)]
+    json: bool,
+    /// How many rounds; each figure is the median
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// The folder of the app that is started, for benches that start one
+    #[arg(long, value_name = "FOLDER", default_value = "examples/hello-http")]
+    app: PathBuf,
+    /// Measure even on a busy machine; the figures mean little then
+    #[arg(long)]
+    busy_is_fine: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Name {
+    /// Process start to API ready, apply to first response, idle memory
+    Up,
+}
+
+/// One measured figure.
+pub struct Metric {
+    pub bench: &'static str,
+    pub name: &'static str,
+    pub value: f64,
+    pub unit: &'static str,
+    /// Another program's figure of the same run.
+    pub peer: Option<(&'static str, f64)>,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(share) = used_by_others().await
+        && share > BUSY_SHARE_MAX
+        && !args.busy_is_fine
+    {
+        eprintln!("The machine is busy: {:.0} % of its processors are in use, so nothing was measured.", share * 100.0);
+        return Ok(ExitCode::from(BUSY));
+    }
+    let metrics = match args.name {
+        Name::Up => up::measure(args.rounds, &args.app).await?,
+    };
+    for metric in &metrics {
+        if args.json {
+            println!("{}", metric.to_json());
+        }
+    }
+    if !args.json {
+        print(&metrics);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Metric {
+    fn to_json(&self) -> Value {
+        let mut line = Map::new();
+        line.insert("bench".into(), json!(self.bench));
+        line.insert("metric".into(), json!(self.name));
+        line.insert("value".into(), json!(self.value));
+        line.insert("unit".into(), json!(self.unit));
+        if let Some((peer, value)) = self.peer {
+            line.insert("peer".into(), json!(peer));
+            line.insert("peer_value".into(), json!(value));
+            line.insert("ratio".into(), json!(self.value / value));
+        }
+        Value::Object(line)
+    }
+}
+
+fn print(metrics: &[Metric]) {
+    let mut rows = vec![["METRIC", "VALUE", "UNIT", "PEER", "PEER VALUE", "RATIO"].map(str::to_owned).to_vec()];
+    for metric in metrics {
+        let mut row = vec![metric.name.to_owned(), format!("{:.1}", metric.value), metric.unit.to_owned()];
+        if let Some((peer, value)) = metric.peer {
+            row.extend([peer.to_owned(), format!("{value:.1}"), format!("{:.2}", metric.value / value)]);
+        }
+        rows.push(row);
+    }
+    crate::get::print_rows(&rows);
+}
+
+/// The middle value; the lower one of the two middle ones for an even number, so that it was really measured.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The share of all processors in use now; `None` where the system does not say.
+async fn used_by_others() -> Option<f64> {
+    let before = processor_ticks()?;
+    sleep(LOOK).await;
+    let after = processor_ticks()?;
+    let (busy, all) = (after.0.checked_sub(before.0)?, after.1.checked_sub(before.1)?);
+    (all > 0).then(|| busy as f64 / all as f64)
+}
+
+/// Busy and all ticks since the machine started, from `/proc/stat` (proc_stat(5)).
+fn processor_ticks() -> Option<(u64, u64)> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let ticks: Vec<u64> = stat.lines().next()?.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let all = ticks.iter().take(8).sum();
+    let idle = ticks.get(3)? + ticks.get(4)?;
+    Some((all - idle, all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_was_measured() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.0);
+    }
+
+    #[test]
+    fn a_peer_adds_three_fields() {
+        let mut metric = Metric { bench: "up", name: "up.api_ready_ms", value: 50.0, unit: "ms", peer: None };
+        assert_eq!(metric.to_json().to_string(), r#"{"bench":"up","metric":"up.api_ready_ms","unit":"ms","value":50.0}"#);
+        metric.peer = Some(("other", 100.0));
+        assert_eq!(metric.to_json()["ratio"], 0.5);
+    }
+}

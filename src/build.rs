@@ -1,0 +1,89 @@
+//! Builds the guest in a folder: `cargo build --target wasm32-wasip2 --release`, the target added when it is missing.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+use serde_json::Value;
+
+/// The one target whose output is a component that needs no further tool.
+const TARGET: &str = "wasm32-wasip2";
+
+/// A component fresh from the compiler.
+pub struct Built {
+    /// `NAME:VERSION` of the package.
+    pub image: String,
+    /// The component.
+    pub wasm: PathBuf,
+}
+
+/// Builds the package in `folder`. Cargo shows its own progress.
+pub fn build(folder: &Path) -> anyhow::Result<Built> {
+    let (name, version) = package(folder)?;
+    ensure_target(folder)?;
+    println!("Building {name} …");
+    let output = cargo(folder)
+        .args(["build", "--release", "--target", TARGET, "--message-format=json-render-diagnostics"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    anyhow::ensure!(output.status.success(), "{name} does not build; cargo says why above");
+    let folder = folder.canonicalize()?;
+    let artifact = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["reason"] == "compiler-artifact" && manifest_is_in(message, &folder))
+        .find_map(|message| {
+            let files = message["filenames"].as_array()?.iter().filter_map(Value::as_str).map(PathBuf::from);
+            files.into_iter().find(|file| file.extension().is_some_and(|end| end == "wasm"))
+        });
+    let wasm = artifact.with_context(|| {
+        format!("{name} builds, but not to a component: it needs a `main.rs`, or `crate-type = [\"cdylib\"]`")
+    })?;
+    Ok(Built { image: format!("{name}:{version}"), wasm })
+}
+
+/// Name and version of the package in a folder.
+fn package(folder: &Path) -> anyhow::Result<(String, String)> {
+    let manifest = folder.join("Cargo.toml");
+    anyhow::ensure!(manifest.exists(), "{} has no Cargo.toml to build from", folder.display());
+    let mut command = cargo(folder);
+    command.args(["metadata", "--no-deps", "--format-version", "1"]).stderr(Stdio::inherit());
+    let output = command.output().context("cannot run cargo; Rust is needed to build an app (https://rustup.rs)")?;
+    anyhow::ensure!(output.status.success(), "{} cannot be read", manifest.display());
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    let folder = folder.canonicalize()?;
+    let mut packages = metadata["packages"].as_array().into_iter().flatten();
+    let found = packages.find(|package| manifest_is_in(package, &folder));
+    let package = found.with_context(|| format!("{} describes no package", manifest.display()))?;
+    let text = |field: &str| package[field].as_str().unwrap_or_default().to_owned();
+    Ok((text("name"), text("version")))
+}
+
+fn manifest_is_in(message: &Value, folder: &Path) -> bool {
+    let manifest = message["manifest_path"].as_str().map(PathBuf::from);
+    manifest.and_then(|path| path.parent()?.canonicalize().ok()).is_some_and(|parent| parent == folder)
+}
+
+/// Adds the target when the folder's toolchain does not have it.
+fn ensure_target(folder: &Path) -> anyhow::Result<()> {
+    let sysroot = Command::new("rustc").current_dir(folder).args(["--print", "sysroot"]).output();
+    let sysroot = sysroot.context("cannot run rustc; Rust is needed to build an app (https://rustup.rs)")?;
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
+    if sysroot.join("lib").join("rustlib").join(TARGET).is_dir() {
+        return Ok(());
+    }
+    println!("Adding the Rust target {TARGET} …");
+    let status = Command::new("rustup").current_dir(folder).args(["target", "add", TARGET]).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(_) => bail!("rustup could not add the target {TARGET}; it says why above"),
+        Err(_) => bail!("the Rust target {TARGET} is missing, and there is no rustup to add it with"),
+    }
+}
+
+fn cargo(folder: &Path) -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(folder);
+    command
+}

@@ -1,0 +1,60 @@
+//! The README's first command, and every example of the repository.
+
+use crate::harness::{Cluster, eventually};
+
+#[test]
+fn hello_http_answers() {
+    let cluster = Cluster::start();
+    let said = cluster.with("hello-http");
+    assert!(said.contains("deployment.apps/hello created"), "{said}");
+    assert!(said.contains("hello.localhost") && said.contains("→  200"), "{said}");
+    assert!(said.contains("hello, world"), "{said}");
+    assert_eq!(cluster.fetch_ok("hello.localhost", "/?name=you"), "hello, you\n");
+    // Again: nothing has changed, nothing is done.
+    let said = cluster.with("hello-http");
+    assert!(said.contains("deployment.apps/hello unchanged"), "{said}");
+}
+
+#[test]
+fn an_unknown_host_gets_a_plain_sentence() {
+    let cluster = Cluster::start();
+    let (status, body) = cluster.fetch("nobody.localhost", "/here").unwrap();
+    assert_eq!(status, 404);
+    assert!(body.contains("nobody.localhost") && body.contains("/here"), "{body}");
+}
+
+#[test]
+fn counter_sees_its_configmap_and_its_secret() {
+    let cluster = Cluster::start();
+    cluster.with("counter");
+    let shown = cluster.fetch_ok("counter.localhost", "/");
+    assert!(shown.contains("greeting from the environment: good morning"), "{shown}");
+    assert!(shown.contains("token from the environment: not-for-everybody"), "{shown}");
+    assert!(shown.contains("step from a file: 5"), "{shown}");
+    assert_eq!(cluster.fetch_ok("counter.localhost", "/count?from=4"), "9\n");
+}
+
+#[test]
+fn batch_job_completes_and_its_output_is_kept() {
+    let cluster = Cluster::start();
+    let said = cluster.with("batch-job");
+    assert!(said.contains("the sum of 1 to 1000000 is 500000500000"), "{said}");
+    let job = cluster.get("job", "batch-job");
+    assert_eq!(job["status"]["succeeded"], 1, "{job}");
+    let logs = cluster.kogia(&["logs", "job/batch-job"]).ok();
+    assert_eq!(logs, "the sum of 1 to 1000000 is 500000500000\n");
+}
+
+#[test]
+fn a_failing_program_keeps_its_exit_code() {
+    let cluster = Cluster::start();
+    cluster.with("batch-job");
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: fails}, spec: {restartPolicy: Never, containers: \
+               [{name: c, image: 'batch-job:0.1.0', args: ['--exit', '3']}]}}";
+    cluster.apply(pod).ok();
+    let pod = eventually("the pod to fail", || {
+        cluster.find("pod", "fails").filter(|pod| pod["status"]["phase"] == "Failed")
+    });
+    let terminated = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!((&terminated["exitCode"], &terminated["reason"]), (&3.into(), &"Error".into()), "{pod}");
+}

@@ -1,0 +1,22 @@
+//! The frame of the benches; what they measure is nobody's assertion.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::{guests, root, run};
+
+#[test]
+fn bench_up_prints_one_object_per_metric() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kogia"));
+    command.args(["bench", "up", "--json", "--rounds", "1", "--busy-is-fine", "--app"]);
+    command.arg(root().join("examples/hello-http")).env("CARGO_TARGET_DIR", guests());
+    let lines = run(&mut command).ok();
+    let metrics: Vec<Value> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    for name in ["up.api_ready_ms", "up.first_response_ms"] {
+        let metric = metrics.iter().find(|metric| metric["metric"] == name);
+        let metric = metric.unwrap_or_else(|| panic!("{name} in {lines}"));
+        assert_eq!((&metric["bench"], &metric["unit"]), (&"up".into(), &"ms".into()));
+        assert!(metric["value"].as_f64().is_some_and(|value| value > 0.0), "{metric}");
+    }
+}

@@ -1,0 +1,65 @@
+//! A guest that misbehaves is stopped or held, says why in its status, and its neighbour does not notice.
+
+use serde_json::Value;
+
+use crate::harness::{Cluster, eventually};
+
+#[test]
+fn every_way_to_misbehave_leaves_the_neighbour_answering() {
+    let cluster = Cluster::start();
+    cluster.with("hello-http");
+    cluster.with("misbehave");
+    let pod = |name: &str| cluster.get("pod", &format!("misbehave-{name}"));
+    let neighbour = || assert_eq!(cluster.fetch("hello.localhost", "/").unwrap(), (200, "hello, world\n".into()));
+
+    let last = ended(&cluster, "memory");
+    assert_eq!((&last["reason"], &last["exitCode"]), (&"OOMKilled".into(), &137.into()), "{last}");
+    neighbour();
+    for name in ["trap", "recurse"] {
+        let last = ended(&cluster, name);
+        assert_eq!(last["reason"], "Error", "{last}");
+        assert_ne!(last["exitCode"], 0, "{last}");
+        neighbour();
+    }
+    for name in ["loop", "flood"] {
+        eventually("it to run", || {
+            pod(name)["status"]["containerStatuses"][0]["state"].get("running").is_some().then_some(())
+        });
+        neighbour();
+    }
+    let said = eventually("the flood's log", || {
+        Some(cluster.kogia(&["logs", "misbehave-flood", "--tail", "1"]).ok()).filter(|said| !said.is_empty())
+    });
+    assert!(said.contains("flood"), "{said:.100}");
+
+    let said = eventually("the trap's log", || {
+        let ran = cluster.kogia(&["logs", "misbehave-trap", "--previous"]);
+        (ran.code == Some(0)).then_some(ran.out)
+    });
+    assert!(said.contains("misbehaving as asked") && said.contains("misbehave::trap"), "{said}");
+    let described = cluster.kogia(&["describe", "pod", "misbehave-memory"]).ok();
+    assert!(described.contains("OOMKilled"), "{described}");
+    cluster.kogia(&["delete", "pods", "-l", "app=misbehave", "--grace-period", "1"]).ok();
+    neighbour();
+}
+
+/// How a container ended the last time; back-off may already have begun.
+fn ended(cluster: &Cluster, name: &str) -> Value {
+    eventually(&format!("misbehave-{name} to end"), || {
+        let status = cluster.get("pod", &format!("misbehave-{name}"))["status"]["containerStatuses"][0].take();
+        let states = [&status["state"]["terminated"], &status["lastState"]["terminated"]];
+        states.into_iter().find(|state| state.is_object()).cloned()
+    })
+}
+
+#[test]
+fn a_pod_that_does_not_go_is_ended_when_its_grace_is_over() {
+    let cluster = Cluster::start();
+    cluster.with("misbehave");
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: stays}, spec: {terminationGracePeriodSeconds: 1, \
+               containers: [{name: c, image: 'misbehave:0.1.0', args: [wait]}]}}";
+    cluster.apply(pod).ok();
+    eventually("it to run", || (cluster.get("pod", "stays")["status"]["phase"] == "Running").then_some(()));
+    cluster.kogia(&["delete", "pod", "stays"]).ok();
+    assert!(cluster.find("pod", "stays").is_none());
+}
