@@ -1,0 +1,55 @@
+//! Every bound of the node agent, with its reason.
+
+use std::time::Duration;
+
+/// Pods on one node: address space, mappings and the API's list size all hold at ten thousand; the pod CIDR may allow
+/// fewer.
+pub const PODS_MAX: u32 = 10_000;
+
+/// How often the node renews its Lease (the kubelet's interval). It is lost after four missed ones.
+pub const LEASE_RENEW: Duration = Duration::from_secs(10);
+
+/// How long a Lease stands for a living node.
+pub const LEASE_SECONDS: i32 = 40;
+
+/// How often an unchanged node status is written again (the kubelet's interval).
+pub const NODE_STATUS_RENEW: Duration = Duration::from_secs(300);
+
+/// First wait after a request to the API failed.
+pub const RETRY_FIRST: Duration = Duration::from_millis(100);
+
+/// Longest wait between two tries of one request: an API that is back is noticed within it.
+pub const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// Longest answer time of one request to the API; then it is tried again.
+pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Events waiting to be written. When full, further ones are lost: they inform, nothing depends on them.
+pub const EVENTS_QUEUE_MAX: usize = 1024;
+
+/// Different events remembered in order to count repeats instead of writing them anew; the oldest is forgotten first.
+pub const EVENTS_KNOWN_MAX: usize = 4096;
+
+/// Writes of one repeated event: after this many, only every tenth repeat is written.
+pub const EVENT_WRITES_MAX: i32 = 10;
+
+/// One file of a container's output. Kubernetes rotates at the same size.
+pub const OUTPUT_FILE_BYTES_MAX: u64 = 10 << 20;
+
+/// Files kept of one attempt: the one being written and the one before it.
+pub const OUTPUT_FILES_MAX: u32 = 2;
+
+/// Longest piece of a line that is written at once; longer lines become several pieces (CRI's 16 KiB).
+pub const OUTPUT_LINE_BYTES_MAX: usize = 16 << 10;
+
+/// Bytes of output sent to a reader at once.
+pub const OUTPUT_CHUNK_BYTES: usize = 64 << 10;
+
+/// Contents of one ConfigMap, Secret or downward API volume. The API allows 1 MiB per object; several can be projected.
+pub const VOLUME_BYTES_MAX: usize = 16 << 20;
+
+/// Body read from an HTTP probe before it is cut (the kubelet reads 10 KiB).
+pub const PROBE_BODY_BYTES_MAX: usize = 10 << 10;
+
+/// Probes of one kind that wait for an answer: the machine asks again only after the last answer.
+pub const PROBE_TIME_MAX: Duration = Duration::from_secs(300);

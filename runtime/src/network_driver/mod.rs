@@ -1,0 +1,166 @@
+//! Keeps the fabric's tables true: watches Services, EndpointSlices, Ingresses, IngressClasses and TLS Secrets, and
+//! installs new tables whole.
+//!
+//! One task owns everything here. Changes that come together make one new table; a watch that breaks is resumed by
+//! `kube` with its back-off while the last table stays in force.
+
+pub mod objects;
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::FutureExt;
+use futures::stream::{BoxStream, StreamExt, select_all};
+use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
+use kube::{Api, Client, Resource};
+use network::{Fabric, IngressTable, ServiceTable};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::ingress::tls::{self, Certificates};
+
+/// Tables are not built more often than this: a rollout of a thousand pods must not cost a thousand tables, and nobody
+/// notices ten milliseconds. A change after a quiet time is installed at once.
+const BUILD_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Which table a change concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Changed {
+    Services,
+    Ingresses,
+    Secrets,
+}
+
+/// The tables that are out of date.
+#[derive(Default)]
+struct Stale {
+    services: bool,
+    ingresses: bool,
+    secrets: bool,
+}
+
+impl Stale {
+    fn mark(&mut self, changed: Changed) {
+        match changed {
+            Changed::Services => self.services = true,
+            Changed::Ingresses => self.ingresses = true,
+            Changed::Secrets => self.secrets = true,
+        }
+    }
+}
+
+/// What the watches have seen, and where tables go.
+struct Driver {
+    fabric: Fabric,
+    certificates: Arc<Certificates>,
+    services: Store<Service>,
+    slices: Store<EndpointSlice>,
+    ingresses: Store<Ingress>,
+    classes: Store<IngressClass>,
+    secrets: Store<Secret>,
+}
+
+/// Watches until `stop`.
+pub async fn run(client: Client, fabric: Fabric, certificates: Arc<Certificates>, stop: CancellationToken) {
+    let everything = watcher::Config::default();
+    let certificates_only = watcher::Config::default().fields("type=kubernetes.io/tls");
+    let (services, a) = follow(Api::all(client.clone()), everything.clone(), Changed::Services);
+    let (slices, b) = follow(Api::all(client.clone()), everything.clone(), Changed::Services);
+    let (ingresses, c) = follow(Api::all(client.clone()), everything.clone(), Changed::Ingresses);
+    let (classes, d) = follow(Api::all(client.clone()), everything, Changed::Ingresses);
+    let (secrets, e) = follow(Api::all(client), certificates_only, Changed::Secrets);
+    let driver = Driver { fabric, certificates, services, slices, ingresses, classes, secrets };
+    let mut changes = select_all([a, b, c, d, e]);
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = driver.follow(&mut changes) => {}
+    }
+}
+
+/// A watch that keeps a store of all objects of one kind and says when it changed.
+fn follow<K>(api: Api<K>, config: watcher::Config, changed: Changed) -> (Store<K>, BoxStream<'static, Changed>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let stream = reflector::reflector(writer, watch(api, config).default_backoff());
+    let changes = stream.filter_map(move |event| {
+        let seen = match event {
+            // A list is taken over whole when it is complete.
+            Ok(Event::Init | Event::InitApply(_)) => None,
+            Ok(Event::Apply(_) | Event::Delete(_) | Event::InitDone) => Some(changed),
+            Err(error) => {
+                tracing::debug!(kind = %K::kind(&()), %error, "watch interrupted");
+                None
+            }
+        };
+        std::future::ready(seen)
+    });
+    (store, changes.boxed())
+}
+
+impl Driver {
+    async fn follow(&self, changes: &mut (impl futures::Stream<Item = Changed> + Unpin)) {
+        let mut next = Instant::now();
+        while let Some(first) = changes.next().await {
+            let mut stale = Stale::default();
+            stale.mark(first);
+            while let Some(Some(more)) = changes.next().now_or_never() {
+                stale.mark(more);
+            }
+            while let Ok(Some(more)) = tokio::time::timeout_at(next, changes.next()).await {
+                stale.mark(more);
+            }
+            self.install(&stale);
+            next = Instant::now() + BUILD_INTERVAL;
+        }
+    }
+
+    fn install(&self, stale: &Stale) {
+        if stale.services {
+            let services = self.services.state();
+            let slices: Vec<_> = self.slices.state().iter().filter_map(|slice| objects::slice(slice)).collect();
+            let services = services.iter().map(|service| objects::service(service)).collect();
+            self.fabric.set_services(ServiceTable::build(services, &slices));
+        }
+        if stale.ingresses {
+            let ingresses = self.ingresses.state().iter().map(|ingress| objects::ingress(ingress)).collect();
+            let classes: Vec<_> = self.classes.state().iter().map(|class| objects::class(class)).collect();
+            self.fabric.set_routes(IngressTable::build(ingresses, &classes));
+        }
+        if stale.ingresses || stale.secrets {
+            self.certificates.set(self.certificates_by_host());
+        }
+    }
+
+    fn certificates_by_host(&self) -> HashMap<String, Arc<rustls::sign::CertifiedKey>> {
+        let mut by_host = HashMap::new();
+        for wanted in self.fabric.routes().certificates() {
+            if by_host.contains_key(&wanted.host) {
+                continue;
+            }
+            let place = ObjectRef::<Secret>::new(&wanted.secret).within(&wanted.namespace);
+            let Some(secret) = self.secrets.get(&place) else { continue };
+            let field = |name: &str| secret.data.as_ref()?.get(name).map(|bytes| bytes.0.as_slice());
+            let (certificate, key) = (field("tls.crt").unwrap_or_default(), field("tls.key").unwrap_or_default());
+            match tls::certified_key(certificate, key) {
+                Ok(certified) => {
+                    by_host.insert(wanted.host.clone(), certified);
+                }
+                Err(error) => {
+                    let (namespace, name) = (&wanted.namespace, &wanted.secret);
+                    tracing::warn!(%namespace, %name, %error, "the Secret of an Ingress cannot be used for TLS");
+                }
+            }
+        }
+        by_host
+    }
+}
