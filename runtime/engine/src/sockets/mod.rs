@@ -6,6 +6,8 @@
 
 mod names;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod udp;
 
 use crate::guest::Guest;
