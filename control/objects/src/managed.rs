@@ -250,3 +250,6 @@ fn without_server_fields(config: &Value) -> Value {
     }
     Value::Object(kept)
 }
+
+#[cfg(test)]
+mod tests;
