@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use api::meta;
+use api::quantity::Quantity;
 use api::{Object, Resource, Status, View};
 use serde_json::{Value, json};
 
@@ -228,8 +229,7 @@ fn fill(resources: &mut Value, field: &str, defaults: &Value) {
 }
 
 fn check_limit(limit: &Value, resources: &Value) -> Result<(), String> {
-    let millis =
-        |value: &Value| value.as_str().and_then(|text| api::quantity::Quantity::parse(text)).map(|q| q.millis());
+    let millis = |value: &Value| value.as_str().and_then(Quantity::parse).map(|q| q.millis());
     let rules = [("min", "requests", "minimum"), ("max", "limits", "maximum")];
     for (rule, field, word) in rules {
         for (name, bound) in limit[rule].as_object().into_iter().flatten() {
@@ -312,5 +312,96 @@ fn requester(who: &User, value: &mut Value) {
     }
     if !who.extra.is_empty() {
         spec.insert("extra".into(), json!(who.extra));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::{ChangeKind, Key, catalog::Catalog};
+
+    fn view(objects: &[(&str, &str, &str, Value)]) -> View {
+        let mut view = View::default();
+        for (resource, namespace, name, value) in objects {
+            let mut value = value.clone();
+            meta::metadata_mut(&mut value).insert("name".into(), json!(name));
+            let object = Object::new(Key::new(*resource, *namespace, *name), view.revision() + 1, value);
+            view.apply(ChangeKind::Added, &Arc::new(object));
+        }
+        view
+    }
+
+    fn admitted(view: &View, spec: &Value) -> Result<Value, String> {
+        let catalog = Catalog::builtin();
+        let entrant = Entrant {
+            who: &User::system("system:admin"),
+            resource: catalog.by_name("pods").unwrap(),
+            namespace: "shop",
+            old: None,
+        };
+        let mut value = json!({"metadata": {"name": "web"}, "spec": spec});
+        admit(view, &entrant, &mut value).map_err(|refusal| refusal.message.clone())?;
+        Ok(value["spec"].take())
+    }
+
+    #[test]
+    fn a_pod_gets_an_account_tolerations_and_a_priority() {
+        let spec = admitted(&View::default(), &json!({"tolerations": [{"operator": "Exists", "effect": "NoExecute"}]}));
+        let spec = spec.unwrap();
+        assert_eq!((&spec["serviceAccountName"], &spec["priority"]), (&json!("default"), &json!(0)));
+        assert_eq!(spec["preemptionPolicy"], json!("PreemptLowerPriority"));
+        assert_eq!(spec["tolerations"].as_array().unwrap().len(), 1, "it tolerates everything already");
+        let plain = admitted(&View::default(), &json!({})).unwrap();
+        assert_eq!(plain["tolerations"][1]["key"], json!("node.kubernetes.io/unreachable"));
+        let refused = admitted(&View::default(), &json!({"serviceAccountName": "robot"})).unwrap_err();
+        assert_eq!(
+            refused,
+            "pods \"web\" is forbidden: error looking up service account shop/robot: serviceaccount \"robot\" not found"
+        );
+    }
+
+    #[test]
+    fn priority_comes_from_a_class() {
+        let classes = "priorityclasses.scheduling.k8s.io";
+        let view = view(&[
+            (classes, "", "high", json!({"value": 100, "preemptionPolicy": "Never"})),
+            (classes, "", "usual", json!({"value": 5, "globalDefault": true})),
+        ]);
+        let high = admitted(&view, &json!({"priorityClassName": "high"})).unwrap();
+        assert_eq!((&high["priority"], &high["preemptionPolicy"]), (&json!(100), &json!("Never")));
+        let usual = admitted(&view, &json!({})).unwrap();
+        assert_eq!((&usual["priority"], &usual["priorityClassName"]), (&json!(5), &json!("usual")));
+        let critical = admitted(&view, &json!({"priorityClassName": "system-node-critical"})).unwrap();
+        assert_eq!(critical["priority"], json!(2_000_001_000));
+        assert!(admitted(&view, &json!({"priorityClassName": "no"})).unwrap_err().contains("no PriorityClass"));
+        assert!(admitted(&view, &json!({"priority": 7})).unwrap_err().contains("computed 5"));
+    }
+
+    #[test]
+    fn a_runtime_class_must_exist_and_gives_its_overhead() {
+        let class = json!({"handler": "wasm", "overhead": {"podFixed": {"memory": "1Mi"}},
+            "scheduling": {"nodeSelector": {"wasm": "yes"}}});
+        let view = view(&[("runtimeclasses.node.k8s.io", "", "wasm", class)]);
+        let spec = admitted(&view, &json!({"runtimeClassName": "wasm"})).unwrap();
+        assert_eq!(spec["overhead"], json!({"memory": "1Mi"}));
+        assert_eq!(spec["nodeSelector"], json!({"wasm": "yes"}));
+        assert!(admitted(&view, &json!({"runtimeClassName": "gvisor"})).unwrap_err().ends_with("not found"));
+    }
+
+    #[test]
+    fn limit_ranges_fill_and_bound() {
+        let limit = json!({
+            "type": "Container", "default": {"memory": "64Mi"}, "defaultRequest": {"memory": "32Mi"},
+            "max": {"memory": "128Mi"},
+        });
+        let view = view(&[("limitranges", "shop", "l", json!({"spec": {"limits": [limit]}}))]);
+        let spec = admitted(&view, &json!({"containers": [{"name": "c"}]})).unwrap();
+        assert_eq!(
+            spec["containers"][0]["resources"],
+            json!({"limits": {"memory": "64Mi"}, "requests": {"memory": "32Mi"}})
+        );
+        let large = json!({"containers": [{"name": "c", "resources": {"limits": {"memory": "1Gi"}}}]});
+        let refused = admitted(&view, &large).unwrap_err();
+        assert!(refused.ends_with("maximum memory usage per Container is 128Mi, but limit is 1Gi"), "{refused}");
     }
 }

@@ -202,7 +202,7 @@ mod tests {
     use api::{ChangeKind, Key};
     use std::sync::Arc;
 
-    fn stored(view: &mut View, name: &str, spec: Value) -> Arc<Object> {
+    fn stored(view: &mut View, name: &str, spec: &Value) -> Arc<Object> {
         let mut value = json!({"metadata": {"name": name}, "spec": spec});
         service(view, None, &mut value).unwrap();
         let revision = view.revision() + 1;
@@ -211,15 +211,15 @@ mod tests {
         object
     }
 
-    fn refusal(view: &View, spec: Value) -> String {
+    fn refusal(view: &View, spec: &Value) -> String {
         service(view, None, &mut json!({"spec": spec})).unwrap_err()[0].message.clone()
     }
 
     #[test]
     fn the_first_free_address_and_port_are_given() {
         let mut view = View::default();
-        let a = stored(&mut view, "a", json!({"type": "ClusterIP"}));
-        let b = stored(&mut view, "b", json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81}]}));
+        let a = stored(&mut view, "a", &json!({"type": "ClusterIP"}));
+        let b = stored(&mut view, "b", &json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81}]}));
         assert_eq!(a.field("spec.clusterIPs"), &json!(["10.43.1.0"]));
         assert_eq!(a.field("spec.ipFamilies"), &json!(["IPv4"]));
         assert_eq!(b.field("spec.clusterIP"), &json!("10.43.1.1"));
@@ -232,29 +232,29 @@ mod tests {
                 "/claims/services/port/30001/TCP"
             ]
         );
-        let headless = stored(&mut view, "h", json!({"type": "ClusterIP", "clusterIP": "None"}));
+        let headless = stored(&mut view, "h", &json!({"type": "ClusterIP", "clusterIP": "None"}));
         assert!(claims("services", &headless.value).is_empty());
-        let outside = stored(&mut view, "e", json!({"type": "ExternalName", "externalName": "x.test"}));
+        let outside = stored(&mut view, "e", &json!({"type": "ExternalName", "externalName": "x.test"}));
         assert!(outside.field("spec.clusterIP").is_null());
     }
 
     #[test]
     fn what_is_asked_for_is_given_or_refused() {
         let mut view = View::default();
-        let dns = stored(&mut view, "dns", json!({"type": "ClusterIP", "clusterIP": "10.43.0.10"}));
+        let dns = stored(&mut view, "dns", &json!({"type": "ClusterIP", "clusterIP": "10.43.0.10"}));
         assert_eq!(dns.field("spec.clusterIPs"), &json!(["10.43.0.10"]));
-        assert!(refusal(&view, json!({"clusterIP": "10.43.0.10"})).ends_with("provided IP is already allocated"));
-        assert!(refusal(&view, json!({"clusterIP": "10.1.2.3"})).contains("not in the valid range"));
-        stored(&mut view, "n", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30080}]}));
+        assert!(refusal(&view, &json!({"clusterIP": "10.43.0.10"})).ends_with("provided IP is already allocated"));
+        assert!(refusal(&view, &json!({"clusterIP": "10.1.2.3"})).contains("not in the valid range"));
+        stored(&mut view, "n", &json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30080}]}));
         let again = json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30080}]});
-        assert!(refusal(&view, again).ends_with("provided port is already allocated"));
+        assert!(refusal(&view, &again).ends_with("provided port is already allocated"));
     }
 
     #[test]
     fn an_update_keeps_what_was_given_until_the_type_changes() {
         let mut view = View::default();
         let ports = json!([{"port": 80, "protocol": "TCP"}]);
-        let old = stored(&mut view, "a", json!({"type": "NodePort", "ports": ports}));
+        let old = stored(&mut view, "a", &json!({"type": "NodePort", "ports": ports}));
         let mut new = json!({"spec": {"type": "NodePort", "ports": ports}});
         service(&view, Some(&old), &mut new).unwrap();
         assert_eq!(new["spec"], old.value["spec"]);

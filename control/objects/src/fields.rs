@@ -8,6 +8,7 @@
 //! `spec.replicas`, the item `ports[port=80]`, and that item's `name`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde_json::{Map, Value};
 
@@ -54,8 +55,15 @@ impl FieldSet {
         if child.is_empty() {
             return;
         }
-        let place = self.children.entry(edge).or_default();
-        *place = std::mem::take(place).union(&child);
+        match self.children.entry(edge) {
+            Entry::Vacant(place) => {
+                place.insert(child);
+            }
+            Entry::Occupied(mut place) => {
+                let both = std::mem::take(place.get_mut()).union(&child);
+                place.insert(both);
+            }
+        }
     }
 
     /// Takes a path and everything below it out.

@@ -104,7 +104,7 @@ impl<'s> Shape<'s> {
     /// The parts that are owned one by one, each with its FieldsV1 edge; `None` for what is owned as a whole.
     ///
     /// Of two items with the same keys the first counts: such a list is not valid, but may be stored.
-    pub(crate) fn parts<'v>(self, value: &'v Value) -> Option<Vec<(String, Self, &'v Value)>> {
+    pub(crate) fn parts(self, value: &Value) -> Option<Vec<(String, Self, &Value)>> {
         match (self, value) {
             (Self::Struct(_) | Self::Map(_) | Self::Untyped, Value::Object(fields)) => {
                 Some(fields.iter().map(|(name, value)| (format!("f:{name}"), self.field(name), value)).collect())
