@@ -3,5 +3,11 @@
 //! # Layout
 //! * [`pki`]: the cluster's certificate authority.
 //! * [`server`]: the assembly.
+//! * [`controllers_driver`], [`scheduler_driver`]: what runs the deciders; `workqueue`: who is next.
 
+mod clock;
+pub mod controllers_driver;
+mod limits;
 pub mod pki;
+pub mod scheduler_driver;
+mod workqueue;

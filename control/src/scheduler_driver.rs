@@ -1,0 +1,65 @@
+//! Runs the scheduler: feeds it changes, writes its decisions, tells it which were refused.
+
+use api::{Action, Key};
+use futures::stream::{self, StreamExt as _};
+use objects::{ChangesEnd, Objects, User};
+use scheduler::{Decision, Scheduler};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::limits::BINDS_MAX;
+
+/// Runs the scheduler until `stop`, or until the door closes.
+pub async fn run(objects: Objects, stop: CancellationToken) {
+    let who = User::system(format!("system:{}", scheduler::NAME));
+    while !stop.is_cancelled() {
+        let view = objects.view();
+        let Ok(mut changes) = objects.changes(view.revision()) else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let mut scheduler = Scheduler::new(&view);
+        loop {
+            let plan = scheduler.plan(clock::now_ms());
+            if !plan.is_empty() {
+                for pod in carry_out(&objects, &who, plan).await {
+                    scheduler.refused(&pod, clock::now_ms());
+                }
+            }
+            let due = scheduler.wake_at();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                batch = changes.next() => match batch {
+                    Ok(batch) => batch.iter().for_each(|change| scheduler.observe(change)),
+                    Err(ChangesEnd::Lagged) => break,
+                    Err(ChangesEnd::Closed) => return,
+                },
+                () = clock::until(due) => {}
+            }
+        }
+    }
+}
+
+/// Writes the decisions, many at a time; returns the pods whose decision did not take.
+async fn carry_out(objects: &Objects, who: &User, plan: Vec<Decision>) -> Vec<Key> {
+    let written = stream::iter(plan).map(|decision| write(objects, who, decision)).buffer_unordered(BINDS_MAX);
+    written.filter_map(std::future::ready).collect().await
+}
+
+async fn write(objects: &Objects, who: &User, decision: Decision) -> Option<Key> {
+    for action in decision.actions {
+        let bound = matches!(action, Action::Bind { .. });
+        if let Err(status) = objects.perform(who, action).await {
+            tracing::warn!(pod = %decision.pod, status = %status.message, "could not schedule");
+            return Some(decision.pod);
+        }
+        // A bind that no longer applied was dropped. If the pod is still there without a node, it waits again.
+        let view = objects.view();
+        let waits =
+            view.at(&decision.pod).is_some_and(|pod| pod.field("spec.nodeName").as_str().is_none_or(str::is_empty));
+        if bound && waits {
+            return Some(decision.pod);
+        }
+    }
+    None
+}
