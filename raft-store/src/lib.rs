@@ -1,1 +1,53 @@
-//! placeholder
+//! A replicated, watchable, multi-version store of bytes: the memory of a cluster.
+//!
+//! Keys and values are bytes; the crate knows nothing of what they mean. Every successful transaction takes one revision
+//! of one counter, the same on every member. An acknowledged write is durable on a majority and survives any crash.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use raft_store::{Compare, Config, Range, Store, Target, Txn, put};
+//!
+//! let store = Store::open(Config::single("/tmp/store")).await?;
+//! let create = Txn {
+//!     compares: vec![Compare { key: "a".into(), target: Target::Exists(false) }],
+//!     then: vec![put("a", "1")],
+//! };
+//! assert!(store.txn(create).await?.succeeded);
+//! assert_eq!(store.range(Range::prefix("a")).await?.items.len(), 1);
+//! store.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Pure: `command`, `state`, `mvcc`, `watch`, `requests`, `tail`, `member`. Blocking: `disk`, `log`, `checkpoint`,
+//! `recovery`, `snapshot`. Tasks and threads: `driver`, `store`, `transport`. raft's and redb's types stay inside.
+#![forbid(unsafe_code)]
+
+mod checkpoint;
+mod codec;
+mod command;
+mod disk;
+mod driver;
+mod error;
+pub mod limits;
+mod log;
+mod member;
+mod mvcc;
+mod recovery;
+mod requests;
+mod snapshot;
+mod state;
+mod store;
+mod tail;
+mod trace;
+mod transport;
+mod watch;
+
+pub use command::{Compare, Target, Txn, TxnReply, Write};
+pub use error::{Cancelled, OpenError, StoreError, WatchError};
+pub use member::MemberChange;
+pub use mvcc::{Consistency, KeyValue, Range, RangeReply};
+pub use snapshot::{SnapshotError, SnapshotStatus};
+pub use store::{Config, MemberStatus, Store, StoreStatus, Watch, put};
+pub use transport::TransportConfig;
+pub use watch::{ChangeRecord, WatchRequest};

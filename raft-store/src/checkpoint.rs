@@ -1,0 +1,309 @@
+//! The checkpoint in redb: keys, history and the position in the log, changed together in one durable transaction.
+//!
+//! Tables: `live` key → create revision · mod revision · value; `history` revision → at_ms · hash · (key · value
+//! before)*; `head` one row with index, term, membership, sessions and the hash of all keys (see `State::encode_head`);
+//! `member` the identity and the count of lives. Two-phase commit, so that a torn commit cannot pass for a whole one.
+//! Everything is read once at opening; a hash that does not match refuses the whole checkpoint.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};
+
+use crate::codec::{Malformed, Reader, Writer};
+use crate::disk::{Disk, DiskFile};
+use crate::limits::CHECKPOINT_CACHE_BYTES;
+use crate::log::Identity;
+use crate::mvcc::{Change, KeyValue, Mvcc, Revision};
+use crate::state::{Membership, State};
+
+/// File of the checkpoint within the member's directory.
+pub(crate) const FILE: &str = "checkpoint.redb";
+const LIVE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("live");
+const HISTORY: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("history");
+const HEAD: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("head");
+const MEMBER: TableDefinition<'_, &str, u64> = TableDefinition::new("member");
+const FORMAT: u64 = 1;
+
+/// What the checkpoint cannot do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CheckpointError {
+    /// Promised bytes are gone.
+    #[error("the checkpoint is damaged: {0}")]
+    Damaged(String),
+    /// It belongs to someone else.
+    #[error("the checkpoint belongs to member {member} of cluster {cluster:x}")]
+    Foreign { member: u64, cluster: u64 },
+    /// No space; the transaction did not happen and may be repeated.
+    #[error("no space for the checkpoint")]
+    Full,
+    /// The system refused.
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl<E: Into<redb::Error>> From<E> for CheckpointError {
+    fn from(error: E) -> Self {
+        match error.into() {
+            redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => CheckpointError::Full,
+            redb::Error::Io(error) => CheckpointError::Io(error),
+            other => CheckpointError::Damaged(other.to_string()),
+        }
+    }
+}
+
+impl From<Malformed> for CheckpointError {
+    fn from(_: Malformed) -> Self {
+        CheckpointError::Damaged("its records do not add up to the hash it was written with".to_owned())
+    }
+}
+
+/// What changed since the last checkpoint, and where that leaves the member.
+#[derive(Clone, Default)]
+pub(crate) struct Delta {
+    /// The last thing that happened to each key.
+    pub(crate) live: BTreeMap<Bytes, Option<Arc<KeyValue>>>,
+    /// Revisions made.
+    pub(crate) history: Vec<Arc<Revision>>,
+    /// Rough size in memory.
+    pub(crate) bytes: usize,
+    /// Encoded head of the state after all of this.
+    pub(crate) head: Vec<u8>,
+    /// Revisions up to this one are forgotten.
+    pub(crate) floor: u64,
+}
+
+impl Delta {
+    /// Adds a revision.
+    pub(crate) fn note(&mut self, revision: Arc<Revision>) {
+        for change in &revision.changes {
+            self.bytes += 2 * change.key.len() + change.now.as_ref().map_or(0, |kv| kv.value.len()) + 128;
+            self.live.insert(change.key.clone(), change.now.clone());
+        }
+        self.history.push(revision);
+    }
+}
+
+/// The open checkpoint. It is only written; what it holds was read at opening.
+pub(crate) struct Checkpoint {
+    disk: Arc<dyn Disk>,
+    database: Option<Database>,
+    forgotten: u64,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint, counts this life and returns its number with the state. An empty directory is given the
+    /// initial membership, which counts from then on whatever a later start says.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        identity: Identity,
+        initial: &Membership,
+    ) -> Result<(Checkpoint, u64, State), CheckpointError> {
+        let database = open_database(disk.as_ref())?;
+        let found = load(&database)?;
+        let write = begin(&database)?;
+        let state = match found {
+            Some(state) => state,
+            None => {
+                let state = State::new(initial.clone());
+                write_delta(&write, &Delta { head: encode_head(&state), ..Delta::default() }, 0)?;
+                state
+            }
+        };
+        let boot = {
+            let mut member = write.open_table(MEMBER)?;
+            let mut get = |name: &str, default: u64| -> Result<u64, CheckpointError> {
+                let found = member.get(name)?.map(|guard| guard.value());
+                if found.is_none() {
+                    member.insert(name, default)?;
+                }
+                Ok(found.unwrap_or(default))
+            };
+            let found = Identity { member: get("id", identity.member)?, cluster: get("cluster", identity.cluster)? };
+            if found != identity {
+                return Err(CheckpointError::Foreign { member: found.member, cluster: found.cluster });
+            }
+            if get("format", FORMAT)? != FORMAT {
+                return Err(CheckpointError::Damaged("its format is of another version".to_owned()));
+            }
+            let boot = get("boot", 0)? + 1;
+            member.insert("boot", boot)?;
+            boot
+        };
+        write.commit()?;
+        disk.sync_names().map_err(CheckpointError::Io)?;
+        let forgotten = state.mvcc.floor();
+        Ok((Checkpoint { disk, database: Some(database), forgotten }, boot, state))
+    }
+
+    /// Makes the changes durable, all or none. After [`CheckpointError::Full`] the same call may be repeated.
+    pub(crate) fn commit(&mut self, delta: &Delta) -> Result<(), CheckpointError> {
+        let forgotten = self.forgotten;
+        self.transaction(|write| write_delta(write, delta, forgotten))?;
+        self.forgotten = delta.floor;
+        Ok(())
+    }
+
+    /// Replaces everything by a state received from a peer.
+    pub(crate) fn install(&mut self, state: &State) -> Result<(), CheckpointError> {
+        self.transaction(|write| {
+            write.delete_table(LIVE)?;
+            write.delete_table(HISTORY)?;
+            let mut delta = Delta::default();
+            delta.live.extend(state.mvcc.live().map(|kv| (kv.key.clone(), Some(kv.clone()))));
+            delta.history.extend(state.mvcc.history().cloned());
+            write_delta(write, &Delta { head: encode_head(state), ..delta }, 0)
+        })?;
+        self.forgotten = state.mvcc.floor();
+        Ok(())
+    }
+
+    /// One durable transaction. redb refuses everything after an I/O error, hence a full disk means opening it again.
+    fn transaction(
+        &mut self,
+        fill: impl FnOnce(&WriteTransaction) -> Result<(), CheckpointError>,
+    ) -> Result<(), CheckpointError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => open_database(self.disk.as_ref())?,
+        };
+        let write = begin(&database)?;
+        fill(&write)?;
+        write.commit()?;
+        self.database = Some(database);
+        Ok(())
+    }
+}
+
+fn open_database(disk: &dyn Disk) -> Result<Database, CheckpointError> {
+    let backend = Backend(disk.open(FILE).map_err(CheckpointError::Io)?);
+    Ok(Builder::new().set_cache_size(CHECKPOINT_CACHE_BYTES).create_with_backend(backend)?)
+}
+
+fn begin(database: &Database) -> Result<WriteTransaction, CheckpointError> {
+    let mut write = database.begin_write()?;
+    write.set_two_phase_commit(true);
+    write.set_quick_repair(true);
+    Ok(write)
+}
+
+fn write_delta(write: &WriteTransaction, delta: &Delta, forgotten: u64) -> Result<(), CheckpointError> {
+    let mut live = write.open_table(LIVE)?;
+    for (key, now) in &delta.live {
+        match now {
+            Some(kv) => live.insert(&key[..], &encode_live(kv)[..])?,
+            None => live.remove(&key[..])?,
+        };
+    }
+    let mut history = write.open_table(HISTORY)?;
+    for past in delta.history.iter().filter(|past| past.revision > delta.floor) {
+        history.insert(past.revision, &encode_history(past)[..])?;
+    }
+    let old: Range<u64> = forgotten + 1..(delta.floor + 1).max(forgotten + 1);
+    for revision in old {
+        history.remove(revision)?;
+    }
+    write.open_table(HEAD)?.insert("head", &delta.head[..])?;
+    Ok(())
+}
+
+/// The head row of a state.
+pub(crate) fn encode_head(state: &State) -> Vec<u8> {
+    let mut w = Writer::default();
+    state.encode_head(&mut w);
+    w.0
+}
+
+fn load(database: &Database) -> Result<Option<State>, CheckpointError> {
+    let read = database.begin_read()?;
+    let head = match read.open_table(HEAD) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        table => table?,
+    };
+    let Some(row) = head.get("head")? else { return Ok(None) };
+    let head = State::decode_head(&mut Reader::copy(row.value()))?;
+    let mut live = Vec::new();
+    for row in read.open_table(LIVE)?.iter()? {
+        let (key, value) = row?;
+        live.push(decode_live(Bytes::copy_from_slice(key.value()), &mut Reader::copy(value.value()))?);
+    }
+    let mut history = Vec::new();
+    for row in read.open_table(HISTORY)?.iter()? {
+        let (revision, value) = row?;
+        history.push(decode_history(revision.value(), &mut Reader::copy(value.value()))?);
+    }
+    let mvcc = Mvcc::restore(live.into_iter(), history, head.floor, head.revision);
+    Ok(Some(head.complete(mvcc)?))
+}
+
+/// Value and revisions of a key; the key itself stands beside.
+pub(crate) fn encode_live(kv: &KeyValue) -> Vec<u8> {
+    let mut w = Writer::default();
+    w.u64(kv.create_revision);
+    w.u64(kv.mod_revision);
+    w.bytes(&kv.value);
+    w.0
+}
+
+pub(crate) fn decode_live(key: Bytes, r: &mut Reader) -> Result<KeyValue, Malformed> {
+    let (create_revision, mod_revision) = (r.u64()?, r.u64()?);
+    Ok(KeyValue { key, create_revision, mod_revision, value: r.bytes()? })
+}
+
+/// What a revision replaced; what it wrote is found in the revision after it, or in the keys as they are now.
+pub(crate) fn encode_history(past: &Revision) -> Vec<u8> {
+    let mut w = Writer::default();
+    w.u64(past.at_ms);
+    w.u64(past.hash);
+    w.count(past.changes.len());
+    for change in &past.changes {
+        w.bytes(&change.key);
+        w.u8(u8::from(change.before.is_some()));
+        if let Some(before) = &change.before {
+            w.0.extend_from_slice(&encode_live(before));
+        }
+    }
+    w.0
+}
+
+pub(crate) fn decode_history(revision: u64, r: &mut Reader) -> Result<Revision, Malformed> {
+    let (at_ms, hash) = (r.u64()?, r.u64()?);
+    let changes = r.many(|r| {
+        let key = r.bytes()?;
+        let before = match r.u8()? {
+            0 => None,
+            _ => Some(Arc::new(decode_live(key.clone(), r)?)),
+        };
+        Ok(Change { key, now: None, before })
+    })?;
+    Ok(Revision { revision, at_ms, hash, changes })
+}
+
+/// redb on our disk.
+#[derive(Debug)]
+struct Backend(Arc<dyn DiskFile>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, out)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.set_len(length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, data)
+    }
+}

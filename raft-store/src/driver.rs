@@ -1,0 +1,288 @@
+//! The threads that carry a member: one for the machine, one for the log, one for the checkpoint. They choose nothing.
+//!
+//! The machine's thread waits for its inbox or the time the machine asks for, takes a turn and performs the outputs in
+//! order. The log's thread writes and syncs all batches that came together. An error of the disk ends the member: what
+//! a failed sync left behind is unknown, so it is never repeated. A full disk is waited out, since nothing was written.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+
+use crate::checkpoint::{Checkpoint, CheckpointError, Delta};
+use crate::disk::Disk;
+use crate::error::StoreError;
+use crate::limits::{DISK_CHECK_MS, DISK_RESERVE_BYTES, TURN_INPUTS_MAX};
+use crate::log::{Log, LogError};
+use crate::member::{Answer, Batch, Input, Member, MemberChange, Now, Output};
+use crate::state::State;
+use crate::store::Picture;
+use crate::transport::Transport;
+
+/// Where the answer to a request goes; holds the request's place until then.
+pub(crate) struct Reply {
+    pub(crate) to: oneshot::Sender<Result<Answer, StoreError>>,
+    pub(crate) _place: OwnedSemaphorePermit,
+}
+
+/// What a client may ask of the member.
+pub(crate) enum Request {
+    Propose(crate::command::Operation),
+    Read,
+    Change(MemberChange),
+    Transfer(u64),
+}
+
+/// What arrives in a member's inbox.
+pub(crate) enum Envelope {
+    Request(Request, Reply),
+    Capture(oneshot::Sender<State>),
+    Input(Input),
+    /// A message of a peer; the place bounds how many of them wait.
+    Peer(Input, OwnedSemaphorePermit),
+    /// The disk failed, or nobody is left to ask: end now.
+    End(String),
+}
+
+pub(crate) enum LogWork {
+    Write(Batch),
+    Truncate(u64),
+}
+
+pub(crate) enum CheckpointWork {
+    Commit(Delta),
+    Install(Box<State>),
+    CheckSpace,
+}
+
+/// The machine's thread.
+pub(crate) struct Driver {
+    pub(crate) member: Member,
+    pub(crate) inbox: Receiver<Envelope>,
+    pub(crate) log: SyncSender<LogWork>,
+    pub(crate) checkpoint: SyncSender<CheckpointWork>,
+    pub(crate) pictures: watch::Sender<Picture>,
+    pub(crate) transport: Option<Transport>,
+    pub(crate) clock: Clock,
+    pub(crate) replies: HashMap<u64, Reply>,
+    pub(crate) last_id: u64,
+}
+
+/// Reads both clocks of the operating system.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Clock {
+        Clock(Instant::now())
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { mono_ms: ms(self.0.elapsed()), wall_ms: ms(wall) }
+    }
+}
+
+impl Driver {
+    /// Runs the member to its end; returns why it ended.
+    pub(crate) fn run(mut self) -> String {
+        let mut inputs = Vec::new();
+        let mut outputs = Vec::new();
+        loop {
+            let mut ended = None;
+            if let Some(first) = self.wait() {
+                ended = self.take(first, &mut inputs);
+                while ended.is_none() && inputs.len() < TURN_INPUTS_MAX {
+                    let Ok(next) = self.inbox.try_recv() else { break };
+                    ended = self.take(next, &mut inputs);
+                }
+            }
+            if let Some(reason) = ended {
+                return reason;
+            }
+            self.member.step(self.clock.now(), inputs.drain(..), &mut outputs);
+            for output in outputs.drain(..) {
+                if let Err(reason) = self.perform(output) {
+                    return reason;
+                }
+            }
+        }
+    }
+
+    fn wait(&self) -> Option<Envelope> {
+        let Some(wake_at) = self.member.wake_at() else {
+            return Some(self.inbox.recv().unwrap_or_else(|_| Envelope::End("nobody is left to ask".to_owned())));
+        };
+        let wait_ms = wake_at.saturating_sub(self.clock.now().mono_ms);
+        match self.inbox.recv_timeout(Duration::from_millis(wait_ms)) {
+            Ok(envelope) => Some(envelope),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Envelope::End("nobody is left to ask".to_owned())),
+        }
+    }
+
+    fn take(&mut self, envelope: Envelope, inputs: &mut Vec<Input>) -> Option<String> {
+        match envelope {
+            Envelope::Request(request, reply) => {
+                self.last_id += 1;
+                let id = self.last_id;
+                self.replies.insert(id, reply);
+                inputs.push(match request {
+                    Request::Propose(operation) => Input::Proposed { id, operation },
+                    Request::Read => Input::ReadRequested { id },
+                    Request::Change(change) => Input::ChangeRequested { id, change },
+                    Request::Transfer(to) => Input::TransferRequested { id, to },
+                });
+            }
+            // The asker may be gone; then nobody misses the state.
+            Envelope::Capture(to) => drop(to.send(self.member.state().clone())),
+            Envelope::Input(input) => inputs.push(input),
+            Envelope::Peer(input, _place) => inputs.push(input),
+            Envelope::End(reason) => return Some(reason),
+        }
+        None
+    }
+
+    fn perform(&mut self, output: Output) -> Result<(), String> {
+        match output {
+            Output::Write(batch) => hand(&self.log, LogWork::Write(batch))?,
+            Output::Truncate(index) => hand(&self.log, LogWork::Truncate(index))?,
+            Output::Checkpoint(delta) => hand(&self.checkpoint, CheckpointWork::Commit(delta))?,
+            Output::Install(state) => hand(&self.checkpoint, CheckpointWork::Install(state))?,
+            Output::CheckSpace => hand(&self.checkpoint, CheckpointWork::CheckSpace)?,
+            Output::Publish => drop(self.pictures.send_replace(Picture::of(&self.member))),
+            Output::Answer(id, answer) => {
+                if let Some(reply) = self.replies.remove(&id) {
+                    // A caller that went away needs no answer.
+                    drop(reply.to.send(answer));
+                }
+            }
+            Output::Send(message) => {
+                if let Some(transport) = &self.transport {
+                    transport.send(message);
+                }
+            }
+            Output::SendSnapshot(message, state) => {
+                if let Some(transport) = &self.transport {
+                    transport.send_snapshot(message, state);
+                }
+            }
+            Output::Peers(addresses) => {
+                if let Some(transport) = &mut self.transport {
+                    transport.set_peers(addresses);
+                }
+            }
+            Output::Stopped => return Err("it was asked to".to_owned()),
+            Output::Fail(reason) => return Err(reason),
+        }
+        Ok(())
+    }
+}
+
+fn hand<T>(to: &SyncSender<T>, work: T) -> Result<(), String> {
+    to.send(work).map_err(|_| "a thread of the store ended".to_owned())
+}
+
+/// Starts the log's thread. It ends with the sender of its work.
+pub(crate) fn log_thread(
+    mut log: Log,
+    work: Receiver<LogWork>,
+    inbox: SyncSender<Envelope>,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("store-log".to_owned()).spawn(move || {
+        while let Ok(first) = work.recv() {
+            if let Err(error) = write_together(&mut log, first, &work, &inbox) {
+                // The inbox is gone only if the member has ended already.
+                drop(inbox.send(Envelope::End(format!("the log cannot be written: {error}"))));
+                return;
+            }
+        }
+    })
+}
+
+/// Writes everything that waits, syncs once, and reports the last batch.
+fn write_together(
+    log: &mut Log,
+    first: LogWork,
+    work: &Receiver<LogWork>,
+    inbox: &SyncSender<Envelope>,
+) -> Result<(), LogError> {
+    let mut records = Vec::new();
+    let mut number = None;
+    let mut truncate = None;
+    for item in std::iter::once(first).chain(work.try_iter()) {
+        match item {
+            LogWork::Write(batch) => {
+                records.extend(batch.records);
+                number = Some(batch.number);
+            }
+            LogWork::Truncate(index) => truncate = Some(index),
+        }
+    }
+    let mut told = false;
+    loop {
+        match log.write(&records) {
+            Err(LogError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::error!("no space for the log of the store; writes wait until space returns");
+                }
+                drop(inbox.send(Envelope::Input(Input::SpaceChecked { full: true })));
+                std::thread::sleep(Duration::from_millis(DISK_CHECK_MS));
+            }
+            done => break done?,
+        }
+    }
+    log.sync()?;
+    if let Some(number) = number {
+        drop(inbox.send(Envelope::Input(Input::LogSynced { number })));
+    }
+    truncate.map_or(Ok(()), |index| log.truncate(index))
+}
+
+/// Starts the checkpoint's thread. It ends with the sender of its work.
+pub(crate) fn checkpoint_thread(
+    mut checkpoint: Checkpoint,
+    disk: Arc<dyn Disk>,
+    work: Receiver<CheckpointWork>,
+    inbox: SyncSender<Envelope>,
+) -> io::Result<JoinHandle<()>> {
+    let report = move |input| drop(inbox.send(input));
+    std::thread::Builder::new().name("store-checkpoint".to_owned()).spawn(move || {
+        while let Ok(item) = work.recv() {
+            let done = match &item {
+                CheckpointWork::Commit(delta) => until_space(&report, || checkpoint.commit(delta)),
+                CheckpointWork::Install(state) => until_space(&report, || checkpoint.install(state)),
+                CheckpointWork::CheckSpace => Ok(()),
+            };
+            if let Err(error) = done {
+                report(Envelope::End(format!("the checkpoint cannot be written: {error}")));
+                return;
+            }
+            if !matches!(item, CheckpointWork::CheckSpace) {
+                report(Envelope::Input(Input::CheckpointDone));
+            }
+            let full = disk.free_bytes().is_some_and(|free| free < DISK_RESERVE_BYTES);
+            report(Envelope::Input(Input::SpaceChecked { full }));
+        }
+    })
+}
+
+fn until_space(
+    report: &impl Fn(Envelope),
+    mut write: impl FnMut() -> Result<(), CheckpointError>,
+) -> Result<(), CheckpointError> {
+    loop {
+        match write() {
+            Err(CheckpointError::Full) => {
+                report(Envelope::Input(Input::SpaceChecked { full: true }));
+                std::thread::sleep(Duration::from_millis(DISK_CHECK_MS));
+            }
+            done => return done,
+        }
+    }
+}
