@@ -251,12 +251,12 @@ impl Fabric {
             };
             return Err(DialError::NoSuchPort { service: name(), port });
         };
-        self.dial_balanced(balancer, client).ok_or_else(|| DialError::NoReadyEndpoint(name()))
-    }
-
-    /// Dials one of a balancer's endpoints as the node; `None` when all refuse.
-    fn dial_balanced(&self, balancer: &Balancer, client: IpAddr) -> Option<HttpTarget> {
-        balancer.choose(client).find_map(|endpoint| self.dial(endpoint).ok())
+        let mut endpoints = balancer.choose(client);
+        let accepted = endpoints.find_map(|endpoint| {
+            let (bound, ends) = self.open_endpoint(endpoint)?;
+            bound.target(ends).ok()
+        });
+        accepted.ok_or_else(|| DialError::NoReadyEndpoint(name()))
     }
 
     /// Connects to one of a balancer's endpoints as the node: how a NodePort is served.
@@ -265,7 +265,18 @@ impl Fabric {
     /// [`NetError::ConnectionRefused`] when no endpoint accepts.
     pub fn connect_balanced(&self, balancer: &Balancer, client: IpAddr) -> Result<Conn, NetError> {
         let mut endpoints = balancer.choose(client);
-        endpoints.find_map(|endpoint| self.connect(endpoint).ok()).ok_or(NetError::ConnectionRefused)
+        let accepted = endpoints.find_map(|endpoint| {
+            let (bound, ends) = self.open_endpoint(endpoint)?;
+            bound.connect(ends).ok()
+        });
+        accepted.ok_or(NetError::ConnectionRefused)
+    }
+
+    /// Finds who accepts at an endpoint of a Service; the node dials it directly, so the table is not asked again.
+    fn open_endpoint(&self, endpoint: SocketAddr) -> Option<(Bound, Ends)> {
+        let bound = self.pod(endpoint.ip())?.tcp_at(endpoint).filter(Bound::accepts)?;
+        let source = self.source(Caller(None), endpoint.ip()).ok()?;
+        Some((bound, Ends { source, dialled: endpoint, accepted: endpoint }))
     }
 
     /// Finds who accepts a TCP connection, with the addresses of both ends.
@@ -290,7 +301,10 @@ impl Fabric {
     ) -> Result<Found<T>, NetError> {
         let services = self.services();
         let source = if caller.0.is_some() { Source::Pod } else { Source::Node };
-        let attached = |ip| self.pod(ip).is_some();
+        if caller.0.is_some_and(|pod| pod.is_detached()) {
+            return Err(NetError::Detached);
+        }
+        let attached = |ip| self.0.pods.read().unwrap_or_else(PoisonError::into_inner).contains_key(&ip);
         let there = |address: SocketAddr| {
             let pod = self.pod(address.ip())?;
             at(&pod, address).map(|bound| Found { bound, address })

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, HOST, RETRY_AFTER};
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::body::{self, Body};
 use crate::conn::Conn;
 use crate::fabric::NetError;
-use crate::limits::HTTP_HEAD_BYTES_MAX;
+use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEAD_TIMEOUT};
 
 /// A future that can move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -183,6 +183,8 @@ pub(crate) async fn serve_over(conn: Conn, service: Arc<dyn HttpService>) {
         }
     });
     let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HTTP_HEAD_TIMEOUT)
         .half_close(true)
         .max_buf_size(HTTP_HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(conn), answer);

@@ -1,6 +1,7 @@
 //! Every bound of the virtual network, with its reason.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// Bytes one direction of a connection may hold: enough for full speed between two guests (measured: a larger pipe
 /// gains nothing), small enough that a thousand stalled connections stay below a gigabyte.
@@ -39,6 +40,10 @@ pub const DIAL_ATTEMPTS_MAX: usize = 8;
 
 /// Bytes of the head of an HTTP message read from a guest's connection before it is refused (nginx: 32 KiB).
 pub const HTTP_HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// A guest that dialled an HTTP component must finish a request's head within this time; also how long it may keep an
+/// idle connection that counts against [`SERVED_CONNECTIONS_MAX`].
+pub const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The longest name that is looked up: 253 characters of RFC 1035 and a trailing dot.
 pub const NAME_BYTES_MAX: usize = 254;

@@ -121,6 +121,10 @@ impl Pod {
         self.state().udp.release(scope, port);
     }
 
+    pub(crate) fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::Relaxed)
+    }
+
     /// The pod may bind its own addresses, its loopback, and "any".
     fn may_bind(&self, ip: IpAddr) -> bool {
         ip.is_unspecified() || ip.is_loopback() || self.identity.addresses.contains(&ip)
@@ -150,7 +154,7 @@ impl Pod {
     }
 
     fn may_open(&self, state: &State) -> Result<(), NetError> {
-        if self.detached.load(Ordering::Relaxed) {
+        if self.is_detached() {
             return Err(NetError::Detached);
         }
         if state.tcp.count() + state.udp.count() >= PORTS_PER_POD_MAX {
@@ -239,7 +243,8 @@ impl PodNet {
     /// Today it never waits; a pod of another node will be reached through a tunnel.
     ///
     /// # Errors
-    /// [`NetError::ConnectionRefused`], [`NetError::Unreachable`], [`NetError::InvalidAddress`].
+    /// [`NetError::ConnectionRefused`], [`NetError::Unreachable`], [`NetError::InvalidAddress`],
+    /// [`NetError::Detached`].
     pub async fn connect(&self, destination: SocketAddr) -> Result<Conn, NetError> {
         let (bound, ends) = self.0.fabric.open(Caller(Some(&self.0.pod)), destination)?;
         bound.connect(ends)

@@ -162,10 +162,6 @@ impl ServiceEntry {
 /// A port that every node offers for a Service.
 #[derive(Clone, Debug)]
 pub struct NodePort {
-    /// The port on the node.
-    pub port: u16,
-    /// TCP or UDP.
-    pub protocol: Protocol,
     /// `namespace/name` of the Service, for traces.
     pub service: String,
     /// Where connections go.
@@ -178,7 +174,7 @@ pub struct ServiceTable {
     by_name: HashMap<String, HashMap<String, ServiceEntry>>,
     by_address: HashMap<(IpAddr, u16, Protocol), Arc<Balancer>>,
     addresses: HashSet<IpAddr>,
-    node_ports: Vec<NodePort>,
+    node_ports: HashMap<(u16, Protocol), NodePort>,
 }
 
 impl ServiceTable {
@@ -209,7 +205,8 @@ impl ServiceTable {
             if let Some(node_port) = port.node_port {
                 let balancer = if v4.endpoints.is_empty() { v6 } else { v4 }.clone();
                 let service = format!("{}/{}", service.namespace, service.name);
-                self.node_ports.push(NodePort { port: node_port, protocol: port.protocol, service, balancer });
+                let exposed = NodePort { service, balancer };
+                self.node_ports.insert((node_port, port.protocol), exposed);
             }
         }
         let everybody = slices.iter().flat_map(|slice| &slice.endpoints);
@@ -237,9 +234,14 @@ impl ServiceTable {
     }
 
     /// The ports every node offers.
+    pub fn node_ports(&self) -> impl Iterator<Item = (u16, Protocol)> {
+        self.node_ports.keys().copied()
+    }
+
+    /// What one of them is for.
     #[must_use]
-    pub fn node_ports(&self) -> &[NodePort] {
-        &self.node_ports
+    pub fn node_port(&self, port: u16, protocol: Protocol) -> Option<&NodePort> {
+        self.node_ports.get(&(port, protocol))
     }
 }
 
@@ -332,8 +334,9 @@ mod tests {
         let by_name = entry.balancer(&PortRef::Name("admin".into())).unwrap();
         assert!(Arc::ptr_eq(by_name, entry.balancer(&PortRef::Number(90)).unwrap()));
         assert!(entry.balancer(&PortRef::Number(8080)).is_none());
-        let node_ports: Vec<u16> = table.node_ports().iter().map(|port| port.port).collect();
-        assert_eq!(node_ports, [30080, 30090]);
+        let node_ports: HashSet<_> = table.node_ports().collect();
+        assert_eq!(node_ports, HashSet::from([(30080, Protocol::Tcp), (30090, Protocol::Tcp)]));
+        assert_eq!(table.node_port(30080, Protocol::Tcp).unwrap().service, "default/web");
     }
 
     #[test]

@@ -163,6 +163,7 @@ async fn a_pod_that_leaves_is_gone_and_its_address_is_free() {
     old.detach();
     assert_eq!(waiting.await.unwrap().unwrap_err(), NetError::Detached);
     assert_eq!(old.listen(at("0.0.0.0:82"), 0).unwrap_err(), NetError::Detached);
+    assert_eq!(old.connect(at("10.42.0.2:80")).await.unwrap_err(), NetError::Detached);
     for port in [80, 81] {
         assert_eq!(a.connect(SocketAddr::from(([10, 42, 0, 3], port))).await.unwrap_err(), NetError::Unreachable);
     }

@@ -10,7 +10,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, RETRY_AFTER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::Limited;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -85,6 +85,9 @@ impl Forwarder {
         client: &Arc<Client>,
         id: &HeaderValue,
     ) -> Result<Response<Body>, Refusal> {
+        if request.method() == Method::CONNECT {
+            return Err(Refusal::NoTunnel);
+        }
         let host = host_of(&request).ok_or(Refusal::NoHost)?.to_owned();
         let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         if length.is_some_and(|length| length > limits::BODY_BYTES_MAX) {
@@ -151,7 +154,9 @@ fn host_of(request: &Request<Incoming>) -> Option<&str> {
     authority.or_else(|| request.headers().get(HOST)?.to_str().ok()).filter(|host| !host.is_empty())
 }
 
-/// The protocol the client wants to switch to; HTTP/2 has no such thing (RFC 9113 §8.6).
+/// `websocket` when the client wants to switch to that; HTTP/2 has no such thing (RFC 9113 §8.6).
+///
+/// Nothing else is passed on: a client that switched to `h2c` could send requests past the rules.
 fn wanted_upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
     if request.version() != Version::HTTP_11 {
         return None;
@@ -160,7 +165,8 @@ fn wanted_upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
         value.to_str().is_ok_and(|text| text.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade")))
     };
     let asked = request.headers().get_all(CONNECTION).iter().any(asks);
-    request.headers().get(UPGRADE).filter(|_| asked).cloned()
+    let upgrade = request.headers().get(UPGRADE).filter(|_| asked)?;
+    upgrade.as_bytes().eq_ignore_ascii_case(b"websocket").then(|| upgrade.clone())
 }
 
 /// Turns the client's request into what the pod is to see.
@@ -178,7 +184,11 @@ fn prepare(
     *request.version_mut() = Version::HTTP_11;
     let headers = request.headers_mut();
     strip_hop_by_hop(headers);
-    headers.remove(FORWARDED);
+    let claims: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("x-forwarded-")).cloned().collect();
+    for name in claims.iter().chain(&[FORWARDED]) {
+        headers.remove(name);
+    }
     if let Some(protocol) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol.clone());
@@ -217,6 +227,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// Why a request got no answer from a pod.
 #[derive(Debug)]
 enum Refusal {
+    NoTunnel,
     NoHost,
     TooLarge,
     NoRule { host: String, path: String },
@@ -234,6 +245,7 @@ impl Refusal {
 
     fn response(self) -> Response<Body> {
         let (status, text) = match self {
+            Self::NoTunnel => (StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here".to_owned()),
             Self::NoHost => (StatusCode::BAD_REQUEST, "the request names no valid host".to_owned()),
             Self::TooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,

@@ -4,10 +4,14 @@
 //! One task owns everything here. Changes that come together make one new table; a watch that breaks is resumed by
 //! `kube` with its back-off while the last table stays in force.
 
-pub mod objects;
+mod node_ports;
+mod objects;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +29,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::node_ports::NodePorts;
 use crate::ingress::tls::{self, Certificates};
 
 /// Tables are not built more often than this: a rollout of a thousand pods must not cost a thousand tables, and nobody
@@ -66,10 +71,24 @@ struct Driver {
     ingresses: Store<Ingress>,
     classes: Store<IngressClass>,
     secrets: Store<Secret>,
+    node_ports: Option<NodePorts>,
+}
+
+/// What the driver reads and writes.
+pub struct Config {
+    /// The API.
+    pub client: Client,
+    /// Gets the tables.
+    pub fabric: Fabric,
+    /// Gets the certificates of Ingresses.
+    pub certificates: Arc<Certificates>,
+    /// The host's address where the NodePorts of Services are opened; none are opened without it.
+    pub node_ports: Option<IpAddr>,
 }
 
 /// Watches until `stop`.
-pub async fn run(client: Client, fabric: Fabric, certificates: Arc<Certificates>, stop: CancellationToken) {
+pub async fn run(config: Config, stop: CancellationToken) {
+    let Config { client, fabric, certificates, node_ports } = config;
     let everything = watcher::Config::default();
     let certificates_only = watcher::Config::default().fields("type=kubernetes.io/tls");
     let (services, a) = follow(Api::all(client.clone()), everything.clone(), Changed::Services);
@@ -77,7 +96,8 @@ pub async fn run(client: Client, fabric: Fabric, certificates: Arc<Certificates>
     let (ingresses, c) = follow(Api::all(client.clone()), everything.clone(), Changed::Ingresses);
     let (classes, d) = follow(Api::all(client.clone()), everything, Changed::Ingresses);
     let (secrets, e) = follow(Api::all(client), certificates_only, Changed::Secrets);
-    let driver = Driver { fabric, certificates, services, slices, ingresses, classes, secrets };
+    let node_ports = node_ports.map(|address| NodePorts::new(fabric.clone(), address, stop.clone()));
+    let mut driver = Driver { fabric, certificates, services, slices, ingresses, classes, secrets, node_ports };
     let mut changes = select_all([a, b, c, d, e]);
     tokio::select! {
         () = stop.cancelled() => {}
@@ -108,7 +128,7 @@ where
 }
 
 impl Driver {
-    async fn follow(&self, changes: &mut (impl futures::Stream<Item = Changed> + Unpin)) {
+    async fn follow(&mut self, changes: &mut (impl futures::Stream<Item = Changed> + Unpin)) {
         let mut next = Instant::now();
         while let Some(first) = changes.next().await {
             let mut stale = Stale::default();
@@ -124,12 +144,15 @@ impl Driver {
         }
     }
 
-    fn install(&self, stale: &Stale) {
+    fn install(&mut self, stale: &Stale) {
         if stale.services {
             let services = self.services.state();
             let slices: Vec<_> = self.slices.state().iter().filter_map(|slice| objects::slice(slice)).collect();
             let services = services.iter().map(|service| objects::service(service)).collect();
             self.fabric.set_services(ServiceTable::build(services, &slices));
+            if let Some(node_ports) = &mut self.node_ports {
+                node_ports.follow(&self.fabric.services());
+            }
         }
         if stale.ingresses {
             let ingresses = self.ingresses.state().iter().map(|ingress| objects::ingress(ingress)).collect();

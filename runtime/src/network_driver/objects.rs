@@ -27,8 +27,7 @@ fn protocol(name: Option<&str>) -> Option<Protocol> {
 }
 
 /// A Service; ports of other protocols than TCP and UDP are left out.
-#[must_use]
-pub fn service(object: &core::Service) -> Service {
+pub(super) fn service(object: &core::Service) -> Service {
     let spec = object.spec.clone().unwrap_or_default();
     let external = spec.type_.as_deref() == Some("ExternalName");
     // `clusterIP` stands for the first of `clusterIPs` where only it is set.
@@ -55,8 +54,7 @@ pub fn service(object: &core::Service) -> Service {
 }
 
 /// An EndpointSlice of addresses; `None` when it belongs to no Service or holds names (`addressType: FQDN`).
-#[must_use]
-pub fn slice(object: &discovery::EndpointSlice) -> Option<EndpointSlice> {
+pub(super) fn slice(object: &discovery::EndpointSlice) -> Option<EndpointSlice> {
     if object.address_type == "FQDN" {
         return None;
     }
@@ -87,8 +85,7 @@ fn endpoint(object: &discovery::Endpoint) -> Option<Endpoint> {
 }
 
 /// An Ingress; paths whose backend is not a Service are left out.
-#[must_use]
-pub fn ingress(object: &networking::Ingress) -> Ingress {
+pub(super) fn ingress(object: &networking::Ingress) -> Ingress {
     let metadata = &object.metadata;
     let spec = object.spec.clone().unwrap_or_default();
     let annotated = metadata.annotations.as_ref().and_then(|annotations| annotations.get(CLASS_ANNOTATION).cloned());
@@ -128,8 +125,7 @@ fn backend(object: networking::IngressBackend) -> Option<(String, PortRef)> {
 }
 
 /// An IngressClass.
-#[must_use]
-pub fn class(object: &networking::IngressClass) -> IngressClass {
+pub(super) fn class(object: &networking::IngressClass) -> IngressClass {
     IngressClass {
         name: object.metadata.name.clone().unwrap_or_default(),
         controller: object.spec.clone().unwrap_or_default().controller.unwrap_or_default(),
