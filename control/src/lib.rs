@@ -10,4 +10,7 @@ pub mod controllers_driver;
 mod limits;
 pub mod pki;
 pub mod scheduler_driver;
+pub mod server;
 mod workqueue;
+
+pub use objects::User;
