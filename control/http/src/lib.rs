@@ -1,1 +1,42 @@
-//! placeholder
+//! The Kubernetes API over HTTP: one generic path from a request to the door of the state ([`objects::Objects`]).
+//!
+//! There is no handler per resource: the catalog's rows say what exists, the schema table says what it looks like,
+//! and this crate turns URLs, media types and query parameters into calls of the door and its answers into bytes.
+//! Lists and watches copy each object's stored bytes; nothing is encoded per client but tables.
+//!
+//! # Layout
+//! * [`ApiService`] (`service.rs`): who asks, may they, which verb; panics and timeouts end here.
+//! * `verbs`: get, list, watch, write; `negotiate`, `body`, `reply`: media types in and out.
+//! * `discovery`, `openapi`, `table`: what clients want to know about resources, made from the same rows.
+//! * `auth`: certificates, tokens, impersonation; RBAC and the node's rights.
+//! * [`Relay`]: the way back to a pod's node, for its output.
+//! * [`serve`]: TLS, connections, orderly end.
+#![forbid(unsafe_code)]
+
+mod auth;
+mod body;
+mod discovery;
+mod limits;
+mod negotiate;
+mod openapi;
+mod protowire;
+mod query;
+mod relay;
+mod reply;
+mod serve;
+mod service;
+mod table;
+mod verbs;
+
+use bytes::Bytes;
+
+pub use auth::{Authenticator, StaticTokens};
+pub use relay::{NodeService, Relay};
+pub use serve::serve;
+pub use service::{ApiService, Config, InProcess, in_process, service};
+
+/// An error of a body or a transport, whatever it is.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of every request and response here.
+pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;

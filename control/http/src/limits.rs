@@ -1,0 +1,56 @@
+//! Every bound of this crate, with its reason.
+
+use std::time::Duration;
+
+/// Largest request body: kube-apiserver's limit, which clients know (413).
+pub(crate) const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// How long anything but a watch or a stream of output may take; kube-apiserver's `--request-timeout`.
+pub(crate) const REQUEST_MAX: Duration = Duration::from_secs(60);
+
+/// Answers smaller than this are not compressed: below it the work costs more than the bytes, as upstream found.
+pub(crate) const GZIP_BYTES_MIN: usize = 128 * 1024;
+
+/// How long a watch lasts when the client names no `timeoutSeconds`; up to twice this, so that clients which
+/// connected together do not come back together. kube-apiserver's `--min-request-timeout`.
+pub(crate) const WATCH_MIN: Duration = Duration::from_secs(30 * 60);
+
+/// How often a quiet watch tells its revision to a client that allowed bookmarks: once a minute, as upstream.
+pub(crate) const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+
+/// How many bytes of list items or watch events are put into one frame before it is handed to the connection: more
+/// would only be held twice.
+pub(crate) const FRAME_BYTES: usize = 64 * 1024;
+
+/// How many items one page of a list may have; more than any client asks for, far less than memory.
+pub(crate) const PAGE_ITEMS_MAX: usize = 1_000_000;
+
+/// How many connections one member serves. Beyond it new ones wait in the kernel's queue.
+pub(crate) const CONNECTIONS_MAX: usize = 8_192;
+
+/// How long a TLS handshake may take before the connection is closed: a silent peer must not hold a place.
+pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// How long a client may take to send the head of a request.
+pub(crate) const HEAD_MAX: Duration = Duration::from_secs(30);
+
+/// How many header fields an HTTP/1 request may have.
+pub(crate) const HEADERS_MAX: usize = 100;
+
+/// How many bytes the head of a request may have; Go's `DefaultMaxHeaderBytes` is 1 MiB, nobody needs a tenth of it.
+pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// How many requests one HTTP/2 connection may have under way; kube-apiserver's `--http2-max-streams-per-connection`.
+pub(crate) const STREAMS_MAX: u32 = 1_000;
+
+/// How long connections may take to finish their requests when the server stops.
+pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// How long the accept loop rests after an error such as "too many open files", instead of spinning.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How many groups or extra values one request may impersonate.
+pub(crate) const IMPERSONATED_MAX: usize = 64;
+
+/// Longest bearer token that is looked at; service-account tokens have about 1 KiB.
+pub(crate) const TOKEN_BYTES_MAX: usize = 16 * 1024;

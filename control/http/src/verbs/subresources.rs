@@ -1,0 +1,94 @@
+//! What stands behind an object's name: `status`, `scale`, `log`, and the commands that are posted there.
+
+use api::Status;
+use api::json::Decoded;
+use http::StatusCode;
+use serde_json::json;
+
+use super::{Place, output, read, write};
+use crate::negotiate::{self, Shape};
+use crate::reply::Reply;
+use crate::service::{Call, Inner};
+use crate::{Body, body};
+
+/// Answers a request about `NAME/subresource`.
+pub(super) async fn dispatch(
+    inner: &Inner,
+    call: &Call,
+    body: Body,
+    place: &Place,
+    verb: &str,
+    subresource: &str,
+) -> Result<Reply, Status> {
+    let row = place.resource.subresource(subresource).ok_or_else(Status::no_such_path)?;
+    if place.resource.namespaced && place.namespace.is_empty() {
+        return Err(Status::no_such_path());
+    }
+    if !row.verbs.contains(&verb) {
+        return Err(Status::method_not_allowed());
+    }
+    let name = row.name;
+    match (name, verb) {
+        ("log", "get") => output::output(inner, call, place).await,
+        ("exec" | "attach" | "portforward" | "proxy", _) => Err(absent(name, &place.resource.name)),
+        ("binding", "create") => bind(inner, call, body, place).await,
+        ("eviction", "create") => evict(inner, call, body, place).await,
+        ("scale", "get") => scale(inner, call, place).await,
+        (_, "get") => read::get(inner, call, place).await,
+        (_, "update") => write::update(inner, call, body, place, Some(name)).await,
+        (_, "patch") => write::patch(inner, call, body, place, Some(name)).await,
+        _ => Err(absent(name, &place.resource.name)),
+    }
+}
+
+/// 501: Kubernetes has it, this server has not.
+fn absent(subresource: &str, resource: &str) -> Status {
+    let message = format!("the server does not serve the subresource {subresource:?} of {resource}");
+    Status::new(501, "NotImplemented", message).about(resource, "")
+}
+
+async fn scale(inner: &Inner, call: &Call, place: &Place) -> Result<Reply, Status> {
+    if !matches!(negotiate::shape(&call.accept())?, Shape::Object) {
+        return Err(Status::not_acceptable("only application/json is served for Scale"));
+    }
+    let picture = read::picture(inner, call).await?;
+    let object = picture.get(&place.resource.name, &place.namespace, &place.name);
+    let object = object.ok_or_else(|| Status::not_found(&place.resource.name, &place.name))?;
+    Ok(Reply::value(StatusCode::OK, &objects::scale_of(object)))
+}
+
+/// POST of a Binding: gives a pod to a node.
+async fn bind(inner: &Inner, call: &Call, body: Body, place: &Place) -> Result<Reply, Status> {
+    let options = write::options(call, "CreateOptions")?;
+    let binding = command(call, body, "Binding").await?;
+    inner.objects.bind_pod(&call.user, &place.namespace, &place.name, &binding.value, &options).await?;
+    Ok(done())
+}
+
+/// POST of an Eviction: deletes a pod if no budget forbids it.
+async fn evict(inner: &Inner, call: &Call, body: Body, place: &Place) -> Result<Reply, Status> {
+    let eviction = command(call, body, "Eviction").await?;
+    let mut options = eviction.value["deleteOptions"].clone();
+    if let Some(options) = options.as_object_mut() {
+        // Nested options need not say what they are.
+        options.remove("kind");
+    }
+    let options = write::delete_options(&call.query, &options)?;
+    inner.objects.evict(&call.user, &place.namespace, &place.name, &options).await?;
+    Ok(done())
+}
+
+/// Reads a command; 400 when it is something else.
+async fn command(call: &Call, body: Body, kind: &str) -> Result<Decoded, Status> {
+    let decoded = body::object(&call.headers, body).await?;
+    match decoded.value["kind"].as_str() {
+        None | Some("") => Ok(decoded),
+        Some(given) if given == kind => Ok(decoded),
+        Some(given) => Err(Status::bad_request(format!("the body must be {kind}, not {given}"))),
+    }
+}
+
+fn done() -> Reply {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    Reply::value(StatusCode::CREATED, &status)
+}

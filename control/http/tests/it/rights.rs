@@ -1,0 +1,92 @@
+//! Who may do what, and the output of containers through the relay.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_api::{Body, BoxError, Config, Relay, StaticTokens};
+use http_body_util::{BodyExt, Full};
+use objects::User;
+use serde_json::json;
+use tower::util::BoxCloneSyncService;
+
+use crate::harness::Api;
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+#[tokio::test]
+async fn strangers_see_the_version_and_the_known_see_what_roles_say() {
+    let bot = User { name: "bot".into(), ..User::default() };
+    let tokens = Arc::new(StaticTokens::default().with("let-me-in", bot));
+    let api = Api::with(Config { authenticator: tokens, ..Config::default() }).await;
+    let stranger = api.anonymous();
+    for (path, code) in [("/version", 200), ("/readyz", 200), ("/api", 401), (PODS, 401)] {
+        assert_eq!(stranger.get(path).await.code, code, "{path}");
+    }
+    let token = |token: &str| format!("Bearer {token}");
+    let bearer = token("let-me-in");
+    assert_eq!(stranger.send(Method::GET, "/api", &[("authorization", &bearer)], "").await.code, 200);
+    assert_eq!(stranger.send(Method::GET, "/version", &[("authorization", &token("guess"))], "").await.code, 401);
+
+    let ann = api.as_user("ann", &["system:authenticated"]);
+    let refused = ann.get(PODS).await.json();
+    let words =
+        r#"pods is forbidden: User "ann" cannot list resource "pods" in API group "" in the namespace "default""#;
+    assert_eq!((&refused["code"], &refused["message"]), (&json!(403), &json!(words)));
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let role = json!({"metadata": {"name": "reader"}, "rules":
+        [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]});
+    let binding = json!({"metadata": {"name": "ann"}, "subjects":
+        [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "ann"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"}});
+    assert_eq!(api.post(&format!("{rbac}/roles"), &role).await.code, 201);
+    assert_eq!(api.post(&format!("{rbac}/rolebindings"), &binding).await.code, 201);
+    assert_eq!(ann.get(PODS).await.code, 200);
+    assert_eq!(ann.get("/api/v1/pods").await.code, 403);
+    let as_ann = [("impersonate-user", "ann")];
+    assert_eq!(api.send(Method::GET, PODS, &as_ann, "").await.code, 200);
+    assert_eq!(api.send(Method::GET, "/api/v1/secrets", &as_ann, "").await.code, 403);
+    assert_eq!(ann.send(Method::GET, PODS, &[("impersonate-user", "bob")], "").await.code, 403);
+    let review = json!({"spec": {"resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "default"}}});
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let answer = ann.send(Method::POST, path, &[], review.to_string()).await;
+    assert_eq!((answer.code, &answer.json()["status"]["allowed"]), (201, &json!(true)), "{}", answer.text());
+    let who = ann.send(Method::POST, "/apis/authentication.k8s.io/v1/selfsubjectreviews", &[], "{}").await;
+    assert_eq!(who.json()["status"]["userInfo"]["username"], "ann", "{}", who.text());
+    api.close().await;
+}
+
+/// A node that answers with what it was asked.
+fn echo() -> BoxCloneSyncService<Request<Body>, Response<Body>, BoxError> {
+    BoxCloneSyncService::new(tower::service_fn(|request: Request<Body>| async move {
+        let text = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+        let body = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync();
+        Ok::<_, BoxError>(Response::new(body))
+    }))
+}
+
+#[tokio::test]
+async fn output_comes_from_the_pods_node() {
+    let relay = Relay::default();
+    relay.attach("n1", echo());
+    let api = Api::with(Config { node_relay: relay.clone(), ..Config::default() }).await;
+    let pod = |name: &str, node: &str| json!({"metadata": {"name": name}, "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]}});
+    assert_eq!(api.post(PODS, &pod("web", "n1")).await.code, 201);
+    assert_eq!(api.post(PODS, &pod("lost", "n2")).await.code, 201);
+    let output = api.get(&format!("{PODS}/web/log?follow=true&tailLines=3")).await;
+    assert_eq!((output.code, output.text().as_str()), (200, "/containerLogs/default/web/c?follow=true&tailLines=3"));
+    assert_eq!(api.get(&format!("{PODS}/lost/log")).await.code, 500);
+    relay.detach("n1");
+    assert_eq!(api.get(&format!("{PODS}/web/log")).await.code, 500);
+    let exec = api.send(Method::POST, &format!("{PODS}/web/exec?command=ls"), &[], "").await;
+    assert_eq!((exec.code, &exec.json()["kind"]), (501, &json!("Status")));
+    let evicted = api
+        .post(
+            &format!("{PODS}/web/eviction"),
+            &json!({"apiVersion": "policy/v1", "kind": "Eviction",
+        "metadata": {"name": "web"}}),
+        )
+        .await;
+    assert_eq!(evicted.code, 201, "{}", evicted.text());
+    api.close().await;
+}
