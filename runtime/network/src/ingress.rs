@@ -238,6 +238,7 @@ pub fn bare_host(host: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Random;
 
     fn port(number: u16) -> PortRef {
         PortRef::Number(number)
@@ -386,5 +387,56 @@ mod tests {
         let found: Vec<_> =
             table.certificates().iter().map(|wanted| (wanted.host.as_str(), wanted.secret.as_str())).collect();
         assert_eq!(found, [("a.test", "one"), ("*.b.test", "one"), ("r.test", "two")]);
+    }
+
+    /// The specification word by word, slow and without a table.
+    fn naive<'a>(ingresses: &'a [Ingress], host: &str, path: &str) -> Option<&'a str> {
+        let mut best: Option<((u8, usize, bool), &str)> = None;
+        for rule in ingresses.iter().flat_map(|ingress| &ingress.rules) {
+            let host_rank = match rule.host.strip_prefix('*') {
+                Some(suffix) if host.ends_with(suffix) && !host[..host.len() - suffix.len()].contains('.') => 1,
+                None if rule.host == host => 2,
+                None if rule.host.is_empty() => 0,
+                _ => continue,
+            };
+            for candidate in &rule.paths {
+                let segments =
+                    |path: &str| -> Vec<String> { path.trim_end_matches('/').split('/').map(str::to_owned).collect() };
+                let (wanted, asked) = (segments(&candidate.path), segments(path));
+                let matches = if candidate.exact { path == candidate.path } else { asked.starts_with(&wanted) };
+                let length = if candidate.exact { candidate.path.len() } else { wanted.join("/").len() };
+                let rank = (host_rank, length, candidate.exact);
+                if matches && best.is_none_or(|(other, _)| rank > other) {
+                    best = Some((rank, &candidate.backend.0));
+                }
+            }
+        }
+        best.map(|(_, service)| service)
+    }
+
+    #[test]
+    fn the_table_agrees_with_the_specification() {
+        let hosts = ["", "a.test", "b.test", "*.test", "*.a.test", "x.a.test"];
+        let paths = ["/", "/a", "/a/", "/a/b", "/ab", "/b", "/a/b/c", "/a/b/"];
+        for seed in 1..400 {
+            let mut random = Random(seed);
+            let mut one = |number: usize| {
+                let path = Path {
+                    path: paths[random.below(paths.len())].to_owned(),
+                    exact: random.below(3) == 0,
+                    backend: (format!("s{number}"), port(80)),
+                };
+                let host = hosts[random.below(hosts.len())].to_owned();
+                Ingress { rules: vec![Rule { host, paths: vec![path] }], ..ingress(&format!("{number:02}"), &[]) }
+            };
+            let ingresses: Vec<Ingress> = (0..8).map(&mut one).collect();
+            let table = IngressTable::build(ingresses.clone(), &[]);
+            for host in ["a.test", "b.test", "c.test", "x.a.test", "y.a.test", "z.x.a.test", "other"] {
+                for path in paths.iter().chain(&["/c", "/abc", "/a/c", "/a/b/c/d"]) {
+                    let found = table.route(host, path).map(|backend| backend.service.as_str());
+                    assert_eq!(found, naive(&ingresses, host, path), "seed {seed} {host}{path} {ingresses:?}");
+                }
+            }
+        }
     }
 }

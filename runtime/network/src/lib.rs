@@ -34,4 +34,6 @@ pub use services::ServiceTable;
 pub use udp::{Datagram, UdpSocket};
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod stories;

@@ -328,18 +328,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-
-    /// xorshift64*: the same seed gives the same run.
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, end: usize) -> usize {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            usize::try_from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33).unwrap() % end
-        }
-    }
+    use crate::random::Random;
 
     fn held(writer: &Writer) -> usize {
         writer.0.state().held
@@ -418,6 +407,44 @@ mod tests {
         tokio::task::yield_now().await;
         assert_eq!(reader.read(9), Read::Bytes(Bytes::from_static(b"abcd")));
         assert_eq!(waiting.await.unwrap().room(), Ok(4));
+    }
+
+    /// Two threads, poll-style on both ends, ready futures dropped at random: a lost wake-up would hang here.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_is_lost_between_threads() {
+        let (writer, reader) = pipe(1000);
+        let total = 2_000_000;
+        let writing = tokio::spawn(async move {
+            let mut random = Random(7);
+            let mut sent = 0;
+            while sent < total {
+                if random.below(3) == 0 {
+                    let _ = writer.ready().now_or_never();
+                }
+                writer.ready().await;
+                let size = (1 + random.below(writer.room().unwrap())).min(total - sent);
+                let mut chunk: Bytes = (sent..sent + size).map(|n| (n % 251) as u8).collect();
+                sent += writer.write(&mut chunk).unwrap();
+            }
+        });
+        let mut random = Random(9);
+        let mut received = 0;
+        loop {
+            if random.below(3) == 0 {
+                let _ = reader.ready().now_or_never();
+            }
+            reader.ready().await;
+            match reader.read(1 + random.below(2000)) {
+                Read::Bytes(bytes) => {
+                    assert!(bytes.iter().zip(received..).all(|(byte, n)| usize::from(*byte) == n % 251));
+                    received += bytes.len();
+                }
+                Read::Pending => panic!("ready, and yet nothing to read"),
+                Read::End => break,
+            }
+        }
+        writing.await.unwrap();
+        assert_eq!(received, total);
     }
 
     #[tokio::test]

@@ -120,3 +120,66 @@ impl<T> Ports<T> {
         self.bound.drain().flat_map(|(_, bound)| bound).map(|(_, bound)| bound).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::random::Random;
+
+    fn addresses() -> Vec<IpAddr> {
+        ["10.42.0.2", "127.0.0.1", "127.0.0.2", "fd42::2", "::1"].iter().map(|ip| ip.parse().unwrap()).collect()
+    }
+
+    /// Against a model that knows nothing of scopes: a set of (address, port) pairs.
+    #[test]
+    fn one_binding_answers_for_an_address() {
+        let addresses = addresses();
+        let mut scopes = vec![Scope::All, Scope::Any4, Scope::Any6];
+        scopes.extend(addresses.iter().map(|ip| Scope::Only(*ip)));
+        for seed in 1..100 {
+            let mut random = Random(seed);
+            let mut ports = Ports::default();
+            let mut model: HashMap<(IpAddr, u16), usize> = HashMap::new();
+            let mut bound: Vec<(Scope, u16, usize)> = Vec::new();
+            for number in 0..200 {
+                let (scope, port) = (scopes[random.below(scopes.len())], 1 + random.below(3) as u16);
+                let covered: Vec<_> =
+                    addresses.iter().filter(|ip| scope.contains(**ip)).map(|ip| (*ip, port)).collect();
+                if random.below(2) == 0 {
+                    let free = covered.iter().all(|place| !model.contains_key(place));
+                    assert_eq!(ports.bind(scope, port, number), free.then_some(port), "seed {seed}");
+                    if free {
+                        model.extend(covered.iter().map(|place| (*place, number)));
+                        bound.push((scope, port, number));
+                    }
+                } else if !bound.is_empty() {
+                    let (scope, port, number) = bound.swap_remove(random.below(bound.len()));
+                    assert_eq!(ports.release(scope, port), Some(number));
+                    model.retain(|_, owner| *owner != number);
+                }
+                assert_eq!(ports.count(), bound.len());
+                for ip in &addresses {
+                    for port in 1..=3 {
+                        assert_eq!(ports.find(*ip, port), model.get(&(*ip, port)), "seed {seed}");
+                    }
+                }
+            }
+            assert_eq!(ports.clear().len(), bound.len());
+            assert!(ports.find(addresses[0], 1).is_none() && ports.count() == 0);
+        }
+    }
+
+    #[test]
+    fn free_ports_are_found_until_there_are_none() {
+        let mut ports = Ports::default();
+        ports.bind(Scope::Any4, *EPHEMERAL_PORTS.start(), 0).unwrap();
+        let mut seen = HashSet::new();
+        while let Some(port) = ports.bind(Scope::Any4, 0, 1) {
+            assert!(EPHEMERAL_PORTS.contains(&port) && seen.insert(port));
+        }
+        assert_eq!(seen.len(), EPHEMERAL_PORTS.count() - 1);
+        assert!(ports.bind(Scope::Any6, 0, 1).is_some());
+    }
+}

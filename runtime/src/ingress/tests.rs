@@ -191,6 +191,10 @@ async fn what_cannot_be_routed_is_said_in_a_sentence() {
         assert_eq!(headers.get("retry-after").is_some_and(|wait| wait == "7"), path == "/full");
         assert!(!text.contains("secret"));
     }
+    let mut tunnel = world.raw("CONNECT a.test:22 HTTP/1.1\r\nHost: a.test:22\r\nConnection: close\r\n\r\n").await;
+    let mut answer = String::new();
+    tunnel.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
     let mut nameless = world.raw("GET / HTTP/1.0\r\n\r\n").await;
     let mut answer = String::new();
     nameless.read_to_string(&mut answer).await.unwrap();
