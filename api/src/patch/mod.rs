@@ -125,7 +125,7 @@ mod tests {
         let doubling = (0..40).map(|n| json!({"op": "copy", "from": "/a", "path": format!("/a/{n}")}));
         let refused = json(&json!({"a": {"x": "y"}}), &doubling.collect()).unwrap_err();
         assert!(matches!(refused.code, 400 | 413), "{refused:?}");
-        let wrap = |n: usize| if n % 2 == 0 { ["/a", "/b/a"] } else { ["/b", "/a/b"] };
+        let wrap = |n: usize| if n.is_multiple_of(2) { ["/a", "/b/a"] } else { ["/b", "/a/b"] };
         let mut operations = Vec::new();
         for n in 0..200 {
             let [from, path] = wrap(n);

@@ -208,6 +208,7 @@ fn plain_map(map: &Object) -> Object {
 }
 
 #[cfg(test)]
+#[allow(clippy::needless_pass_by_value, reason = "tables of literals read better without borrows")]
 mod tests {
     use super::*;
     use serde_json::json;

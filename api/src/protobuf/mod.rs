@@ -161,10 +161,8 @@ fn add(field: &Field, wire: Wire<'_>, map: &mut Map<String, Value>, depth: usize
         Shape::One => {
             let value = one(&field.kind, wire, depth)?;
             // Go sends every scalar, and its JSON leaves the zero ones out.
-            if field.pointer || !field.omit_empty || !is_zero(&value) {
-                if !value.is_null() {
-                    map.insert(name.into(), value);
-                }
+            if (field.pointer || !field.omit_empty || !is_zero(&value)) && !value.is_null() {
+                map.insert(name.into(), value);
             }
         }
         Shape::List => {
