@@ -103,7 +103,8 @@ impl Reply {
         for (name, value) in self.headers {
             response.headers_mut().append(name, value);
         }
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        let uncached = HeaderValue::from_static("no-cache, private");
+        response.headers_mut().entry(header::CACHE_CONTROL).or_insert(uncached);
         let parts = match self.content {
             Content::Stream(body) => return response.map(|()| body),
             Content::Parts(parts) => parts,

@@ -47,7 +47,13 @@ pub(crate) async fn dispatch(inner: &Inner, call: &Call, body: Body, target: Tar
     }
     // A collection over all namespaces can be read, but what is written stands in one.
     let nowhere = place.resource.namespaced && place.namespace.is_empty();
-    if !place.resource.verbs.contains(&verb) || (nowhere && !matches!(verb, "list" | "watch" | "deletecollection")) {
+    let collective = matches!(verb, "list" | "watch" | "deletecollection");
+    let fits = match verb {
+        "create" => place.name.is_empty(),
+        "update" | "patch" => !place.name.is_empty(),
+        _ => true,
+    };
+    if !fits || !place.resource.verbs.contains(&verb) || (nowhere && !collective) {
         return Err(Status::method_not_allowed());
     }
     match verb {

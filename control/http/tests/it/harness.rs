@@ -15,36 +15,36 @@ use tower::ServiceExt;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An API with the namespace `default`.
-pub struct Api {
-    pub service: ApiService,
+pub(crate) struct Api {
+    pub(crate) service: ApiService,
     user: User,
     store: raft_store::Store,
     _dir: TempDir,
 }
 
 /// An answer, read to its end.
-pub struct Answer {
-    pub code: u16,
-    pub headers: HeaderMap,
-    pub bytes: Bytes,
+pub(crate) struct Answer {
+    pub(crate) code: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) bytes: Bytes,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
 }
 
 impl Api {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(Config::default()).await
     }
 
-    pub async fn with(config: Config) -> Self {
+    pub(crate) async fn with(config: Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = raft_store::Store::open(raft_store::Config::single(dir.path())).await.unwrap();
         let objects = Objects::open(store.clone()).await.unwrap();
@@ -57,13 +57,13 @@ impl Api {
     }
 
     /// The same API, asked by somebody else.
-    pub fn as_user(&self, name: &str, groups: &[&str]) -> Asker<'_> {
+    pub(crate) fn as_user(&self, name: &str, groups: &[&str]) -> Asker<'_> {
         let groups = groups.iter().map(|group| (*group).to_owned()).collect();
         Asker { api: self, user: Some(User { name: name.into(), groups, ..User::default() }) }
     }
 
     /// The same API, asked by nobody in particular.
-    pub fn anonymous(&self) -> Asker<'_> {
+    pub(crate) fn anonymous(&self) -> Asker<'_> {
         Asker { api: self, user: None }
     }
 
@@ -71,20 +71,20 @@ impl Api {
         Asker { api: self, user: Some(self.user.clone()) }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.admin().send(Method::GET, path, &[], "").await
     }
 
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
         self.admin().send(method, path, headers, body).await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(Method::POST, path, &[], body.to_string()).await
     }
 
     /// Creates a config map in `default` and answers its revision.
-    pub async fn config_map(&self, name: &str, labels: Value) -> u64 {
+    pub(crate) async fn config_map(&self, name: &str, labels: Value) -> u64 {
         let body = json!({"metadata": {"name": name, "labels": labels}, "data": {"a": "b"}});
         let answer = self.post("/api/v1/namespaces/default/configmaps", &body).await;
         assert_eq!(answer.code, 201, "{}", answer.text());
@@ -92,19 +92,19 @@ impl Api {
     }
 
     /// Opens a watch.
-    pub async fn watch(&self, path: &str, accept: &str) -> Lines {
+    pub(crate) async fn watch(&self, path: &str, accept: &str) -> Lines {
         let response = self.admin().open(Method::GET, path, &[("accept", accept)], Bytes::new()).await;
         assert_eq!(response.status(), StatusCode::OK);
         Lines { body: response.into_body(), rest: Vec::new() }
     }
 
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.store.close().await;
     }
 }
 
 /// Who asks.
-pub struct Asker<'a> {
+pub(crate) struct Asker<'a> {
     api: &'a Api,
     user: Option<User>,
 }
@@ -125,27 +125,27 @@ impl Asker<'_> {
         }
     }
 
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
         let response = self.open(method, path, headers, body.into()).await;
         let (head, body) = response.into_parts();
         let bytes = tokio::time::timeout(PATIENCE, body.collect()).await.expect("an answer ends").unwrap().to_bytes();
         Answer { code: head.status.as_u16(), headers: head.headers, bytes }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, &[], "").await
     }
 }
 
 /// A stream of JSON lines.
-pub struct Lines {
+pub(crate) struct Lines {
     body: Body,
     rest: Vec<u8>,
 }
 
 impl Lines {
     /// The next line; `None` at the end of the stream.
-    pub async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
@@ -157,7 +157,7 @@ impl Lines {
     }
 
     /// The next line as `TYPE name`.
-    pub async fn brief(&mut self) -> String {
+    pub(crate) async fn brief(&mut self) -> String {
         let Some(event) = self.next().await else { return "end".into() };
         let name = event["object"]["metadata"]["name"].as_str().unwrap_or_default();
         format!("{} {name}", event["type"].as_str().unwrap()).trim().to_owned()
