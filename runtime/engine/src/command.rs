@@ -1,6 +1,6 @@
 //! A command: one instance of a component, run to its end.
 
-use crate::component::{Code, Pre};
+use crate::component::Pre;
 use crate::exit::Exit;
 use crate::guest::{Container, Guest, Usage};
 use std::future::Future;
@@ -19,13 +19,13 @@ pub struct Running {
 }
 
 impl Running {
-    pub(crate) fn start(code: &Arc<Code>, container: Arc<Container>, stop: CancellationToken) -> Running {
-        let (code, shared) = (code.clone(), container.clone());
-        let task = container.parts.spawn(async move {
-            let Pre::Command(pre) = code.pre() else {
+    pub(crate) fn start(container: Arc<Container>, stop: CancellationToken) -> Running {
+        let shared = container.clone();
+        let task = container.code.parts().spawn(async move {
+            let Pre::Command(pre) = shared.code.pre() else {
                 return Exit::Failed("the component answers HTTP requests; it is not a command".into());
             };
-            let guest = shared.meter.run(&shared.parts.ticker, execute(pre, &shared));
+            let guest = shared.meter.run(&shared.code.parts().ticker, execute(pre, &shared));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => Exit::Stopped,

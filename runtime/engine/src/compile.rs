@@ -6,7 +6,7 @@
 //! in a directory only this user can enter, and carries its own digest: loading runs it, so what was damaged or
 //! half-written is compiled again instead.
 
-use crate::component::CodeError;
+use crate::component::{CodeError, Kind};
 use crate::parts::{EngineError, Parts, code_config};
 use crate::{EngineConfig, limits};
 use sha2::{Digest, Sha256};
@@ -54,16 +54,17 @@ pub(crate) async fn read(path: &Path) -> Result<Arc<[u8]>, CodeError> {
 pub(crate) async fn component(
     parts: &Arc<Parts>,
     config: &EngineConfig,
+    kind: Kind,
     wasm: Arc<[u8]>,
     path: &Path,
 ) -> Result<Component, CodeError> {
     let mut settings = DefaultHasher::new();
-    parts.wasm.precompile_compatibility_hash().hash(&mut settings);
+    parts.pool(kind).wasm.precompile_compatibility_hash().hash(&mut settings);
     let name = format!("{}-{:016x}.cwasm", hex_digest(&wasm), settings.finish());
     let artefact = Artefact { path: config.cache_dir.join(name) };
 
-    let (found, shared) = (artefact.clone(), parts.clone());
-    if let Some(component) = blocking(move || Ok(found.open(&shared))).await? {
+    let (found, engine) = (artefact.clone(), parts.pool(kind).wasm.clone());
+    if let Some(component) = blocking(move || Ok(found.open(&engine))).await? {
         return Ok(component);
     }
     let _turn = parts.compilations.acquire().await.expect("the semaphore is never closed");
@@ -75,12 +76,12 @@ pub(crate) async fn component(
             blocking(move || compile_here(&wasm, &out)).await
         }
     };
-    let shared = parts.clone();
+    let engine = parts.pool(kind).wasm.clone();
     blocking(move || {
         let kept = sum.and_then(|sum| Ok(artefact.keep(&fresh, &sum)?));
         let _ = std::fs::remove_file(&fresh);
         kept?;
-        artefact.open(&shared).ok_or_else(|| CodeError::Io(io::Error::other("the compiled code changed on disk")))
+        artefact.open(&engine).ok_or_else(|| CodeError::Io(io::Error::other("the compiled code changed on disk")))
     })
     .await
 }
@@ -191,7 +192,7 @@ impl Artefact {
     }
 
     /// `None` when there is none, or none to be trusted.
-    fn open(&self, parts: &Parts) -> Option<Component> {
+    fn open(&self, engine: &wasmtime::Engine) -> Option<Component> {
         let expected = std::fs::read_to_string(self.sum_path()).ok()?;
         if hex_digest(&std::fs::read(&self.path).ok()?) != expected {
             return None;
@@ -199,7 +200,7 @@ impl Artefact {
         // SAFETY: the file was written by our compiler, whose digest it still has, and lies in a directory that only
         // this user can enter; whoever can change it can change this program too.
         #[allow(unsafe_code)]
-        let component = unsafe { Component::deserialize_file(&parts.wasm, &self.path) };
+        let component = unsafe { Component::deserialize_file(engine, &self.path) };
         component.inspect_err(|error| tracing::warn!(%error, path = %self.path.display(), "compiled code refused")).ok()
     }
 }
@@ -224,31 +225,34 @@ mod tests {
 
     #[test]
     fn the_compiler_process_makes_what_this_process_runs() {
-        let parts = Parts::new(&EngineConfig { instances_max: 4, ..EngineConfig::new("unused") }).unwrap();
+        let config = EngineConfig { commands_max: 4, requests_max: 4, ..EngineConfig::new("unused") };
+        let parts = Parts::new(&config).unwrap();
         let alone = wasmtime::Engine::new(&code_config()).unwrap();
         let hash = |engine: &wasmtime::Engine| {
             let mut hasher = DefaultHasher::new();
             engine.precompile_compatibility_hash().hash(&mut hasher);
             hasher.finish()
         };
-        assert_eq!(hash(&parts.wasm), hash(&alone));
+        for kind in [Kind::Command, Kind::HttpProxy] {
+            assert_eq!(hash(&parts.pool(kind).wasm), hash(&alone));
+        }
     }
 
     #[test]
     fn damaged_code_is_not_opened() {
         let dir = tempfile::tempdir().unwrap();
-        let parts = Parts::new(&EngineConfig { instances_max: 4, ..EngineConfig::new(dir.path()) }).unwrap();
+        let engine = wasmtime::Engine::new(&code_config()).unwrap();
         let artefact = Artefact { path: dir.path().join("a.cwasm") };
         let fresh = artefact.fresh();
         let sum = compile_here(&wat::parse_str("(component)").unwrap(), &fresh).unwrap();
         assert!(artefact.keep(&fresh, "not the digest").is_err());
         artefact.keep(&fresh, &sum).unwrap();
-        assert!(artefact.open(&parts).is_some());
+        assert!(artefact.open(&engine).is_some());
 
         let mut bytes = std::fs::read(&artefact.path).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         std::fs::write(&artefact.path, bytes).unwrap();
-        assert!(artefact.open(&parts).is_none());
+        assert!(artefact.open(&engine).is_none());
     }
 }

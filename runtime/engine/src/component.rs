@@ -4,7 +4,7 @@
 //! import nobody here offers, nothing to run. Refused: components that export neither a command nor an HTTP handler.
 
 use crate::guest::Guest;
-use crate::parts::Parts;
+use crate::parts::{Parts, Pool};
 use crate::{EngineConfig, compile, limits};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -164,6 +164,10 @@ impl Code {
         &self.parts
     }
 
+    pub(crate) fn pool(&self) -> &Pool {
+        self.parts.pool(self.kind())
+    }
+
     pub(crate) fn pre(&self) -> &Pre {
         &self.pre
     }
@@ -176,8 +180,8 @@ impl Code {
     ) -> Result<Code, CodeError> {
         let wasm = compile::read(path).await?;
         let kind = inspect(&wasm)?;
-        let component = compile::component(&parts, config, wasm, path).await?;
-        let pre = link(&parts, &component, kind).map_err(|error| CodeError::Invalid(format!("{error:#}")))?;
+        let component = compile::component(&parts, config, kind, wasm, path).await?;
+        let pre = link(parts.pool(kind), &component, kind).map_err(|error| CodeError::Invalid(format!("{error:#}")))?;
         Ok(Code { digest: digest.to_owned(), parts, pre })
     }
 }
@@ -189,8 +193,8 @@ impl std::fmt::Debug for Code {
 }
 
 /// Finds what [`inspect`] cannot see: an interface of the right name with a function of another shape.
-fn link(parts: &Parts, component: &Component, kind: Kind) -> wasmtime::Result<Pre> {
-    let instance = parts.linker.instantiate_pre(component)?;
+fn link(pool: &Pool, component: &Component, kind: Kind) -> wasmtime::Result<Pre> {
+    let instance = pool.linker.instantiate_pre(component)?;
     Ok(match kind {
         Kind::Command => Pre::Command(CommandPre::new(instance)?),
         Kind::HttpProxy => Pre::HttpProxy(ProxyPre::new(instance)?),
@@ -247,10 +251,15 @@ mod tests {
 
     #[test]
     fn everything_offered_is_linked() {
-        let parts = Parts::new(&EngineConfig { instances_max: 4, ..EngineConfig::new("unused") }).unwrap();
+        let config = EngineConfig { commands_max: 4, requests_max: 4, ..EngineConfig::new("unused") };
+        let parts = Parts::new(&config).unwrap();
         let imports = OFFERED.map(|name| format!(r#"(import "{name}@0.2.0" (instance))"#)).concat();
-        let component = Component::new(&parts.wasm, wat::parse_str(format!("(component {imports})")).unwrap()).unwrap();
-        parts.linker.instantiate_pre(&component).map(drop).unwrap();
+        let wasm = wat::parse_str(format!("(component {imports})")).unwrap();
+        for kind in [Kind::Command, Kind::HttpProxy] {
+            let pool = parts.pool(kind);
+            let component = Component::new(&pool.wasm, &wasm).unwrap();
+            pool.linker.instantiate_pre(&component).map(drop).unwrap();
+        }
     }
 
     #[test]

@@ -3,11 +3,11 @@
 //! Every interface is linked one by one. wasmtime's own `wasi:sockets` would open host sockets and is never linked;
 //! `sockets` puts the pod's network in its place.
 
+use crate::component::Code;
 use crate::cpu::Meter;
 use crate::memory::{Account, Ledger};
 use crate::outgoing::Outgoing;
 use crate::output::{Pipe, Stream};
-use crate::parts::Parts;
 use crate::{ContainerSpec, limits, sockets};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -33,7 +33,7 @@ pub struct Usage {
 
 /// A container: the accounts and settings all its instances share.
 pub(crate) struct Container {
-    pub(crate) parts: Arc<Parts>,
+    pub(crate) code: Arc<Code>,
     pub(crate) spec: ContainerSpec,
     pub(crate) meter: Arc<Meter>,
     memory: Arc<Account>,
@@ -41,9 +41,9 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    pub(crate) fn new(parts: &Arc<Parts>, spec: ContainerSpec) -> Arc<Container> {
+    pub(crate) fn new(code: &Arc<Code>, spec: ContainerSpec) -> Arc<Container> {
         Arc::new(Container {
-            parts: parts.clone(),
+            code: code.clone(),
             meter: Meter::new(spec.cpu_limit_millis),
             memory: Account::new(spec.memory_limit_bytes),
             outgoing: Arc::new(Semaphore::new(limits::OUTGOING_MAX)),
@@ -76,7 +76,7 @@ impl Container {
             sockets: sockets::State::new(self.spec.network.clone()),
             memory: Ledger::new(self.memory.clone()),
         };
-        let mut store = Store::new(&self.parts.wasm, guest);
+        let mut store = Store::new(&self.code.pool().wasm, guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_max_component_handles(limits::HANDLES_MAX);
         store.set_hostcall_fuel(limits::HOSTCALL_BYTES_MAX);

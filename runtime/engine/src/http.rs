@@ -5,7 +5,7 @@
 //! request with 500 (or cuts a body that has begun), is told in the output and remembered as a fault, and the
 //! container goes on. More requests than [`limits::REQUESTS_MAX`] at once are turned away with `Retry-After: 1`.
 
-use crate::component::{Code, CodeError, Kind, Pre};
+use crate::component::{CodeError, Kind, Pre};
 use crate::exit::Exit;
 use crate::guest::{Container, Usage};
 use crate::limits;
@@ -31,7 +31,6 @@ type Head = Result<Response<HyperOutgoingBody>, ErrorCode>;
 
 /// A container that answers HTTP requests.
 pub struct HttpContainer {
-    code: Arc<Code>,
     container: Arc<Container>,
     slots: Arc<Semaphore>,
     stop: CancellationToken,
@@ -40,12 +39,11 @@ pub struct HttpContainer {
 }
 
 impl HttpContainer {
-    pub(crate) fn new(code: &Arc<Code>, container: Arc<Container>) -> Result<Arc<HttpContainer>, CodeError> {
-        if code.kind() != Kind::HttpProxy {
+    pub(crate) fn new(container: Arc<Container>) -> Result<Arc<HttpContainer>, CodeError> {
+        if container.code.kind() != Kind::HttpProxy {
             return Err(CodeError::Invalid("it is a command and answers no HTTP requests".into()));
         }
         Ok(Arc::new(HttpContainer {
-            code: code.clone(),
             container,
             slots: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
             stop: CancellationToken::new(),
@@ -107,7 +105,7 @@ impl HttpContainer {
         let call = Arc::new(Call::default());
         let (send, head) = oneshot::channel();
         let task = self.clone().serve(line.clone(), request, send, call.clone(), slot);
-        let mut instance = Instance { task: self.container.parts.spawn(task), call, detached: false };
+        let mut instance = Instance { task: self.container.code.parts().spawn(task), call, detached: false };
 
         match tokio::time::timeout(limits::REQUEST_TIMEOUT, head).await {
             Ok(Ok(Ok(response))) => {
@@ -141,8 +139,8 @@ impl HttpContainer {
         call: Arc<Call>,
         _slot: OwnedSemaphorePermit,
     ) -> Ended {
-        let Container { meter, parts, .. } = &*self.container;
-        let guest = meter.run(&parts.ticker, self.invoke(request, head, &call));
+        let Container { meter, code, .. } = &*self.container;
+        let guest = meter.run(&code.parts().ticker, self.invoke(request, head, &call));
         let ended = tokio::select! {
             biased;
             () = self.stop.cancelled() => Ended::Failed(Exit::Stopped),
@@ -165,7 +163,7 @@ impl HttpContainer {
         // must find the call marked by then.
         let mut unfinished = Unfinished { call, armed: true };
         let run = async {
-            let Pre::HttpProxy(pre) = self.code.pre() else {
+            let Pre::HttpProxy(pre) = self.container.code.pre() else {
                 return Err(wasmtime::Error::msg("the component is a command"));
             };
             let request = request.map(|body| body.map_err(|_| Error::ConnectionTerminated));

@@ -51,8 +51,10 @@ pub struct EngineConfig {
     pub cache_dir: PathBuf,
     /// Threads that run guests; 0 means one per CPU.
     pub threads: usize,
-    /// Component instances alive at once, at most [`limits::INSTANCES_MAX`].
-    pub instances_max: u32,
+    /// Commands alive at once, at most [`limits::COMMANDS_MAX`].
+    pub commands_max: u32,
+    /// Requests being answered at once by all HTTP containers, at most [`limits::REQUEST_INSTANCES_MAX`].
+    pub requests_max: u32,
     /// The program that compiles in a process of its own: called as `PROGRAM compile-component WASM OUT`, it must end
     /// in [`compile_main`]. `None` compiles in this process.
     pub compiler: Option<PathBuf>,
@@ -61,7 +63,13 @@ pub struct EngineConfig {
 impl EngineConfig {
     /// The default engine with its cache in `cache_dir`.
     pub fn new(cache_dir: impl Into<PathBuf>) -> EngineConfig {
-        EngineConfig { cache_dir: cache_dir.into(), threads: 0, instances_max: limits::INSTANCES_MAX, compiler: None }
+        EngineConfig {
+            cache_dir: cache_dir.into(),
+            threads: 0,
+            commands_max: limits::COMMANDS_MAX,
+            requests_max: limits::REQUEST_INSTANCES_MAX,
+            compiler: None,
+        }
     }
 }
 
@@ -135,7 +143,7 @@ impl Engine {
 
     /// Runs a command to its end or until `stop`. Dropping the returned future ends it too.
     pub fn run(&self, code: &Arc<Code>, spec: ContainerSpec, stop: CancellationToken) -> Running {
-        Running::start(code, Container::new(code.parts(), spec), stop)
+        Running::start(Container::new(code, spec), stop)
     }
 
     /// An HTTP component at rest: it uses nothing but its entry here until a request comes.
@@ -143,7 +151,7 @@ impl Engine {
     /// # Errors
     /// When `code` is a command.
     pub fn http(&self, code: &Arc<Code>, spec: ContainerSpec) -> Result<Arc<HttpContainer>, CodeError> {
-        HttpContainer::new(code, Container::new(code.parts(), spec))
+        HttpContainer::new(Container::new(code, spec))
     }
 
     async fn parts(&self) -> Result<Arc<Parts>, EngineError> {

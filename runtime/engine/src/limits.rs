@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-/// Component instances alive at once on a node. A pooled instance takes up to six memory mappings and Linux allows a
-/// process 65,530 of them by default; beyond that *every* mapping of the process fails, so the pool ends before it.
-pub const INSTANCES_MAX: u32 = 10_000;
+/// Commands alive at once on a node. A pooled instance takes up to six memory mappings and Linux allows a process
+/// 65,530 of them by default; beyond that *every* mapping of the process fails, so the two pools end before it.
+pub const COMMANDS_MAX: u32 = 9_000;
+
+/// Requests being answered at once on a node, over all HTTP containers.
+pub const REQUEST_INSTANCES_MAX: u32 = 1_000;
 
 /// Core instances inside one component: adapters and the C library split a component into a handful.
 pub(crate) const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 100;
@@ -21,14 +24,14 @@ pub(crate) const TABLE_ELEMENTS_MAX: usize = 65_536;
 /// Bytes a table element is charged for in the container's memory: one pointer.
 pub(crate) const TABLE_ELEMENT_BYTES: u64 = 8;
 
-/// Memory slots that stay warm after use. Together with [`WARM_MEMORY_BYTES`] this is what an idle node keeps resident
-/// after a burst, and what makes a fresh instance per request cheap.
+/// Slots for requests that stay bound to a component after use, which makes the next instance of it cheap.
 pub(crate) const WARM_SLOTS_MAX: u32 = 32;
 
-/// Bytes of each warm memory that are cleared in place instead of being handed back to the kernel.
+/// Bytes of each request's memory that are cleared in place instead of being handed back to the kernel. Only what a
+/// guest wrote stays resident, and only as many slots are used as requests ever ran at once.
 pub(crate) const WARM_MEMORY_BYTES: usize = 512 << 10;
 
-/// Bytes of each warm table that are cleared in place.
+/// Bytes of each request's tables that are cleared in place.
 pub(crate) const WARM_TABLE_BYTES: usize = 64 << 10;
 
 /// Host objects (sockets, streams, pollables, headers, bodies) one instance may hold.

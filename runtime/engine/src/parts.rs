@@ -1,5 +1,6 @@
-//! The heavy parts of an engine: wasmtime with its pool, the linker, the guests' threads and their clock.
+//! The heavy parts of an engine: wasmtime with its pools, the linkers, the guests' threads and their clock.
 
+use crate::component::Kind;
 use crate::guest::{self, Guest};
 use crate::ticker::Ticker;
 use crate::{EngineConfig, limits};
@@ -12,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use wasmtime::component::Linker;
-use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// Why there is no engine. All of them are the node's trouble, not the guest's.
 #[derive(Debug, thiserror::Error)]
@@ -33,10 +34,16 @@ pub enum EngineError {
     Wasmtime(String),
 }
 
-/// Shared by all code and containers of an engine.
-pub(crate) struct Parts {
+/// Room for instances of one kind: commands give their memory back when they end, requests leave theirs warm.
+pub(crate) struct Pool {
     pub(crate) wasm: wasmtime::Engine,
     pub(crate) linker: Linker<Guest>,
+}
+
+/// Shared by all code and containers of an engine.
+pub(crate) struct Parts {
+    commands: Pool,
+    requests: Pool,
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) compilations: Semaphore,
     /// Only `None` while being dropped.
@@ -45,19 +52,23 @@ pub(crate) struct Parts {
 
 impl Parts {
     pub(crate) fn new(config: &EngineConfig) -> Result<Parts, EngineError> {
-        let refused = |error: wasmtime::Error| EngineError::Wasmtime(format!("{error:#}"));
-        let wasm = match wasmtime::Engine::new(&pooled(config.instances_max)) {
-            Ok(engine) => engine,
-            Err(error) => {
-                tracing::warn!(%error, "no room for a pool of instances; each will be allocated on its own");
-                wasmtime::Engine::new(&code_config()).map_err(refused)?
-            }
-        };
-        let linker = guest::linker(&wasm).map_err(refused)?;
-        let ticker = Ticker::start(wasm.clone())?;
+        let mut giving_back = code_config();
+        // Also hands a fiber's stack back to the kernel: 32 KiB for each command that ever ran at once with others.
+        giving_back.async_stack_zeroing(true);
+        let commands = Pool::new(giving_back, pool_of_commands(config.commands_max))?;
+        let requests = Pool::new(code_config(), pool_of_requests(config.requests_max))?;
+        let ticker = Ticker::start([commands.wasm.clone(), requests.wasm.clone()])?;
         let runtime = guest_runtime(config.threads)?;
         let compilations = Semaphore::new(limits::COMPILATIONS_MAX);
-        Ok(Parts { wasm, linker, ticker, compilations, runtime: Some(runtime) })
+        Ok(Parts { commands, requests, ticker, compilations, runtime: Some(runtime) })
+    }
+
+    /// Where components of this kind run.
+    pub(crate) fn pool(&self, kind: Kind) -> &Pool {
+        match kind {
+            Kind::Command => &self.commands,
+            Kind::HttpProxy => &self.requests,
+        }
     }
 
     /// Spawns onto the guests' threads.
@@ -91,9 +102,25 @@ pub(crate) fn code_config() -> Config {
     config
 }
 
-/// The pool reserves address space only: memory is used by what runs, plus what stays warm.
-fn pooled(instances_max: u32) -> Config {
-    let instances = instances_max.clamp(1, limits::INSTANCES_MAX);
+impl Pool {
+    fn new(mut config: Config, pool: PoolingAllocationConfig) -> Result<Pool, EngineError> {
+        let refused = |error: wasmtime::Error| EngineError::Wasmtime(format!("{error:#}"));
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        let wasm = match wasmtime::Engine::new(&config) {
+            Ok(engine) => engine,
+            Err(error) => {
+                tracing::warn!(%error, "no room for a pool of instances; each will be allocated on its own");
+                wasmtime::Engine::new(&code_config()).map_err(refused)?
+            }
+        };
+        let linker = guest::linker(&wasm).map_err(refused)?;
+        Ok(Pool { wasm, linker })
+    }
+}
+
+/// A pool reserves address space only: memory is used by what runs.
+fn pool_of_commands(instances: u32) -> PoolingAllocationConfig {
+    let instances = instances.clamp(1, limits::COMMANDS_MAX);
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(instances)
         .total_stacks(instances)
@@ -103,13 +130,21 @@ fn pooled(instances_max: u32) -> Config {
         .max_core_instances_per_component(limits::CORE_INSTANCES_PER_COMPONENT_MAX)
         .max_memories_per_component(limits::MEMORIES_PER_COMPONENT_MAX)
         .max_tables_per_component(limits::TABLES_PER_COMPONENT_MAX)
-        .table_elements(limits::TABLE_ELEMENTS_MAX)
-        .max_unused_warm_slots(limits::WARM_SLOTS_MAX)
-        .linear_memory_keep_resident(limits::WARM_MEMORY_BYTES)
-        .table_keep_resident(limits::WARM_TABLE_BYTES);
-    let mut config = code_config();
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-    config
+        .table_elements(limits::TABLE_ELEMENTS_MAX);
+    pool
+}
+
+/// As for commands, and what the last instance of a component used stays warm for the next. That needs a kernel that
+/// tells which pages were written (Linux 6.7): clearing the others would make them resident.
+fn pool_of_requests(instances: u32) -> PoolingAllocationConfig {
+    let mut pool = pool_of_commands(instances.min(limits::REQUEST_INSTANCES_MAX));
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        pool.pagemap_scan(Enabled::Yes)
+            .max_unused_warm_slots(limits::WARM_SLOTS_MAX)
+            .linear_memory_keep_resident(limits::WARM_MEMORY_BYTES)
+            .table_keep_resident(limits::WARM_TABLE_BYTES);
+    }
+    pool
 }
 
 /// Threads for guests only. Guests yield but are seldom idle, so a worker looks at timers and at its neighbours' work

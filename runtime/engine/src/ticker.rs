@@ -1,4 +1,4 @@
-//! The clock guests yield by: one thread that advances the engine's epoch while a guest is on a CPU, and sleeps
+//! The clock guests yield by: one thread that advances the engines' epochs while a guest is on a CPU, and sleeps
 //! otherwise, so that an idle node uses no CPU at all.
 
 use crate::limits;
@@ -27,10 +27,10 @@ impl Drop for OnCpu<'_> {
 
 impl Ticker {
     /// Starts the thread; [`Ticker::stop`] ends it.
-    pub(crate) fn start(engine: Engine) -> std::io::Result<Arc<Ticker>> {
+    pub(crate) fn start(engines: [Engine; 2]) -> std::io::Result<Arc<Ticker>> {
         let ticker = Arc::new(Ticker::default());
         let shared = ticker.clone();
-        let handle = thread::Builder::new().name("guest-ticker".into()).spawn(move || shared.tick(&engine))?;
+        let handle = thread::Builder::new().name("guest-ticker".into()).spawn(move || shared.tick(&engines))?;
         // The thread cannot be needed before it is known: guests are polled only after `start` has returned.
         let _ = ticker.thread.set(handle.thread().clone());
         Ok(ticker)
@@ -56,11 +56,11 @@ impl Ticker {
         }
     }
 
-    fn tick(&self, engine: &Engine) {
+    fn tick(&self, engines: &[Engine]) {
         let mut idle = 0;
         while !self.stopped.load(Ordering::SeqCst) {
             thread::sleep(limits::TICK);
-            engine.increment_epoch();
+            engines.iter().for_each(Engine::increment_epoch);
             idle = if self.guests.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
             if idle < limits::IDLE_TICKS_MAX {
                 continue;

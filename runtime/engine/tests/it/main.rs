@@ -65,9 +65,14 @@ impl House {
         House::with_instances(64)
     }
 
-    fn with_instances(instances_max: u32) -> House {
+    fn with_instances(instances: u32) -> House {
         let dir = tempfile::tempdir().unwrap();
-        let config = EngineConfig { threads: 2, instances_max, ..EngineConfig::new(dir.path().join("cache")) };
+        let config = EngineConfig {
+            threads: 2,
+            commands_max: instances,
+            requests_max: instances,
+            ..EngineConfig::new(dir.path().join("cache"))
+        };
         House { engine: Engine::new(config).unwrap(), dir }
     }
 
