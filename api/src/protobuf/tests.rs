@@ -197,3 +197,23 @@ fn malformed_bodies_are_refused() {
         assert_eq!(decode(bad).unwrap_err().code, 400);
     }
 }
+
+/// kubectl itself is the oracle: what it sends must mean what it prints.
+#[test]
+fn kubectls_own_bodies_mean_what_kubectl_prints() {
+    let mut records = include_str!("kubectl-1.33.txt").split("\n$ ").skip(1).peekable();
+    assert!(records.peek().is_some());
+    for record in records {
+        let mut lines = record.lines();
+        let (command, body, printed) = (lines.next().unwrap(), lines.next().unwrap(), lines.next().unwrap());
+        let mut sent = decode(&STANDARD.decode(body).unwrap()).unwrap();
+        let mut printed: Value = serde_json::from_str(printed).unwrap();
+        for value in [&mut sent, &mut printed] {
+            let (group, kind) = (value["apiVersion"].as_str().unwrap(), value["kind"].as_str().unwrap());
+            let (group, version) = group.rsplit_once('/').unwrap_or(("", group));
+            let message = &Schema::builtin().message_of(group, version, kind).unwrap().name;
+            assert_eq!(crate::check::check(value, message).unwrap(), [""; 0], "{command}");
+        }
+        assert_eq!(sent, printed, "{command}");
+    }
+}
