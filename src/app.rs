@@ -4,6 +4,7 @@
 //! are plain Kubernetes YAML; an `image:` that names the package (`NAME` or `NAME:VERSION`) is pinned to the digest
 //! just built, so that a changed component rolls out although its version did not change.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -103,7 +104,7 @@ impl App {
 fn store(built: &Built, data_dir: &Path) -> anyhow::Result<(String, String)> {
     let wasm = std::fs::read(&built.wasm).with_context(|| format!("cannot read {}", built.wasm.display()))?;
     let images = runtime::image::Images::open(&data_dir.join("images"))?;
-    let digest = images.put(&built.image, &wasm)?;
+    let digest = images.put(&built.image, &wasm, &BTreeMap::new())?;
     let line = format!("image/{} stored ({} KiB)", built.image, wasm.len().div_ceil(1024));
     Ok((format!("{}@{digest}", built.image), line))
 }

@@ -8,6 +8,8 @@
 //! * [`bench`]: measures this product on the user's machine.
 //!
 //! Commands decide nothing about clusters: they parse, call and print.
+// A program exports nothing; `pub` here means: for the other commands.
+#![allow(unreachable_pub, missing_docs)]
 
 mod app;
 mod apply;
@@ -70,6 +72,12 @@ enum Command {
     Scale(scale::Args),
     /// Measure this product on this machine
     Bench(bench::Args),
+    /// Compile one component; the node calls this in a process of its own
+    #[command(name = runtime::engine::COMPILE_COMMAND, hide = true)]
+    CompileComponent {
+        wasm: PathBuf,
+        out: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -85,6 +93,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Command::CompileComponent { wasm, out } = cli.command {
+        return Ok(runtime::engine::compile_main([wasm.into(), out.into()]));
+    }
     let data_dir = std::path::absolute(cli.data_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(1, usize::from).min(limits::CONTROL_THREADS_MAX))
@@ -104,6 +115,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Delete(args) => delete::run(args, &data_dir).await,
             Command::Scale(args) => scale::run(args, &data_dir).await,
             Command::Bench(args) => bench::run(args).await,
+            Command::CompileComponent { .. } => unreachable!("it has no use for a runtime"),
         }
     });
     // Whatever still runs has been asked to stop; it does not hold the process.

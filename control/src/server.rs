@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{Resource, Status};
-use http_api::{ApiService, Relay};
+use http::{Request, Response};
+use http_api::{ApiService, Body, BoxError, Relay};
 use objects::{Objects, User, WriteOptions};
 use raft_store::Store;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceExt};
 use tracing::info;
 
 use crate::pki::{Authority, Identity, PkiError};
@@ -72,7 +75,7 @@ pub enum StartError {
 /// A running control plane.
 pub struct ControlPlane {
     address: SocketAddr,
-    authority_pem: String,
+    authority: Authority,
     administrator: Identity,
     api: ApiService,
     relay: Relay,
@@ -114,13 +117,12 @@ impl ControlPlane {
         );
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let authority_pem = authority.certificate_pem().to_owned();
         let served = http_api::serve(listener, tls, api.clone(), stop.clone());
         tasks.spawn(async move {
             served.await;
             "the API server"
         });
-        let controllers = controllers_driver::run(objects.clone(), authority_pem.clone(), stop.clone());
+        let controllers = controllers_driver::run(objects.clone(), authority.certificate_pem().to_owned(), stop.clone());
         tasks.spawn(async move {
             controllers.await;
             "the controllers"
@@ -131,7 +133,7 @@ impl ControlPlane {
             "the scheduler"
         });
         info!(%address, "the control plane is up");
-        Ok(Self { address, authority_pem, administrator, api, relay, store, tasks, stop })
+        Ok(Self { address, authority, administrator, api, relay, store, tasks, stop })
     }
 
     /// Where the API listens.
@@ -143,7 +145,7 @@ impl ControlPlane {
     /// The certificate of the cluster's authority, PEM.
     #[must_use]
     pub fn authority_pem(&self) -> &str {
-        &self.authority_pem
+        self.authority.certificate_pem()
     }
 
     /// The administrator's client certificate and key.
@@ -158,10 +160,23 @@ impl ControlPlane {
         http_api::in_process(self.api.clone(), user)
     }
 
-    /// Where nodes attach themselves, so that logs can be read from them.
-    #[must_use]
-    pub fn relay(&self) -> &Relay {
-        &self.relay
+    /// The certificate that the Ingress shows for names without one of their own: `localhost` and what is under it.
+    ///
+    /// # Errors
+    /// When the certificate cannot be made.
+    pub fn ingress_identity(&self) -> Result<Identity, PkiError> {
+        let names = ["localhost", "*.localhost"].map(str::to_owned);
+        self.authority.server("kogia-ingress", &names, &[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()])
+    }
+
+    /// Makes a node's kubelet-shaped endpoints reachable from the API, so that output can be read from it.
+    pub fn attach_node<S>(&self, name: &str, service: S)
+    where
+        S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+    {
+        self.relay.attach(name, BoxCloneSyncService::new(service.map_err(Into::into)));
     }
 
     /// Waits until a part ends that should have gone on, and names it.
