@@ -228,7 +228,7 @@ impl Plan<'_> {
             if content.is_empty() && std::mem::replace(&mut some, true) {
                 self.actions.push(remove(slice));
             } else {
-                self.update(slice, content);
+                self.update(slice, &content);
             }
         }
         loop {
@@ -241,9 +241,9 @@ impl Plan<'_> {
         }
     }
 
-    fn update(&mut self, slice: &Object, content: Vec<Value>) {
+    fn update(&mut self, slice: &Object, content: &[Value]) {
         let stored = slice.field("endpoints").as_array().map_or(&[][..], Vec::as_slice);
-        let same = stored.len() == content.len() && stored.iter().zip(&content).all(|(old, new)| contains(old, new));
+        let same = stored.len() == content.len() && stored.iter().zip(content).all(|(old, new)| contains(old, new));
         if !same {
             self.actions.push(status::patch(slice, json!({ "endpoints": content })));
         }

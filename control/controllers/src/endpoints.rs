@@ -54,18 +54,29 @@ pub(crate) fn reconcile(world: &World<'_>, key: &Key) -> Vec<Action> {
         Some(object) => {
             let none = json!([]);
             let stored = object.value.get("subsets").filter(|stored| !stored.is_null()).unwrap_or(&none);
-            let labelled = labels.iter().all(|(name, value)| object.label(name) == value.as_str());
-            if *stored == subsets && labelled {
-                return Vec::new();
+            let mut change = json!({});
+            if *stored != subsets {
+                change["subsets"] = subsets;
             }
-            vec![status::patch(object, json!({"metadata": {"labels": labels}, "subsets": subsets}))]
+            if !labels.iter().all(|(name, value)| object.label(name) == value.as_str()) {
+                change["metadata"]["labels"] = Value::Object(labels);
+            }
+            if change == json!({}) { Vec::new() } else { vec![status::patch(object, change)] }
         }
     }
 }
 
+/// Addresses with the same ports.
+#[derive(Default)]
+struct Subset {
+    ready: Vec<Value>,
+    unready: Vec<Value>,
+    ports: Vec<Value>,
+}
+
 /// One subset for each list of port numbers, in a stable order.
 fn subsets(view: &View, service: &api::Object) -> Value {
-    let mut groups: BTreeMap<String, (Vec<Value>, Vec<Value>, Vec<Value>)> = BTreeMap::new();
+    let mut groups: BTreeMap<String, Subset> = BTreeMap::new();
     let ipv6 = endpoint_slices::families(service)[0];
     for backend in endpoint_slices::backends(view, service, ipv6).into_iter().take(limits::ENDPOINTS_ADDRESSES_MAX) {
         let mut ports = endpoint_slices::ports(service, Some(backend.pod));
@@ -88,12 +99,12 @@ fn subsets(view: &View, service: &api::Object) -> Value {
         if leaving && !backend.ready {
             continue;
         }
-        let group = groups.entry(json!(ports).to_string()).or_insert_with(|| (Vec::new(), Vec::new(), ports));
-        if backend.ready { group.0.push(address) } else { group.1.push(address) }
+        let group = groups.entry(json!(ports).to_string()).or_insert_with(|| Subset { ports, ..Subset::default() });
+        if backend.ready { group.ready.push(address) } else { group.unready.push(address) }
     }
-    let subset = |(ready, unready, ports): (Vec<Value>, Vec<Value>, Vec<Value>)| {
+    let subset = |group: Subset| {
         let mut subset = json!({});
-        for (name, list) in [("addresses", ready), ("notReadyAddresses", unready), ("ports", ports)] {
+        for (name, list) in [("addresses", group.ready), ("notReadyAddresses", group.unready), ("ports", group.ports)] {
             if !list.is_empty() {
                 subset[name] = Value::Array(list);
             }

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use api::{Change, Object};
+use api::{Change, ChangeKind, Object};
 use serde_json::Value;
 
 use crate::moment;
@@ -109,19 +109,16 @@ pub(crate) fn restarts(pod: &Object) -> i64 {
 /// Whether a change of a pod can matter to whoever counts it or sends traffic to it. Usage, messages and counters of
 /// a running pod change often and matter to neither.
 pub(crate) fn matters(change: &Change) -> bool {
-    let Some(old) = &change.previous else { return true };
-    let facts = |pod: &Object| {
-        let status = &pod.value["status"];
-        (
-            pod.value["metadata"]["labels"].clone(),
-            pod.value["metadata"]["ownerReferences"].clone(),
-            pod.deletion_timestamp().is_some(),
-            phase(pod).to_owned(),
-            ready_since(pod),
-            node(pod).map(str::to_owned),
-            status["podIPs"].clone(),
-            pod.finalizers().count(),
-        )
-    };
-    facts(old) != facts(&change.object) || old.uid() != change.object.uid()
+    let (Some(old), new) = (&change.previous, &change.object) else { return true };
+    let differs = |at: fn(&Object) -> &Value| at(old) != at(new);
+    change.kind == ChangeKind::Deleted
+        || old.uid() != new.uid()
+        || differs(|pod| &pod.value["metadata"]["labels"])
+        || differs(|pod| &pod.value["metadata"]["ownerReferences"])
+        || differs(|pod| &pod.value["metadata"]["finalizers"])
+        || differs(|pod| &pod.value["metadata"]["deletionTimestamp"])
+        || differs(|pod| &pod.value["status"]["podIPs"])
+        || phase(old) != phase(new)
+        || ready_since(old) != ready_since(new)
+        || node(old) != node(new)
 }

@@ -80,14 +80,16 @@ impl Scheduler {
                 self.nodes.remove(object.name());
                 self.queue.retry(false);
             }
-            ("nodes", _) => {
-                if self.nodes.update(object) {
-                    self.queue.retry(false);
-                }
-            }
+            ("nodes", _) => self.observe_node(object),
             ("pods", ChangeKind::Deleted) => self.forget(&object.key),
             ("pods", _) => self.observe_pod(object),
             _ => {}
+        }
+    }
+
+    fn observe_node(&mut self, node: &Object) {
+        if self.nodes.update(node) {
+            self.queue.retry(false);
         }
     }
 

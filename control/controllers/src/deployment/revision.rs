@@ -35,17 +35,15 @@ const PRIVATE: [&str; 6] = [
 pub(super) fn same_template(deployment: &Object, set: &Object) -> bool {
     let wanted = &deployment.value["spec"]["template"];
     let found = &set.value["spec"]["template"];
-    without_hash(wanted) == without_hash(found)
+    let entries = |template| [entries(template, "labels"), entries(template, "annotations")];
+    wanted["spec"] == found["spec"] && entries(wanted) == entries(found)
 }
-
-fn without_hash(template: &Value) -> (Vec<(&String, &Value)>, Vec<(&String, &Value)>, &Value) {
-    let sorted = |field: &str| {
-        let map = template["metadata"][field].as_object();
-        let mut list: Vec<_> = map.into_iter().flatten().filter(|(name, _)| *name != HASH).collect();
-        list.sort_by_key(|(name, _)| *name);
-        list
-    };
-    (sorted("labels"), sorted("annotations"), &template["spec"])
+/// Labels or annotations of a template without the hash, sorted.
+fn entries<'a>(template: &'a Value, field: &str) -> Vec<(&'a String, &'a Value)> {
+    let map = template["metadata"][field].as_object();
+    let mut list: Vec<_> = map.into_iter().flatten().filter(|(name, _)| *name != HASH).collect();
+    list.sort_by_key(|(name, _)| *name);
+    list
 }
 
 impl Turn<'_> {
@@ -57,14 +55,18 @@ impl Turn<'_> {
             let set = self.sets[index].object.clone();
             let patch = self.inherited(&set, next);
             self.revision = Some(number(&set).max(next).to_string());
-            if !patch.is_empty() || self.min_ready_differs(&set) {
+            let mut change = json!({});
+            if !patch.is_empty() {
+                change["metadata"]["annotations"] = Value::Object(patch);
+            }
+            if self.min_ready_differs(&set) {
+                change["spec"]["minReadySeconds"] = json!(self.spec.min_ready_seconds);
+            }
+            if change != json!({}) {
                 self.actions.push(Action::Patch {
                     key: set.key.clone(),
                     subresource: None,
-                    patch: json!({
-                        "metadata": {"annotations": patch},
-                        "spec": {"minReadySeconds": self.spec.min_ready_seconds},
-                    }),
+                    patch: change,
                     precondition: Precondition::same(&set),
                 });
             }
