@@ -208,8 +208,17 @@ fn version(own: &str) -> Value {
     json!({
         "major": "1", "minor": "33", "gitVersion": format!("v1.33.0+kogia.{own}"), "gitCommit": "",
         "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
-        "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+        "platform": format!("{}/{}", std::env::consts::OS, architecture()),
     })
+}
+
+/// This machine's architecture as Go spells it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }
 
 fn health(call: &Call, name: &str, checks: &[(&str, Result<(), Status>)]) -> Reply {

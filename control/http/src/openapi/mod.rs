@@ -23,8 +23,10 @@ use crate::negotiate::essence;
 use crate::reply::{JSON, Reply};
 use crate::service::{Call, Inner};
 
-/// The media type of version 2 that old clients accept.
-const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The media type of version 2 in protobuf.
+const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// How clients before 1.29 ask for it. `@` is no token of RFC 9110, so answers name the type above.
+const GNOSTIC_AT: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// Documents that have been made.
 #[derive(Default)]
@@ -83,10 +85,11 @@ pub(crate) async fn v2(inner: &Inner, call: &Call) -> Result<Reply, Status> {
     let accept = call.accept();
     let accepted = |type_: &str| accept.split(',').any(|media| essence(media) == type_);
     let any = ["", "*/*", "application/json"].into_iter().any(accepted);
-    if !any && !accepted(GNOSTIC) {
+    let gnostic = accepted(GNOSTIC) || accepted(GNOSTIC_AT);
+    if !any && !gnostic {
         return Err(Status::not_acceptable(format!("only the following media types are accepted: {GNOSTIC}")));
     }
-    if accepted(GNOSTIC) {
+    if gnostic {
         let catalog = inner.objects.catalog();
         let document = match inner.openapi.v2.get() {
             Some(document) => document.clone(),

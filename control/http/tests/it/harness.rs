@@ -75,7 +75,13 @@ impl Api {
         self.admin().send(Method::GET, path, &[], "").await
     }
 
-    pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
         self.admin().send(method, path, headers, body).await
     }
 
@@ -125,7 +131,13 @@ impl Asker<'_> {
         }
     }
 
-    pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
         let response = self.open(method, path, headers, body.into()).await;
         let (head, body) = response.into_parts();
         let bytes = tokio::time::timeout(PATIENCE, body.collect()).await.expect("an answer ends").unwrap().to_bytes();
