@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
@@ -47,12 +48,16 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 pub(super) struct Client {
     pub(super) peer: SocketAddr,
     pub(super) secure: bool,
+    /// Whether a whole request head has ever arrived.
+    pub(super) asked: AtomicBool,
     /// Counts the connection, and what it was upgraded to, against the bound.
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
 pub(super) struct Forwarder {
     fabric: Fabric,
+    /// How long a pod may take to begin its answer.
+    answer: Duration,
     /// Upgraded connections outlive their request; they are waited for at the end.
     tasks: TaskTracker,
     abort: CancellationToken,
@@ -60,8 +65,8 @@ pub(super) struct Forwarder {
 }
 
 impl Forwarder {
-    pub(super) fn new(fabric: Fabric, tasks: TaskTracker, abort: CancellationToken) -> Self {
-        Self { fabric, tasks, abort, ids: RequestIds::default() }
+    pub(super) fn new(fabric: Fabric, answer: Duration, tasks: TaskTracker, abort: CancellationToken) -> Self {
+        Self { fabric, answer, tasks, abort, ids: RequestIds::default() }
     }
 
     /// Answers one request; failures become answers too.
@@ -70,6 +75,7 @@ impl Forwarder {
         request: Request<Incoming>,
         client: Arc<Client>,
     ) -> Result<Response<Body>, Infallible> {
+        client.asked.store(true, Ordering::Relaxed);
         let id = self.ids.of(request.headers());
         let mut response = match self.forward(request, &client, &id).await {
             Ok(response) => response,
@@ -101,7 +107,7 @@ impl Forwarder {
             let max = usize::try_from(limits::BODY_BYTES_MAX).unwrap_or(usize::MAX);
             body::boxed(Limited::new(incoming, max))
         });
-        let sent = tokio::time::timeout(limits::ANSWER_TIMEOUT, target.send(request)).await;
+        let sent = tokio::time::timeout(self.answer, target.send(request)).await;
         let mut response = sent.unwrap_or(Err(HttpError::Timeout)).map_err(|error| Refusal::failed(error, &host))?;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let agreed = response.headers().get(UPGRADE).cloned();

@@ -15,6 +15,7 @@ pub mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -39,6 +40,25 @@ pub struct Config {
     pub https: Option<TcpListener>,
     /// Certificates by host name.
     pub certificates: Arc<Certificates>,
+    /// How long others are waited for.
+    pub patience: Patience,
+}
+
+/// How long others are waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// A client must finish a request's head within this time; also how long an idle connection is kept.
+    pub head: Duration,
+    /// A pod must begin its answer within this time, or the client gets 504.
+    pub answer: Duration,
+    /// After the server was told to stop, requests in flight may finish within this time.
+    pub drain: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { head: limits::HEAD_TIMEOUT, answer: limits::ANSWER_TIMEOUT, drain: limits::DRAIN_TIMEOUT }
+    }
 }
 
 /// The Ingress server.
@@ -49,6 +69,7 @@ pub struct Ingress {
 
 struct Server {
     forwarder: Arc<Forwarder>,
+    patience: Patience,
     connections: Arc<Semaphore>,
     tasks: TaskTracker,
     /// No new requests.
@@ -64,7 +85,8 @@ impl Ingress {
         let tasks = TaskTracker::new();
         let abort = CancellationToken::new();
         let server = Server {
-            forwarder: Arc::new(Forwarder::new(fabric, tasks.clone(), abort.clone())),
+            forwarder: Arc::new(Forwarder::new(fabric, config.patience.answer, tasks.clone(), abort.clone())),
+            patience: config.patience,
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
             tasks,
             drain: CancellationToken::new(),
@@ -86,7 +108,7 @@ impl Ingress {
         }
         server.drain.cancel();
         server.tasks.close();
-        if tokio::time::timeout(limits::DRAIN_TIMEOUT, server.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(server.patience.drain, server.tasks.wait()).await.is_err() {
             tracing::warn!(connections = server.tasks.len(), "requests still in flight are cut off");
             server.abort.cancel();
             server.tasks.wait().await;
@@ -130,7 +152,7 @@ impl Server {
     ) {
         // Small answers must not wait for Nagle; a socket that refuses the option still works.
         let _ = stream.set_nodelay(true);
-        let client = Arc::new(Client { peer, secure: tls.is_some(), _permit: permit });
+        let client = Arc::new(Client { peer, secure: tls.is_some(), asked: AtomicBool::new(false), _permit: permit });
         let Some(acceptor) = tls else { return self.serve(stream, client).await };
         let handshake = self.within(limits::HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
         match handshake {
@@ -154,11 +176,13 @@ impl Server {
     {
         let forwarder = self.forwarder.clone();
         let peer = client.peer;
+        let silent = silent(client.clone(), self.patience.head);
         let answer = hyper::service::service_fn(move |request| forwarder.clone().answer(request, client.clone()));
-        let builder = builder();
+        let builder = builder(self.patience.head);
         let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), answer));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = silent => return,
             () = self.drain.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
@@ -173,19 +197,28 @@ impl Server {
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+/// Returns when a client has had its time and not sent a whole head: hyper's own timer starts only once it has seen
+/// which version of HTTP is spoken.
+async fn silent(client: Arc<Client>, patience: Duration) {
+    tokio::time::sleep(patience).await;
+    if client.asked.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn builder(head: Duration) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits::HEAD_TIMEOUT)
+        .header_read_timeout(head)
         .max_buf_size(limits::HEAD_BYTES_MAX)
         .max_headers(limits::HEADERS_MAX)
         .half_close(true);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(limits::HEAD_TIMEOUT)
+        .keep_alive_interval(head)
         .max_concurrent_streams(limits::STREAMS_MAX)
         .max_header_list_size(limits::HEAD_BYTES_MAX as u32);
     builder

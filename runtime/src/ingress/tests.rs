@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::tls::{Certificates, certified_key};
-use super::{Config, Ingress, limits};
+use super::{Config, Ingress, Patience, limits};
 
 /// A cluster of one Service per host: `a.test` → Service `a`, whose endpoints are 10.42.0.1<n>:8080.
 struct World {
@@ -82,13 +82,17 @@ fn install(fabric: &Fabric, services: &[(&str, &[u8])]) {
 
 impl World {
     async fn start(services: &[(&str, &[u8])]) -> Self {
+        Self::start_with(services, Patience::default()).await
+    }
+
+    async fn start_with(services: &[(&str, &[u8])], patience: Patience) -> Self {
         let fabric = Fabric::new(network::Config::default());
         install(&fabric, services);
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let https = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (http_at, https_at) = (http.local_addr().unwrap(), https.local_addr().unwrap());
         let certificates = Arc::new(Certificates::default());
-        let config = Config { http, https: Some(https), certificates: certificates.clone() };
+        let config = Config { http, https: Some(https), certificates: certificates.clone(), patience };
         let stop = CancellationToken::new();
         let server = tokio::spawn(Ingress::new(config, fabric.clone()).run(stop.clone()));
         Self { fabric, http: http_at, https: https_at, certificates, stop, server }
@@ -356,6 +360,38 @@ async fn requests_in_flight_finish_when_the_server_stops() {
     assert!(answer.ends_with("finished"), "{answer}");
     world.server.await.unwrap();
     assert!(TcpStream::connect(world.http).await.is_err());
+}
+
+#[tokio::test]
+async fn whoever_says_nothing_or_never_finishes_is_cut_off() {
+    let short = Duration::from_millis(100);
+    let world = World::start_with(&[("a", &[11])], Patience { head: short, answer: short, drain: short }).await;
+    let a = pod(&world.fabric, 11);
+    let _binding = a.serve_http(8080, fake(|_| std::future::pending())).unwrap();
+    for start in ["", "PRI * HT", "GET / HTTP/1.1\r\nHost: a.t"] {
+        let mut stalled = world.raw(start).await;
+        let mut answer = String::new();
+        stalled.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    }
+    assert_eq!(world.get("a.test", "/").await.0, StatusCode::GATEWAY_TIMEOUT);
+    drop(world);
+
+    let patience = Patience { drain: short, ..Patience::default() };
+    let world = World::start_with(&[("a", &[11])], patience).await;
+    let a = pod(&world.fabric, 11);
+    let arrived = Arc::new(Notify::new());
+    let seen = arrived.clone();
+    let endless = fake(move |_| {
+        seen.notify_one();
+        std::future::pending()
+    });
+    let _binding = a.serve_http(8080, endless).unwrap();
+    let mut endless = world.raw("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    arrived.notified().await;
+    world.stop.cancel();
+    assert_eq!(endless.read(&mut [0; 9]).await.unwrap_or(0), 0);
+    world.server.await.unwrap();
 }
 
 fn made_for(host: &str) -> (String, String) {
