@@ -84,6 +84,11 @@ pub(crate) fn arguments(container: &k8s::Container, environment: &[(String, Stri
     command.iter().chain(container.args.iter().flatten()).map(|word| variables.expand(word)).collect()
 }
 
+/// Replaces `$(NAME)` by the environment's values (`subPathExpr`).
+pub(crate) fn expand(text: &str, environment: &[(String, String)]) -> String {
+    Variables { in_order: environment.to_vec() }.expand(text)
+}
+
 /// What the pod calls itself: `spec.hostname`, or its name.
 pub(crate) fn host_name(pod: &k8s::Pod) -> &str {
     let own = pod.spec.as_ref().and_then(|spec| spec.hostname.as_deref());

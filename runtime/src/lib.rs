@@ -1,4 +1,39 @@
 //! The hands: a node agent, its pods, and the way in from outside.
+//!
+//! A node is an ordinary Kubernetes client: it registers, renews its Lease, watches the pods bound to it and writes
+//! their status. It knows nothing of the control plane behind its [`kube::Client`], which may be this process or a
+//! foreign cluster.
+//!
+//! # Layout
+//! * [`Node`]: a node from registration to its end; `registration`: its object and Lease.
+//! * `pods`: which pods are here; `pod_driver`: one task per pod that performs what its machine (crate `pod`) asks.
+//! * `container`: from image to running code; `environment`, `settings`, `volumes`, `output`: what it sees and prints.
+//! * `events`, `probes`, `addresses`, `roster`: told, asked, given out, known.
+//! * [`KubeletService`]: what the API asks a node about its containers.
+//! * [`ingress`], [`network_driver`]: the way in from outside, and the tables of the virtual network.
 
+mod addresses;
+mod capacity;
+mod container;
+mod environment;
+mod events;
 pub mod ingress;
+mod kubelet;
+pub mod limits;
 pub mod network_driver;
+mod node;
+mod output;
+mod pod_driver;
+mod pods;
+mod probes;
+mod registration;
+mod retry;
+mod roster;
+mod settings;
+mod volumes;
+
+pub use engine;
+pub use image;
+pub use kubelet::KubeletService;
+pub use network;
+pub use node::{Node, NodeConfig};

@@ -48,8 +48,5 @@ pub const OUTPUT_CHUNK_BYTES: usize = 64 << 10;
 /// Contents of one ConfigMap, Secret or downward API volume. The API allows 1 MiB per object; several can be projected.
 pub const VOLUME_BYTES_MAX: usize = 16 << 20;
 
-/// Body read from an HTTP probe before it is cut (the kubelet reads 10 KiB).
-pub const PROBE_BODY_BYTES_MAX: usize = 10 << 10;
-
 /// Probes of one kind that wait for an answer: the machine asks again only after the last answer.
 pub const PROBE_TIME_MAX: Duration = Duration::from_secs(300);

@@ -41,9 +41,8 @@ fn one_variable_at_a_time() {
     let key = |kind: &str, name: &str, key: &str| from(json!({kind: {"name": name, "key": key}}));
     let optional = |kind: &str, name: &str| from(json!({kind: {"name": name, "key": "X", "optional": true}}));
     let field = |path: &str| from(json!({"fieldRef": {"fieldPath": path}}));
-    let amount = |resource: &str, divisor: &str| {
-        from(json!({"resourceFieldRef": {"resource": resource, "divisor": divisor}}))
-    };
+    let amount =
+        |resource: &str, divisor: &str| from(json!({"resourceFieldRef": {"resource": resource, "divisor": divisor}}));
     let table = [
         (json!({"value": "plain"}), Ok(Some("plain"))),
         (json!({}), Ok(Some(""))),
@@ -74,7 +73,8 @@ fn one_variable_at_a_time() {
             "name": "web", "envFrom": [{"configMapRef": {"name": "settings"}}], "env": [variable],
             "resources": {"limits": {"cpu": "250m"}},
         });
-        let found = resolve(&container).map(|all| all.into_iter().find(|(name, _)| name == "V").map(|(_, value)| value));
+        let found =
+            resolve(&container).map(|all| all.into_iter().find(|(name, _)| name == "V").map(|(_, value)| value));
         let expected = expected.map(|value| value.map(str::to_owned)).map_err(str::to_owned);
         assert_eq!(found, expected, "{variable}");
     }
@@ -90,8 +90,7 @@ fn whole_maps_come_first_and_single_variables_win() {
         "args": ["--size=$(SIZE)"],
     });
     let found = resolve(&container).unwrap();
-    let expected =
-        [("HOSTNAME", "web-1"), ("P_TOKEN", "hush"), ("COLOR", "blue"), ("SIZE", "s"), ("BOTH", "s hush")];
+    let expected = [("HOSTNAME", "web-1"), ("P_TOKEN", "hush"), ("COLOR", "blue"), ("SIZE", "s"), ("BOTH", "s hush")];
     assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let container = pod(&container).spec.unwrap().containers.remove(0);
     assert_eq!(arguments(&container, &found), ["web", "--size=s"]);

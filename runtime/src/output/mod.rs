@@ -66,7 +66,7 @@ impl ContainerOutput {
     }
 
     /// A reader of the current or the previous attempt; `None` when there is none.
-    pub(crate) fn reader(&self, previous: bool, wanted: Wanted) -> io::Result<Option<Reader>> {
+    pub(crate) fn reader(&self, previous: bool, wanted: &Wanted) -> io::Result<Option<Reader>> {
         Reader::open(&self.folder, previous, wanted, self.progress.subscribe())
     }
 }

@@ -46,7 +46,7 @@ impl Reader {
     pub(super) fn open(
         folder: &Path,
         previous: bool,
-        wanted: Wanted,
+        wanted: &Wanted,
         progress: watch::Receiver<Progress>,
     ) -> io::Result<Option<Self>> {
         let all = LogFile::list(folder)?;
@@ -61,7 +61,7 @@ impl Reader {
         let follow = wanted.follow && !previous;
         let left_bytes = wanted.limit_bytes;
         let tail = wanted.tail_lines;
-        let wanted = Wanted { follow, ..wanted };
+        let wanted = Wanted { follow, ..wanted.clone() };
         let mut reader = Self {
             folder: folder.to_owned(),
             wanted,
@@ -136,10 +136,10 @@ impl Reader {
             let newer = LogFile::list(&self.folder)?.into_iter().filter(|file| Some(*file) > current);
             self.files = newer.collect();
             // The last lines may have been added after we saw the end and before the newer file was made.
-            if let (false, Some((_, file))) = (self.files.is_empty(), &mut self.file) {
-                if !file.fill_buf()?.is_empty() {
-                    return Ok(true);
-                }
+            if let (false, Some((_, file))) = (self.files.is_empty(), &mut self.file)
+                && !file.fill_buf()?.is_empty()
+            {
+                return Ok(true);
             }
         }
         while let Some(place) = self.files.pop_front() {

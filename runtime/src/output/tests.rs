@@ -11,7 +11,7 @@ fn output() -> (tempfile::TempDir, Arc<ContainerOutput>) {
 }
 
 async fn read(output: &ContainerOutput, previous: bool, wanted: Wanted) -> Option<String> {
-    let mut reader = output.reader(previous, wanted).unwrap()?;
+    let mut reader = output.reader(previous, &wanted).unwrap()?;
     let mut text = Vec::new();
     while let Some((chunk, next)) = reader.next().await.unwrap() {
         text.extend_from_slice(&chunk);

@@ -1,0 +1,37 @@
+//! How much this machine has. The only file of this crate that knows operating systems apart.
+
+/// What the node offers its pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Capacity {
+    pub(crate) cpus: usize,
+    pub(crate) memory_bytes: u64,
+}
+
+/// Memory that is claimed where the system does not say: what a small machine has.
+const MEMORY_BYTES_UNKNOWN: u64 = 4 << 30;
+
+impl Capacity {
+    /// Reads the machine. Blocks for a file or a short command.
+    pub(crate) fn read() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { cpus, memory_bytes: memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+#[cfg(target_os = "macos")]
+fn memory_bytes() -> Option<u64> {
+    let output = std::process::Command::new("/usr/sbin/sysctl").args(["-n", "hw.memsize"]).output().ok()?;
+    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+fn memory_bytes() -> Option<u64> {
+    None
+}

@@ -1,0 +1,214 @@
+//! One container: from its image to running code, and to its end.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::quantity::Quantity;
+use engine::{Code, CodeError, ContainerSpec, HttpContainer, Kind, Running};
+use image::{ImageError, Resolved};
+use k8s_openapi::api::core::v1 as k8s;
+use network::{HttpBinding, HttpService, PodNet};
+use pod::{Exit, ImageFault};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::environment::{self, arguments};
+use crate::node::Agent;
+use crate::output::ContainerOutput;
+use crate::settings;
+use crate::volumes::{self, Volume};
+
+/// The port of an HTTP component whose container declares none.
+const HTTP_PORT_DEFAULT: u16 = 8080;
+
+/// What all containers of a pod share.
+#[derive(Clone, Debug)]
+pub(crate) struct Ground {
+    pub(crate) network: PodNet,
+    pub(crate) volumes: Arc<BTreeMap<String, Volume>>,
+    /// The pod's folder on this node.
+    pub(crate) folder: PathBuf,
+}
+
+/// Why a container cannot be started now: its waiting reason and a sentence.
+#[derive(Debug)]
+pub(crate) struct StartError {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+impl StartError {
+    fn config(message: String) -> Self {
+        Self { reason: "CreateContainerConfigError", message }
+    }
+
+    fn run(message: String) -> Self {
+        Self { reason: "RunContainerError", message }
+    }
+}
+
+impl From<CodeError> for StartError {
+    fn from(error: CodeError) -> Self {
+        let message = error.to_string();
+        match error {
+            CodeError::Io(_) => Self::run(message),
+            _ => Self { reason: "CreateContainerError", message },
+        }
+    }
+}
+
+/// Finds an image; hashing it may take a while.
+pub(crate) async fn find_image(agent: &Agent, container: &k8s::Container) -> Result<Resolved, (ImageFault, String)> {
+    let images = agent.config.images.clone();
+    let reference = container.image.clone().unwrap_or_default();
+    let never = container.image_pull_policy.as_deref() == Some("Never");
+    let found = tokio::task::spawn_blocking(move || images.resolve(&reference)).await;
+    let found = found.map_err(|error| (ImageFault::Missing, error.to_string()))?;
+    found.map_err(|error| {
+        let fault = match error {
+            ImageError::InvalidName { .. } => ImageFault::InvalidName,
+            ImageError::NotFound(_) if never => ImageFault::NeverPulled,
+            _ => ImageFault::Missing,
+        };
+        (fault, error.to_string())
+    })
+}
+
+/// Everything a container needs, at hand.
+pub(crate) struct Prepared {
+    code: Arc<Code>,
+    spec: ContainerSpec,
+    ports: Vec<u16>,
+}
+
+/// Gathers what a container needs: settings, environment, mounts, output, compiled code.
+pub(crate) async fn prepare(
+    agent: &Agent,
+    pod: &k8s::Pod,
+    container: &k8s::Container,
+    ground: &Ground,
+    image: &Resolved,
+    output: &Arc<ContainerOutput>,
+    attempt: u32,
+) -> Result<Prepared, StartError> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let names = environment::references(container);
+    let settings = settings::fetch(&agent.config.client, namespace, names).await.map_err(StartError::config)?;
+    let place = agent.place(ground.network.addresses());
+    let env = environment::environment(pod, container, &settings, &place).map_err(StartError::config)?;
+    let stage = ground.folder.join("files").join(&container.name);
+    // The file system may be slow; a guest's thread or the API must not wait for it.
+    let (wanted, variables, volumes) = (container.clone(), env.clone(), ground.volumes.clone());
+    let mounts = tokio::task::spawn_blocking(move || volumes::mounts(&wanted, &variables, &volumes, &stage)).await;
+    let mounts = mounts.map_err(|error| StartError::run(error.to_string()))?.map_err(StartError::config)?;
+    let code = agent.config.engine.load(&image.digest, &image.path).await?;
+    let output = output.begin(attempt).map_err(|error| StartError::run(format!("no file for its output: {error}")))?;
+    let spec = ContainerSpec {
+        name: container.name.clone(),
+        args: arguments(container, &env),
+        env,
+        memory_limit_bytes: limit(container, "memory").map(|memory| memory.bytes()).and_then(|n| u64::try_from(n).ok()),
+        cpu_limit_millis: limit(container, "cpu").map(|cpu| cpu.millis()).and_then(|n| u64::try_from(n).ok()),
+        mounts,
+        output: Arc::new(output),
+        network: ground.network.clone(),
+    };
+    Ok(Prepared { code, spec, ports: ports(container) })
+}
+
+fn limit(container: &k8s::Container, name: &str) -> Option<Quantity> {
+    let limits = container.resources.as_ref()?.limits.as_ref()?;
+    Quantity::parse(&limits.get(name)?.0).filter(|limit| !limit.is_zero())
+}
+
+/// The TCP ports a container declares, or the usual one.
+fn ports(container: &k8s::Container) -> Vec<u16> {
+    let tcp = |port: &&k8s::ContainerPort| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+    let declared = container.ports.iter().flatten().filter(tcp);
+    let mut ports: Vec<u16> = declared.filter_map(|port| u16::try_from(port.container_port).ok()).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    if ports.is_empty() { vec![HTTP_PORT_DEFAULT] } else { ports }
+}
+
+/// A container that runs.
+pub(crate) enum Started {
+    Command(Running, CancellationToken),
+    Http(Arc<HttpContainer>, Vec<HttpBinding>),
+}
+
+impl Prepared {
+    /// Starts it: a command runs from now on, an HTTP component answers on its ports.
+    ///
+    /// # Errors
+    /// How it ended, if it ended at once.
+    pub(crate) fn start(self, agent: &Agent) -> Result<Started, Exit> {
+        let Self { code, spec, ports } = self;
+        let network = spec.network.clone();
+        if code.kind() == Kind::Command {
+            let stop = CancellationToken::new();
+            return Ok(Started::Command(agent.config.engine.run(&code, spec, stop.clone()), stop));
+        }
+        let http = agent.config.engine.http(&code, spec).map_err(|error| Exit::NotStarted(error.to_string()))?;
+        let bind = |port| {
+            let service: Arc<dyn HttpService> = http.clone();
+            network.serve_http(port, service).map_err(|error| Exit::NotStarted(format!("port {port}: {error}")))
+        };
+        let bindings = ports.into_iter().map(bind).collect::<Result<_, _>>()?;
+        Ok(Started::Http(http, bindings))
+    }
+}
+
+impl Started {
+    /// Waits for its end. `stop` brings the grace period; `kill` ends it whatever it is doing. `fault` hears of
+    /// requests that killed their instance.
+    pub(crate) async fn ended(
+        self,
+        mut stop: oneshot::Receiver<Duration>,
+        kill: CancellationToken,
+        fault: impl Fn(engine::Exit),
+    ) -> Exit {
+        match self {
+            Self::Command(mut running, cancel) => {
+                tokio::select! {
+                    exit = &mut running => return translate(exit),
+                    // A component has no signals to handle, so there is nothing to wait for.
+                    _ = stop => {}
+                    () = kill.cancelled() => {}
+                }
+                cancel.cancel();
+                translate(running.await)
+            }
+            Self::Http(http, bindings) => {
+                let grace = loop {
+                    tokio::select! {
+                        grace = &mut stop => break grace.unwrap_or_default(),
+                        () = kill.cancelled() => break Duration::ZERO,
+                        exit = http.fault() => fault(exit),
+                    }
+                };
+                drop(bindings);
+                let drained = tokio::select! {
+                    biased;
+                    () = http.drained() => true,
+                    () = kill.cancelled() => false,
+                    () = tokio::time::sleep(grace) => false,
+                };
+                http.stop();
+                if drained { Exit::Code(0) } else { Exit::Stopped }
+            }
+        }
+    }
+}
+
+fn translate(exit: engine::Exit) -> Exit {
+    match exit {
+        engine::Exit::Code(code) => Exit::Code(code),
+        engine::Exit::OomKilled => Exit::OomKilled,
+        engine::Exit::Stopped => Exit::Stopped,
+        engine::Exit::Failed(message) => Exit::NotStarted(message),
+        trap @ engine::Exit::Trap { .. } => Exit::Trap(trap.to_string()),
+    }
+}

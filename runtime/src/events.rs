@@ -1,0 +1,137 @@
+//! Kubernetes Events about pods: written by one task, repeats counted instead of multiplied.
+//!
+//! Events inform; nothing waits for them. When their queue is full, further ones are lost, and said so in the trace.
+
+use std::collections::{HashMap, VecDeque};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as k8s;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::{Client, Resource};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::limits::{EVENT_WRITES_MAX, EVENTS_KNOWN_MAX, EVENTS_QUEUE_MAX, REQUEST_TIME_MAX};
+
+/// Something to be told about a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Note {
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
+    pub(crate) uid: String,
+    pub(crate) container: Option<String>,
+    /// `Normal` or `Warning`.
+    pub(crate) severity: &'static str,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// Takes notes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorder(mpsc::Sender<Note>);
+
+impl Recorder {
+    /// A recorder, and what its writer reads.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Note>) {
+        let (sender, notes) = mpsc::channel(EVENTS_QUEUE_MAX);
+        (Self(sender), notes)
+    }
+
+    pub(crate) fn tell(&self, note: Note) {
+        if let Err(error) = self.0.try_send(note) {
+            tracing::warn!(%error, "an event is lost");
+        }
+    }
+}
+
+/// Writes events until `stop`.
+pub(crate) async fn run(client: Client, node: String, mut notes: mpsc::Receiver<Note>, stop: CancellationToken) {
+    let mut writer = Writer { client, node, known: HashMap::new(), order: VecDeque::new(), written: 0 };
+    loop {
+        let note = tokio::select! {
+            () = stop.cancelled() => return,
+            note = notes.recv() => note,
+        };
+        let Some(note) = note else { return };
+        match tokio::time::timeout(REQUEST_TIME_MAX, writer.write(note)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "an event could not be written"),
+            Err(_) => tracing::debug!("an event could not be written in time"),
+        }
+    }
+}
+
+struct Writer {
+    client: Client,
+    node: String,
+    /// The object that stands for a note, and how often it came.
+    known: HashMap<Note, (String, i32)>,
+    order: VecDeque<Note>,
+    written: u64,
+}
+
+impl Writer {
+    async fn write(&mut self, note: Note) -> Result<(), kube::Error> {
+        let events: Api<k8s::Event> = Api::namespaced(self.client.clone(), &note.namespace);
+        if let Some((name, count)) = self.known.get_mut(&note) {
+            *count = count.saturating_add(1);
+            if *count > EVENT_WRITES_MAX && *count % 10 != 0 {
+                return Ok(());
+            }
+            let patch = json!({"count": *count, "lastTimestamp": now()});
+            match events.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                // It was removed (they live for an hour): write it anew.
+                Err(error) if crate::retry::is_gone(&error) => {}
+                written => return written.map(drop),
+            }
+        }
+        self.written += 1;
+        let name = format!("{}.{:x}{:x}", note.pod, Timestamp::now().as_nanosecond(), self.written);
+        let created = events.create(&PostParams::default(), &self.event(&note, name.clone())).await;
+        self.remember(note, name);
+        created.map(drop)
+    }
+
+    fn remember(&mut self, note: Note, name: String) {
+        if self.known.insert(note.clone(), (name, 1)).is_none() {
+            self.order.push_back(note);
+        }
+        if self.order.len() > EVENTS_KNOWN_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+
+    fn event(&self, note: &Note, name: String) -> k8s::Event {
+        k8s::Event {
+            metadata: ObjectMeta { name: Some(name), namespace: Some(note.namespace.clone()), ..ObjectMeta::default() },
+            involved_object: k8s::ObjectReference {
+                api_version: Some(k8s::Pod::api_version(&()).into_owned()),
+                kind: Some(k8s::Pod::kind(&()).into_owned()),
+                namespace: Some(note.namespace.clone()),
+                name: Some(note.pod.clone()),
+                uid: Some(note.uid.clone()),
+                field_path: note.container.as_ref().map(|container| format!("spec.containers{{{container}}}")),
+                ..k8s::ObjectReference::default()
+            },
+            type_: Some(note.severity.to_owned()),
+            reason: Some(note.reason.to_owned()),
+            message: Some(note.message.clone()),
+            count: Some(1),
+            first_timestamp: Some(now()),
+            last_timestamp: Some(now()),
+            source: Some(k8s::EventSource { component: Some("kubelet".into()), host: Some(self.node.clone()) }),
+            reporting_component: Some("kubelet".into()),
+            reporting_instance: Some(self.node.clone()),
+            ..k8s::Event::default()
+        }
+    }
+}
+
+/// Kubernetes' times have whole seconds.
+pub(crate) fn now() -> Time {
+    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or(Timestamp::UNIX_EPOCH))
+}

@@ -1,0 +1,511 @@
+//! The task of one pod: performs what its machine asks for, and tells it what came of it.
+//!
+//! One owner, one closed set of inputs: the pod's object (from the watch), the outcomes of what was begun, and the
+//! clock. Nothing here chooses; every choice is the machine's.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use image::Resolved;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as k8s;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use network::PodIdentity;
+use pod::{Exit, Input, Machine, PodAction, Seat};
+use serde_json::{Value, json};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::container::{self, Ground, Prepared, StartError};
+use crate::environment;
+use crate::events::Note;
+use crate::limits::REQUEST_TIME_MAX;
+use crate::node::Agent;
+use crate::output::ContainerOutput;
+use crate::retry::{Retry, is_gone};
+use crate::roster::Tenant;
+use crate::{probes, settings, volumes};
+
+/// The pod's object as the watch has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) pod: Arc<k8s::Pod>,
+    /// It is gone from the API.
+    pub(crate) removed: bool,
+}
+
+/// What came of something that was begun.
+enum Outcome {
+    Reported(Input),
+    SetUp(Result<Ground, String>),
+    ImageFound {
+        container: String,
+        image: Resolved,
+    },
+    Prepared {
+        container: String,
+        prepared: Result<Box<Prepared>, StartError>,
+    },
+    /// The status was written (or the pod is gone), or was not.
+    Published {
+        ok: bool,
+        status: Value,
+    },
+    /// The pod's object was deleted (or is gone), or was not.
+    Deleted {
+        ok: bool,
+    },
+}
+
+/// A container between its start and its end.
+struct Live {
+    stop: Option<oneshot::Sender<Duration>>,
+    stopped: Option<oneshot::Receiver<Duration>>,
+    kill: CancellationToken,
+}
+
+struct Driver {
+    agent: Arc<Agent>,
+    pod: Arc<k8s::Pod>,
+    machine: Machine,
+    outcomes: JoinSet<Outcome>,
+    ground: Option<Ground>,
+    address: Option<IpAddr>,
+    images: HashMap<String, Resolved>,
+    live: HashMap<String, Live>,
+    outputs: Arc<BTreeMap<String, Arc<ContainerOutput>>>,
+    /// What the API has, as far as we wrote it, and what it should have.
+    published: Value,
+    wanted: Option<Value>,
+    publishing: bool,
+    retry: Retry,
+    removed: bool,
+    ending: Ending,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Not,
+    /// The machine has said so; the last status may still be on its way.
+    Said,
+    Deleting,
+    Done,
+}
+
+/// Runs a pod until it is gone from node and API. Dropping the future ends its guests.
+pub(crate) async fn run(agent: Arc<Agent>, mut known: watch::Receiver<Known>) {
+    let pod = known.borrow_and_update().pod.clone();
+    let mut driver = Driver::new(agent, pod);
+    driver.step(Input::PodAssigned);
+    driver.see(&known.borrow().clone());
+    while driver.ending != Ending::Done {
+        let wake = driver.machine.wake_at().map(|at| Duration::from_millis(u64::try_from(at - now_ms()).unwrap_or(0)));
+        tokio::select! {
+            changed = known.changed() => {
+                // Without a sender the agent itself is ending, and this future is about to be dropped.
+                if changed.is_err() {
+                    return;
+                }
+                let known = known.borrow_and_update().clone();
+                driver.see(&known);
+            }
+            Some(outcome) = driver.outcomes.join_next() => match outcome {
+                Ok(outcome) => driver.take(outcome),
+                Err(error) => tracing::error!(%error, "a task of a pod failed"),
+            },
+            () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => driver.step(Input::TimePassed),
+        }
+        driver.publish();
+        driver.finish();
+    }
+    driver.clean_up().await;
+}
+
+impl Driver {
+    fn new(agent: Arc<Agent>, pod: Arc<k8s::Pod>) -> Self {
+        let seat = Seat { host_addresses: agent.config.addresses.clone() };
+        let machine = Machine::new((*pod).clone(), seat, now_ms());
+        let folder = output_folder(&agent, &pod);
+        let spec = pod.spec.iter();
+        let containers = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+        let output =
+            |container: &k8s::Container| (container.name.clone(), ContainerOutput::new(folder.join(&container.name)));
+        let outputs = Arc::new(containers.map(output).collect());
+        let published = serde_json::to_value(&pod.status).unwrap_or_default();
+        Self {
+            agent,
+            pod,
+            machine,
+            outcomes: JoinSet::new(),
+            ground: None,
+            address: None,
+            images: HashMap::new(),
+            live: HashMap::new(),
+            outputs,
+            published,
+            wanted: None,
+            publishing: false,
+            retry: Retry::default(),
+            removed: false,
+            ending: Ending::Not,
+        }
+    }
+
+    /// The object changed.
+    fn see(&mut self, known: &Known) {
+        self.pod = known.pod.clone();
+        self.removed |= known.removed;
+        self.agent.roster.put(Tenant { pod: self.pod.clone(), outputs: self.outputs.clone() });
+        self.step(Input::PodChanged(Box::new((*self.pod).clone())));
+        let grace_seconds = match &self.pod.metadata.deletion_timestamp {
+            _ if self.removed => 0,
+            None => return,
+            Some(at) => {
+                let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+                // After a restart of the node some of it has passed already.
+                (at.0.as_second() - Timestamp::now().as_second()).clamp(0, grace.max(0))
+            }
+        };
+        self.step(Input::StopRequested { grace_seconds });
+    }
+
+    fn step(&mut self, input: Input) {
+        let mut actions = Vec::new();
+        self.machine.step(now_ms(), input, &mut actions);
+        for action in actions {
+            self.perform(action);
+        }
+    }
+
+    fn take(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Reported(input) => {
+                if let Input::ContainerExited { container, .. } = &input {
+                    self.live.remove(container);
+                }
+                self.step(input);
+            }
+            Outcome::SetUp(Ok(ground)) => {
+                let addresses = ground.network.addresses().to_vec();
+                self.ground = Some(ground);
+                self.step(Input::PodSetUp { addresses });
+            }
+            Outcome::SetUp(Err(message)) => self.step(Input::SetUpFailed { message }),
+            Outcome::ImageFound { container, image } => {
+                let image_id = image.id.clone();
+                self.images.insert(container.clone(), image);
+                self.step(Input::ImageReady { container, image_id });
+            }
+            Outcome::Prepared { container, prepared } => self.start(container, prepared),
+            Outcome::Published { ok, status } => {
+                self.publishing = false;
+                if ok {
+                    self.retry.reset();
+                    self.published = status;
+                } else {
+                    self.wanted.get_or_insert(status);
+                }
+            }
+            Outcome::Deleted { ok } => self.ending = if ok { Ending::Done } else { Ending::Said },
+        }
+    }
+
+    fn perform(&mut self, action: PodAction) {
+        match action {
+            PodAction::SetUpPod => self.set_up(),
+            PodAction::PullImage { container, .. } => self.find_image(container),
+            PodAction::StartContainer { container, attempt } => self.prepare(container, attempt),
+            PodAction::StopContainer { container, grace_ms } => {
+                let Some(live) = self.live.get_mut(&container) else { return };
+                if let Some(stop) = live.stop.take() {
+                    // The container may have ended in this very moment; then its end is on its way to us.
+                    let _ = stop.send(Duration::from_millis(u64::try_from(grace_ms).unwrap_or(0)));
+                }
+                if grace_ms <= 0 {
+                    live.kill.cancel();
+                }
+            }
+            PodAction::Probe { container, attempt, kind } => {
+                let Some(spec) = self.container(&container) else { return };
+                let (agent, address) = (self.agent.clone(), self.address);
+                self.outcomes.spawn(async move {
+                    let answer = probes::ask(&agent.config.fabric, &spec, address, kind).await;
+                    Outcome::Reported(Input::ProbeAnswered { container, attempt, kind, answer })
+                });
+            }
+            PodAction::UpdateStatus(status) => self.want(&status),
+            PodAction::Tell { severity, reason, message, container } => {
+                self.agent.events.tell(self.note(severity, reason, message, container));
+            }
+            PodAction::TearDownPod => self.tear_down(),
+            PodAction::Forget => self.ending = Ending::Said,
+        }
+    }
+
+    /// Gets an address and materialises the volumes.
+    fn set_up(&mut self) {
+        let known = self.pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse().ok());
+        self.address = self.address.or_else(|| self.agent.take_address(known));
+        let Some(address) = self.address else {
+            let message = "no address is free in the node's pod CIDR".to_owned();
+            self.outcomes.spawn(async { Outcome::SetUp(Err(message)) });
+            return;
+        };
+        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        self.outcomes.spawn(async move { Outcome::SetUp(set_up(&agent, &pod, address).await) });
+    }
+
+    fn tear_down(&mut self) {
+        if let Some(ground) = self.ground.take() {
+            ground.network.detach();
+        }
+        if let Some(address) = self.address.take() {
+            self.agent.give_back(address);
+        }
+    }
+
+    fn find_image(&mut self, container: String) {
+        let Some(spec) = self.container(&container) else { return };
+        let agent = self.agent.clone();
+        self.outcomes.spawn(async move {
+            match container::find_image(&agent, &spec).await {
+                Ok(image) => Outcome::ImageFound { container, image },
+                Err((fault, message)) => Outcome::Reported(Input::ImageFailed { container, fault, message }),
+            }
+        });
+    }
+
+    fn prepare(&mut self, container: String, attempt: i32) {
+        let (stop, stopped) = oneshot::channel();
+        let live = Live { stop: Some(stop), stopped: Some(stopped), kill: CancellationToken::new() };
+        self.live.insert(container.clone(), live);
+        let spec = self.container(&container);
+        let image = self.images.get(&container).cloned();
+        let output = self.outputs.get(&container).cloned();
+        let (Some(spec), Some(ground), Some(image), Some(output)) = (spec, self.ground.clone(), image, output) else {
+            // The machine starts a container only after its pod was set up and its image found.
+            tracing::error!(container, "a container was to be started too early");
+            return;
+        };
+        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        let attempt = u32::try_from(attempt).unwrap_or(0);
+        self.outcomes.spawn(async move {
+            let prepared = container::prepare(&agent, &pod, &spec, &ground, &image, &output, attempt).await;
+            Outcome::Prepared { container, prepared: prepared.map(Box::new) }
+        });
+    }
+
+    fn start(&mut self, container: String, prepared: Result<Box<Prepared>, StartError>) {
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(StartError { reason, message }) => {
+                self.live.remove(&container);
+                return self.step(Input::StartFailed { container, reason, message });
+            }
+        };
+        let Some((live, stopped)) = self.live.get_mut(&container).and_then(|live| {
+            let stopped = live.stopped.take()?;
+            Some((live, stopped))
+        }) else {
+            return;
+        };
+        let (kill, asked_to_stop) = (live.kill.clone(), live.stop.is_none());
+        let started = if asked_to_stop { Err(Exit::Stopped) } else { prepared.start(&self.agent) };
+        match started {
+            Err(exit) => {
+                self.live.remove(&container);
+                self.step(Input::ContainerExited { container, exit });
+            }
+            Ok(started) => {
+                let events = self.agent.events.clone();
+                let note = self.note("Warning", "RequestFailed", String::new(), Some(container.clone()));
+                let name = container.clone();
+                let fault = move |exit: engine::Exit| {
+                    let message = format!("A request to container {name} failed: {exit}");
+                    events.tell(Note { message, ..note.clone() });
+                };
+                let ended = name_end(container.clone(), async move { started.ended(stopped, kill, fault).await });
+                self.outcomes.spawn(ended);
+                self.step(Input::ContainerStarted { container });
+            }
+        }
+    }
+
+    fn want(&mut self, status: &k8s::PodStatus) {
+        for container in status.init_container_statuses.iter().chain(&status.container_statuses).flatten() {
+            // A container that is shown as terminated is not started again: its followers have seen all.
+            let over = container.state.as_ref().is_some_and(|state| state.terminated.is_some());
+            if let (true, Some(output)) = (over, self.outputs.get(&container.name)) {
+                output.finish();
+            }
+        }
+        self.wanted = serde_json::to_value(status).ok();
+    }
+
+    /// Writes the newest status, one request at a time.
+    fn publish(&mut self) {
+        if self.publishing || self.removed {
+            return;
+        }
+        let Some(status) = self.wanted.take() else { return };
+        let diff = difference(&self.published, &status);
+        let Some(diff) = diff else { return };
+        let (pods, name, uid) = self.api();
+        let wait = self.retry.wait();
+        self.publishing = true;
+        self.outcomes.spawn(async move {
+            tokio::time::sleep(wait).await;
+            let patch = Patch::Merge(json!({"metadata": {"uid": uid}, "status": diff}));
+            let parameters = PatchParams::default();
+            let written = tokio::time::timeout(REQUEST_TIME_MAX, pods.patch_status(&name, &parameters, &patch)).await;
+            let ok = match written {
+                Ok(Ok(_)) => true,
+                Ok(Err(error)) => {
+                    tracing::debug!(pod = name, %error, "status not written");
+                    is_gone(&error)
+                }
+                Err(_) => false,
+            };
+            Outcome::Published { ok, status }
+        });
+    }
+
+    /// Removes the pod's object once its last status is written.
+    fn finish(&mut self) {
+        if self.ending != Ending::Said || self.publishing || (self.wanted.is_some() && !self.removed) {
+            return;
+        }
+        if self.removed {
+            self.ending = Ending::Done;
+            return;
+        }
+        self.ending = Ending::Deleting;
+        let (pods, name, uid) = self.api();
+        let wait = self.retry.wait();
+        self.outcomes.spawn(async move {
+            tokio::time::sleep(wait).await;
+            let precondition = Preconditions { uid: Some(uid), resource_version: None };
+            let parameters = DeleteParams::default().grace_period(0).preconditions(precondition);
+            let deleted = tokio::time::timeout(REQUEST_TIME_MAX, pods.delete(&name, &parameters)).await;
+            let ok = deleted.is_ok_and(|deleted| deleted.as_ref().map_or_else(is_gone, |_| true));
+            Outcome::Deleted { ok }
+        });
+    }
+
+    async fn clean_up(mut self) {
+        self.tear_down();
+        self.outcomes.shutdown().await;
+        self.outputs.values().for_each(|output| output.finish());
+        self.agent.roster.remove(&self.pod);
+        let folders = [pod_folder(&self.agent, &self.pod), output_folder(&self.agent, &self.pod)];
+        let removed = tokio::task::spawn_blocking(move || folders.map(std::fs::remove_dir_all));
+        for error in removed.await.into_iter().flatten().filter_map(Result::err) {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                tracing::warn!(%error, "files of a pod are left behind");
+            }
+        }
+    }
+
+    fn container(&self, name: &str) -> Option<k8s::Container> {
+        let spec = self.pod.spec.as_ref()?;
+        let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+        all.find(|container| container.name == name).cloned()
+    }
+
+    fn api(&self) -> (Api<k8s::Pod>, String, String) {
+        let meta = &self.pod.metadata;
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        (Api::namespaced(self.agent.config.client.clone(), namespace), text(&meta.name), text(&meta.uid))
+    }
+
+    fn note(&self, severity: &'static str, reason: &'static str, message: String, container: Option<String>) -> Note {
+        let meta = &self.pod.metadata;
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (namespace, pod, uid) = (text(&meta.namespace), text(&meta.name), text(&meta.uid));
+        Note { namespace, pod, uid, container, severity, reason, message }
+    }
+}
+
+/// Waits for a container's end; should the waiting itself fail, that is an end too.
+async fn name_end(container: String, ended: impl Future<Output = Exit> + Send + 'static) -> Outcome {
+    let exit = tokio::spawn(ended).await.unwrap_or_else(|error| Exit::NotStarted(error.to_string()));
+    Outcome::Reported(Input::ContainerExited { container, exit })
+}
+
+async fn set_up(agent: &Agent, pod: &k8s::Pod, address: IpAddr) -> Result<Ground, String> {
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    let settings = settings::fetch(&agent.config.client, &namespace, volumes::references(pod)).await?;
+    let place = agent.place(&[address]);
+    let folder = pod_folder(agent, pod);
+    let mut contents = Vec::new();
+    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        let rendered = volumes::render(volume, pod, &settings, &place, agent.config.allow_host_path);
+        let failed = |why| format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name);
+        contents.push((volume.name.clone(), rendered.map_err(failed)?));
+    }
+    let root = folder.join("volumes");
+    let materialised = tokio::task::spawn_blocking(move || {
+        let one = |(name, contents): (String, volumes::Contents)| {
+            let volume = volumes::materialise(&root.join(&name), &contents);
+            volume.map(|volume| (name.clone(), volume)).map_err(|error| format!("volume \"{name}\": {error}"))
+        };
+        contents.into_iter().map(one).collect::<Result<BTreeMap<_, _>, String>>()
+    });
+    let volumes = Arc::new(materialised.await.map_err(|error| error.to_string())??);
+    let identity = PodIdentity {
+        namespace,
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        hostname: environment::host_name(pod).to_owned(),
+        addresses: vec![address],
+    };
+    Ok(Ground { network: agent.config.fabric.attach(identity), volumes, folder })
+}
+
+fn pod_folder(agent: &Agent, pod: &k8s::Pod) -> PathBuf {
+    agent.config.data_dir.join("pods").join(pod.metadata.uid.as_deref().unwrap_or_default())
+}
+
+fn output_folder(agent: &Agent, pod: &k8s::Pod) -> PathBuf {
+    agent.config.data_dir.join("output").join(pod.metadata.uid.as_deref().unwrap_or_default())
+}
+
+fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
+/// The merge patch (RFC 7396) that makes `old` into `new`; `None` when they are equal.
+fn difference(old: &Value, new: &Value) -> Option<Value> {
+    let (Value::Object(old), Value::Object(new)) = (old, new) else {
+        return (old != new).then(|| new.clone());
+    };
+    let removed = old.keys().filter(|name| !new.contains_key(*name)).map(|name| (name.clone(), Value::Null));
+    let changed = new
+        .iter()
+        .filter_map(|(name, value)| Some((name.clone(), difference(old.get(name).unwrap_or(&Value::Null), value)?)));
+    let patch: serde_json::Map<String, Value> = removed.chain(changed).collect();
+    (!patch.is_empty()).then_some(Value::Object(patch))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_holds_only_what_changed() {
+        let table = [
+            (json!(null), json!({"a": 1}), Some(json!({"a": 1}))),
+            (json!({"a": 1}), json!({"a": 1}), None),
+            (json!({"a": 1, "b": 2}), json!({"a": 1}), Some(json!({"b": null}))),
+            (json!({"a": {"x": 1, "y": 2}}), json!({"a": {"x": 1, "y": 3}}), Some(json!({"a": {"y": 3}}))),
+            (json!({"a": [1, 2]}), json!({"a": [1, 3]}), Some(json!({"a": [1, 3]}))),
+        ];
+        for (old, new, expected) in table {
+            assert_eq!(difference(&old, &new), expected, "{old} to {new}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Which pods are bound to this node: one task for each, told about every change of its object.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::Api;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::node::Agent;
+use crate::pod_driver::{self, Known};
+
+/// Watches until `stop`; then every pod's task has ended.
+pub(crate) async fn run(agent: Arc<Agent>, stop: CancellationToken) {
+    let pods: Api<Pod> = Api::all(agent.config.client.clone());
+    let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", agent.config.name));
+    let mut changes = watcher(pods, mine).default_backoff().boxed();
+    let mut household = Household { agent, tasks: JoinSet::new(), pods: HashMap::new(), listed: None };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(change) = changes.next() => match change {
+                Ok(change) => household.take(change),
+                Err(error) => tracing::debug!(%error, "watch of pods interrupted"),
+            },
+            Some(ended) = household.tasks.join_next() => household.forget(ended),
+        }
+    }
+    // Guests end when their task is dropped.
+    household.tasks.shutdown().await;
+}
+
+/// A pod is known by its uid: a namesake that follows it is another pod.
+type Uid = String;
+
+struct Household {
+    agent: Arc<Agent>,
+    tasks: JoinSet<Uid>,
+    pods: HashMap<Uid, watch::Sender<Known>>,
+    /// While a list is arriving: whom it has named.
+    listed: Option<HashSet<Uid>>,
+}
+
+impl Household {
+    fn take(&mut self, change: Event<Pod>) {
+        match change {
+            Event::Init => self.listed = Some(HashSet::new()),
+            Event::InitApply(pod) | Event::Apply(pod) => self.see(pod),
+            Event::Delete(pod) => self.lose(&pod.metadata.uid.unwrap_or_default()),
+            Event::InitDone => {
+                let listed = self.listed.take().unwrap_or_default();
+                let lost: Vec<Uid> = self.pods.keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
+                lost.iter().for_each(|uid| self.lose(uid));
+            }
+        }
+    }
+
+    fn see(&mut self, pod: Pod) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if let Some(listed) = &mut self.listed {
+            listed.insert(uid.clone());
+        }
+        let pod = Arc::new(pod);
+        if let Some(known) = self.pods.get(&uid) {
+            known.send_modify(|known| known.pod = pod);
+            return;
+        }
+        let (sender, known) = watch::channel(Known { pod, removed: false });
+        self.pods.insert(uid.clone(), sender);
+        let driver = pod_driver::run(self.agent.clone(), known);
+        self.tasks.spawn(async move {
+            driver.await;
+            uid
+        });
+    }
+
+    fn lose(&mut self, uid: &str) {
+        if let Some(known) = self.pods.get(uid) {
+            known.send_modify(|known| known.removed = true);
+        }
+    }
+
+    fn forget(&mut self, ended: Result<Uid, tokio::task::JoinError>) {
+        match ended {
+            Ok(uid) => drop(self.pods.remove(&uid)),
+            Err(error) => tracing::error!(%error, "a pod's task failed"),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Asking a container whether it is well: HTTP and TCP, from the node, over the virtual network.
+//!
+//! Refused with a sentence in the pod's events: probes that would need a process in the container (`exec`), gRPC and
+//! TLS.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Request};
+use k8s_openapi::api::core::v1 as k8s;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use network::{Body, Fabric};
+use pod::ProbeKind;
+
+use crate::limits::PROBE_TIME_MAX;
+
+/// Asks once.
+///
+/// # Errors
+/// What is wrong, as the kubelet would say it.
+pub(crate) async fn ask(
+    fabric: &Fabric,
+    container: &k8s::Container,
+    address: Option<IpAddr>,
+    kind: ProbeKind,
+) -> Result<(), String> {
+    let probe = match kind {
+        ProbeKind::Startup => &container.startup_probe,
+        ProbeKind::Readiness => &container.readiness_probe,
+        ProbeKind::Liveness => &container.liveness_probe,
+    };
+    let (Some(probe), Some(address)) = (probe, address) else { return Ok(()) };
+    let seconds = u64::try_from(probe.timeout_seconds.unwrap_or(1)).unwrap_or(1).max(1);
+    let limit = Duration::from_secs(seconds).min(PROBE_TIME_MAX);
+    if let Some(get) = &probe.http_get {
+        let target = SocketAddr::new(address, port(&get.port, container)?);
+        let path = get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+        let url = format!("http://{target}{path}");
+        if get.scheme.as_deref() == Some("HTTPS") {
+            return Err("HTTPS probes are not offered by this node".to_owned());
+        }
+        let answer = tokio::time::timeout(limit, http_get(fabric, get, target, path)).await;
+        let late = |_| Err(format!("Get \"{url}\": context deadline exceeded (no answer within {seconds} s)"));
+        return answer.unwrap_or_else(late);
+    }
+    if let Some(tcp) = &probe.tcp_socket {
+        let target = SocketAddr::new(address, port(&tcp.port, container)?);
+        return fabric.connect(target).map(drop).map_err(|error| format!("dial tcp {target}: {error}"));
+    }
+    Err("only httpGet and tcpSocket probes are offered by this node".to_owned())
+}
+
+async fn http_get(fabric: &Fabric, get: &k8s::HTTPGetAction, target: SocketAddr, path: &str) -> Result<(), String> {
+    let url = format!("http://{target}{path}");
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let mut request = Request::builder()
+        .uri(path)
+        .header(http::header::HOST, target.to_string())
+        .header(http::header::USER_AGENT, "kube-probe/1.33")
+        .header(http::header::ACCEPT, "*/*")
+        .body(network::body::empty())
+        .map_err(|error| format!("Get \"{url}\": {error}"))?;
+    for header in get.http_headers.iter().flatten() {
+        let name = HeaderName::try_from(&header.name).map_err(|error| error.to_string())?;
+        let value = HeaderValue::try_from(&header.value).map_err(|error| error.to_string())?;
+        request.headers_mut().insert(name, value);
+    }
+    let target = fabric.dial(target).map_err(|error| format!("Get \"{url}\": dial tcp {target}: {error}"))?;
+    let response: http::Response<Body> =
+        target.send(request).await.map_err(|error| format!("Get \"{url}\": {error}"))?;
+    match response.status().as_u16() {
+        200..400 => Ok(()),
+        status => Err(format!("HTTP probe failed with statuscode: {status}")),
+    }
+}
+
+/// A port by number or by the name the container gives it.
+fn port(wanted: &IntOrString, container: &k8s::Container) -> Result<u16, String> {
+    let number = match wanted {
+        IntOrString::Int(number) => Some(*number),
+        IntOrString::String(name) => {
+            let named = container.ports.iter().flatten().find(|port| port.name.as_ref() == Some(name));
+            named.map(|port| port.container_port).or_else(|| name.parse().ok())
+        }
+    };
+    let unknown = || format!("couldn't find port: {wanted:?}");
+    number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0).ok_or_else(unknown)
+}

@@ -1,0 +1,199 @@
+//! The node as the cluster sees it: its Node object and its Lease.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1 as k8s;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::runtime::wait::await_condition;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::addresses::Addresses;
+use crate::capacity::Capacity;
+use crate::events::now;
+use crate::limits::{LEASE_RENEW, LEASE_SECONDS, NODE_STATUS_RENEW};
+use crate::node::NodeConfig;
+use crate::retry::until_ok;
+
+/// The Kubernetes version whose kubelet this agent behaves like; tools compare it with the API server's.
+const KUBELET_VERSION: &str = concat!("v1.33.0+kogia.", env!("CARGO_PKG_VERSION"));
+const RUNTIME_VERSION: &str = "wasmtime://48.0.8";
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// Makes the Node object true, and waits until the cluster has given the node its pod CIDR.
+pub(crate) async fn register(client: &Client, config: &NodeConfig, capacity: Capacity) -> (String, String) {
+    let nodes: Api<k8s::Node> = Api::all(client.clone());
+    let node = until_ok("register the node", || async {
+        match nodes.get_opt(&config.name).await? {
+            Some(_) => {
+                let labels = json!({"metadata": {"labels": labels(config)}});
+                nodes.patch(&config.name, &PatchParams::default(), &Patch::Merge(labels)).await
+            }
+            None => nodes.create(&PostParams::default(), &object(config)).await,
+        }
+    })
+    .await;
+    // The status comes first: a cluster may want to see a living node before it gives it addresses. How many pods fit
+    // is known after, and written with the first heartbeat.
+    write_status(&nodes, config, capacity).await;
+    let has_cidr = |node: Option<&k8s::Node>| node.is_some_and(|node| pod_cidr(node).is_some());
+    let node = if pod_cidr(&node).is_some() {
+        node
+    } else {
+        loop {
+            match await_condition(nodes.clone(), &config.name, has_cidr).await {
+                Ok(Some(node)) => break node,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "waiting for a pod CIDR");
+                    tokio::time::sleep(crate::limits::RETRY_MAX).await;
+                }
+            }
+        }
+    };
+    let cidr = pod_cidr(&node).unwrap_or_default().to_owned();
+    (node.metadata.uid.unwrap_or_default(), cidr)
+}
+
+fn pod_cidr(node: &k8s::Node) -> Option<&str> {
+    node.spec.as_ref()?.pod_cidr.as_deref().filter(|cidr| !cidr.is_empty())
+}
+
+/// Renews the Lease and, more rarely, the status, until `stop`.
+pub(crate) async fn keep_alive(
+    client: Client,
+    config: &NodeConfig,
+    uid: &str,
+    capacity: Capacity,
+    stop: CancellationToken,
+) {
+    let nodes: Api<k8s::Node> = Api::all(client.clone());
+    let leases: Api<Lease> = Api::namespaced(client, LEASE_NAMESPACE);
+    let mut renew = tokio::time::interval(LEASE_RENEW);
+    let mut status = tokio::time::interval(NODE_STATUS_RENEW);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = renew.tick() => until_ok("renew the lease", || renew_lease(&leases, config, uid)).await,
+            _ = status.tick() => write_status(&nodes, config, capacity).await,
+        }
+    }
+}
+
+async fn renew_lease(leases: &Api<Lease>, config: &NodeConfig, uid: &str) -> Result<(), kube::Error> {
+    let patch = json!({"spec": {"renewTime": MicroTime(Timestamp::now()), "holderIdentity": config.name}});
+    match leases.patch(&config.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        renewed => return renewed.map(drop),
+    }
+    let owner = OwnerReference {
+        api_version: "v1".into(),
+        kind: "Node".into(),
+        name: config.name.clone(),
+        uid: uid.to_owned(),
+        ..OwnerReference::default()
+    };
+    let lease = Lease {
+        metadata: ObjectMeta {
+            name: Some(config.name.clone()),
+            namespace: Some(LEASE_NAMESPACE.to_owned()),
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(config.name.clone()),
+            lease_duration_seconds: Some(LEASE_SECONDS),
+            renew_time: Some(MicroTime(Timestamp::now())),
+            ..LeaseSpec::default()
+        }),
+    };
+    leases.create(&PostParams::default(), &lease).await.map(drop)
+}
+
+async fn write_status(nodes: &Api<k8s::Node>, config: &NodeConfig, capacity: Capacity) {
+    until_ok("write the node's status", || async {
+        let node = nodes.get(&config.name).await?;
+        let room = pod_cidr(&node).and_then(Addresses::parse).map_or(u32::MAX, |addresses| addresses.capacity());
+        let known = node.status.unwrap_or_default();
+        let patch = json!({"status": status(config, capacity, room.min(config.pods_max), &known, &now())});
+        nodes.patch_status(&config.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+    })
+    .await;
+}
+
+fn object(config: &NodeConfig) -> k8s::Node {
+    k8s::Node {
+        metadata: ObjectMeta { name: Some(config.name.clone()), labels: Some(labels(config)), ..ObjectMeta::default() },
+        ..k8s::Node::default()
+    }
+}
+
+fn labels(config: &NodeConfig) -> BTreeMap<String, String> {
+    let own = [
+        ("kubernetes.io/os", "wasi"),
+        ("kubernetes.io/arch", "wasm32"),
+        ("kubernetes.io/hostname", &config.name),
+        ("kogia.dev/runtime", "wasmtime"),
+    ];
+    let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    config.labels.clone().into_iter().chain(own).collect()
+}
+
+/// The Node's status. Conditions keep the time of their last change.
+fn status(config: &NodeConfig, capacity: Capacity, pods: u32, known: &k8s::NodeStatus, now: &Time) -> k8s::NodeStatus {
+    let amounts = BTreeMap::from([
+        ("cpu".to_owned(), Quantity(capacity.cpus.to_string())),
+        ("memory".to_owned(), Quantity(format!("{}Ki", capacity.memory_bytes >> 10))),
+        ("pods".to_owned(), Quantity(pods.to_string())),
+    ]);
+    let addresses = config.addresses.iter().map(|address| ("InternalIP", address.to_string()));
+    let addresses = addresses.chain([("Hostname", config.name.clone())]);
+    let text = |text: &str| text.to_owned();
+    k8s::NodeStatus {
+        capacity: Some(amounts.clone()),
+        allocatable: Some(amounts),
+        addresses: Some(addresses.map(|(type_, address)| k8s::NodeAddress { type_: text(type_), address }).collect()),
+        conditions: Some(conditions(known, now)),
+        node_info: Some(k8s::NodeSystemInfo {
+            architecture: text("wasm32"),
+            operating_system: text("wasi"),
+            os_image: text("Kogia"),
+            kernel_version: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
+            container_runtime_version: text(RUNTIME_VERSION),
+            kubelet_version: text(KUBELET_VERSION),
+            machine_id: config.name.clone(),
+            system_uuid: config.name.clone(),
+            ..k8s::NodeSystemInfo::default()
+        }),
+        ..k8s::NodeStatus::default()
+    }
+}
+
+fn conditions(known: &k8s::NodeStatus, now: &Time) -> Vec<k8s::NodeCondition> {
+    let ours = [
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("Ready", "True", "KubeletReady", "kogia is posting ready status"),
+    ];
+    let known: Vec<&k8s::NodeCondition> = known.conditions.iter().flatten().collect();
+    let condition = |(type_, status, reason, message): (&str, &str, &str, &str)| {
+        let unchanged = known.iter().find(|old| old.type_ == type_ && old.status == status);
+        let since = unchanged.and_then(|old| old.last_transition_time.clone());
+        k8s::NodeCondition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            last_heartbeat_time: Some(now.clone()),
+            last_transition_time: since.or_else(|| Some(now.clone())),
+        }
+    };
+    let theirs = known.iter().filter(|old| ours.iter().all(|(type_, ..)| old.type_ != *type_));
+    ours.into_iter().map(condition).chain(theirs.map(|old| (*old).clone())).collect()
+}
