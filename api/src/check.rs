@@ -32,7 +32,20 @@ pub enum Validation {
 /// # Errors
 /// 400 in the words of Go's decoder when a value has the wrong type.
 pub fn check(value: &mut Value, message: &str) -> Result<Vec<String>, Status> {
-    let mut checker = Checker { schema: Schema::builtin(), unknown: Vec::new() };
+    fit(value, message, false)
+}
+
+/// The same for the partial object of a server-side apply, where a zero value is a wish (`paused: false` must end a
+/// pause) and stays.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_applied(value: &mut Value, message: &str) -> Result<Vec<String>, Status> {
+    fit(value, message, true)
+}
+
+fn fit(value: &mut Value, message: &str, keep_zeros: bool) -> Result<Vec<String>, Status> {
+    let mut checker = Checker { schema: Schema::builtin(), unknown: Vec::new(), keep_zeros };
     let Some(message) = checker.schema.message(message) else {
         return Err(Status::internal(format!("no message {message} in the schema")));
     };
@@ -124,6 +137,7 @@ impl<'a> Place<'a> {
 struct Checker {
     schema: &'static Schema,
     unknown: Vec<String>,
+    keep_zeros: bool,
 }
 
 impl Checker {
@@ -166,23 +180,24 @@ impl Checker {
         if value.is_null() {
             return Ok(false);
         }
+        let kept = field.pointer || !field.omit_empty || self.keep_zeros;
         let wrong = |value: &Value| Err(mismatch(value, &go_type(field), owner.short_name(), place));
         match (field.shape, &mut *value) {
             (Shape::One, value) => {
                 self.one(value, &field.kind, owner, place)?;
-                return Ok(field.pointer || !field.omit_empty || !is_zero(value, &field.kind));
+                return Ok(kept || !is_zero(value, &field.kind));
             }
             (Shape::List, Value::Array(items)) => {
                 for (index, item) in items.iter_mut().enumerate() {
                     self.element(item, &field.kind, owner, &place.then(Step::Index(index)))?;
                 }
-                return Ok(!field.omit_empty || !items.is_empty());
+                return Ok(kept || !items.is_empty());
             }
             (Shape::Map, Value::Object(members)) => {
                 for (key, member) in members.iter_mut() {
                     self.element(member, &field.kind, owner, &place.then(Step::Key(key)))?;
                 }
-                return Ok(!field.omit_empty || !members.is_empty());
+                return Ok(kept || !members.is_empty());
             }
             (Shape::MapOfLists, Value::Object(members)) => {
                 for (key, member) in members.iter_mut() {
@@ -192,7 +207,7 @@ impl Checker {
                         self.element(item, &field.kind, owner, &place.then(Step::Index(index)))?;
                     }
                 }
-                return Ok(!field.omit_empty || !members.is_empty());
+                return Ok(kept || !members.is_empty());
             }
             _ => {}
         }
@@ -421,6 +436,14 @@ mod tests {
         let (value, unknown) = checked(body, POD);
         assert_eq!((&value, unknown), (&expected, vec![]));
         assert_eq!(checked(value.clone(), POD).0, value);
+    }
+
+    #[test]
+    fn zeros_that_are_applied_are_wishes() {
+        let mut applied = json!({"spec": {"paused": false, "minReadySeconds": 0, "replicas": null}});
+        assert!(check_applied(&mut applied, DEPLOYMENT).unwrap().is_empty());
+        assert_eq!(applied, json!({"spec": {"paused": false, "minReadySeconds": 0}}));
+        assert_eq!(checked(applied, DEPLOYMENT).0, json!({"spec": {}}));
     }
 
     #[test]

@@ -99,18 +99,10 @@ fn owners(owners: &Value, report: &mut Report) {
     }
 }
 
+/// What the server owns stays. (That nothing on its way out takes new finalizers is checked where deletion is decided.)
 pub(super) fn check_update(old: &Value, new: &Value, report: &mut Report) {
     let (old, new) = (&old["metadata"], &new["metadata"]);
     for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         report.immutable(&format!("metadata.{field}"), &old[field], &new[field]);
-    }
-    if !new["deletionTimestamp"].is_null() {
-        let had: Vec<&Value> = items(&old["finalizers"]).collect();
-        let added: Vec<String> =
-            items(&new["finalizers"]).filter(|one| !had.contains(one)).map(ToString::to_string).collect();
-        if !added.is_empty() {
-            let detail = "no new finalizers can be added if the object is being deleted, found new finalizers";
-            report.forbidden("metadata.finalizers", &format!("{detail} []string{{{}}}", added.join(", ")));
-        }
     }
 }

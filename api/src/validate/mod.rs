@@ -51,6 +51,21 @@ pub fn update(resource: &Resource, old: &Value, new: &Value) -> Vec<Cause> {
     report.0
 }
 
+/// What keeps an object from being changed through a subresource: each may change what the main endpoint may not, and
+/// nothing else of the specification differs.
+#[must_use]
+pub fn update_part(resource: &Resource, subresource: &str, old: &Value, new: &Value) -> Vec<Cause> {
+    let check = match subresource {
+        "ephemeralcontainers" => pod::check_guests,
+        "resize" => pod::check_resize,
+        _ => return update(resource, old, new),
+    };
+    let mut report = Report::default();
+    rules(resource, new, &mut report);
+    check(old, new, &mut report);
+    report.0
+}
+
 /// The rules that hold of an object whatever it was before.
 fn rules(resource: &Resource, object: &Value, report: &mut Report) {
     let spec = &object["spec"];

@@ -404,3 +404,39 @@ pub(super) fn check_update(old: &Value, new: &Value, report: &mut Report) {
         report.forbidden("spec", ONLY);
     }
 }
+
+/// Ephemeral containers come and stay as they are.
+pub(super) fn check_guests(old: &Value, new: &Value, report: &mut Report) {
+    let list = |pod: &Value| pod["spec"]["ephemeralContainers"].clone();
+    let after = list(new);
+    for guest in items(&list(old)) {
+        let name = &guest["name"];
+        let what = match items(&after).find(|other| other["name"] == *name) {
+            None => "removed",
+            Some(other) if other != guest => "changed",
+            Some(_) => continue,
+        };
+        report
+            .forbidden("spec.ephemeralContainers", &format!("existing ephemeral containers {name} may not be {what}"));
+    }
+}
+
+/// A resize changes how much CPU and memory containers get, and nothing else.
+pub(super) fn check_resize(old: &Value, new: &Value, report: &mut Report) {
+    let without = |pod: &Value| {
+        let mut containers = pod["spec"]["containers"].clone();
+        for container in containers.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+            container.remove("resizePolicy");
+            let Some(resources) = container.get_mut("resources") else { continue };
+            for side in ["limits", "requests"] {
+                let Some(amounts) = resources.get_mut(side).and_then(Value::as_object_mut) else { continue };
+                amounts.retain(|name, _| !matches!(&**name, "cpu" | "memory"));
+            }
+            resources.as_object_mut().into_iter().for_each(|sides| sides.retain(|_, side| *side != json!({})));
+        }
+        containers
+    };
+    if without(old) != without(new) {
+        report.forbidden("spec", "only cpu and memory resources are mutable");
+    }
+}

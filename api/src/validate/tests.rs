@@ -78,19 +78,6 @@ fn metadata_of_any_kind() {
 }
 
 #[test]
-fn finalizers_cannot_be_added_to_what_is_going() {
-    let object = |finalizers: Value| json!({"metadata": {"name": "x", "deletionTimestamp": "2024-01-01T00:00:00Z", "finalizers": finalizers}});
-    assert_eq!(updated("configmaps", object(json!(["a/b"])), object(json!([]))), NONE);
-    let refused = updated("configmaps", object(json!(["a/b"])), object(json!(["a/b", "c/d"])));
-    assert_eq!(
-        refused,
-        [
-            "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"c/d\"}"
-        ]
-    );
-}
-
-#[test]
 fn pods() {
     assert_eq!(created("pods", one_container(json!({}))), NONE);
     assert_eq!(created("pods", pod(json!({}))), ["spec.containers: Required value"]);
@@ -172,6 +159,41 @@ fn a_pod_is_mostly_fixed() {
         changed(|spec| spec["containers"] = json!([{"name": "a", "image": "b"}, {"name": "c", "image": "d"}])),
         ["spec.containers: Forbidden: pod updates may not add or remove containers"]
     );
+}
+
+#[test]
+fn a_pods_parts_change_through_subresources() {
+    let pod = |image: &str, cpu: &str, guests: Value| {
+        let resources = json!({"requests": {"cpu": cpu}});
+        json!({"spec": {"ephemeralContainers": guests, "containers":
+            [{"name": "a", "image": image, "imagePullPolicy": "Never", "resources": resources}]}})
+    };
+    let changed = |part: &str, new: Value| {
+        let guest = json!([{"name": "g", "image": "x"}]);
+        let ((resource, old), (_, new)) = (with("pods", pod("b", "1", guest)), with("pods", new));
+        spell(update_part(&resource, part, &old, &new))
+    };
+    let guests = |last: &str| json!([{"name": "g", "image": "x"}, {"name": last, "image": "x"}]);
+    assert_eq!(changed("ephemeralcontainers", pod("b", "1", guests("h"))), NONE);
+    assert_eq!(
+        changed("ephemeralcontainers", pod("b", "1", guests("a"))),
+        ["spec.ephemeralContainers[1].name: Duplicate value: \"a\""]
+    );
+    assert_eq!(
+        changed("ephemeralcontainers", pod("b", "1", json!([]))),
+        ["spec.ephemeralContainers: Forbidden: existing ephemeral containers \"g\" may not be removed"]
+    );
+    assert_eq!(
+        changed("ephemeralcontainers", pod("b", "1", json!([{"name": "g", "image": "y"}]))),
+        ["spec.ephemeralContainers: Forbidden: existing ephemeral containers \"g\" may not be changed"]
+    );
+    let same = json!([{"name": "g", "image": "x"}]);
+    assert_eq!(changed("resize", pod("b", "2", same.clone())), NONE);
+    assert_eq!(
+        changed("resize", pod("c", "2", same.clone())),
+        ["spec: Forbidden: only cpu and memory resources are mutable"]
+    );
+    assert_eq!(changed("status", pod("b", "1", same)), NONE);
 }
 
 #[test]
