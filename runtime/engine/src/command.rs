@@ -66,14 +66,17 @@ impl Drop for Running {
 }
 
 async fn execute(pre: &CommandPre<Guest>, container: &Container) -> Exit {
+    let mut store = match container.store() {
+        Ok(store) => store,
+        Err(error) => return Exit::Failed(format!("{error:#}")),
+    };
     let run = async {
-        let mut store = container.store()?;
         let command = pre.instantiate_async(&mut store).await?;
         command.wasi_cli_run().call_run(&mut store).await
     };
     match run.await {
         Ok(Ok(())) => Exit::Code(0),
         Ok(Err(())) => Exit::Code(1),
-        Err(error) => Exit::from_error(&error),
+        Err(error) => store.data().exit(&error),
     }
 }

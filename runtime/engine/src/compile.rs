@@ -255,4 +255,18 @@ mod tests {
         std::fs::write(&artefact.path, bytes).unwrap();
         assert!(artefact.open(&engine).is_none());
     }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_compiler_that_fails_or_lies_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let artefact = Artefact { path: dir.path().join("a.cwasm") };
+        let fresh = artefact.fresh();
+        let compile = |program: &'static str| compile_apart(Path::new(program), Path::new("wasm"), &fresh);
+        assert!(matches!(compile("false").await, Err(CodeError::Invalid(_))));
+        assert!(matches!(compile("no such program").await, Err(CodeError::Io(_))));
+        let said = compile("echo").await.unwrap();
+        std::fs::write(&fresh, "anything").unwrap();
+        assert!(artefact.keep(&fresh, &said).is_err());
+    }
 }

@@ -5,9 +5,10 @@
 
 use crate::component::Code;
 use crate::cpu::Meter;
+use crate::exit::Exit;
 use crate::memory::{Account, Ledger};
 use crate::outgoing::Outgoing;
-use crate::output::{Pipe, Stream};
+use crate::output::{LastWords, Pipe, Stream};
 use crate::{ContainerSpec, limits, sockets};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -64,13 +65,15 @@ impl Container {
 
     /// A store for one new instance.
     pub(crate) fn store(&self) -> wasmtime::Result<Store<Guest>> {
+        let said = LastWords::default();
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::HOST_RESOURCES_MAX);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(limits::HEADER_BYTES_MAX);
         let guest = Guest {
             table,
-            wasi: self.wasi()?,
+            wasi: self.wasi(&said)?,
+            said,
             http,
             outgoing: Outgoing::new(self.spec.network.clone(), self.outgoing.clone()),
             sockets: sockets::State::new(self.spec.network.clone()),
@@ -85,11 +88,11 @@ impl Container {
         Ok(store)
     }
 
-    fn wasi(&self) -> wasmtime::Result<WasiCtx> {
+    fn wasi(&self, said: &LastWords) -> wasmtime::Result<WasiCtx> {
         let mut wasi = WasiCtx::builder();
         wasi.args(&self.spec.args).envs(&self.spec.env).max_random_size(limits::RANDOM_BYTES_MAX);
-        wasi.stdout(Pipe { output: self.spec.output.clone(), stream: Stream::Stdout });
-        wasi.stderr(Pipe { output: self.spec.output.clone(), stream: Stream::Stderr });
+        wasi.stdout(Pipe::stdout(self.spec.output.clone()));
+        wasi.stderr(Pipe::stderr(self.spec.output.clone(), said.clone()));
         for mount in &self.spec.mounts {
             let permissions = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
             wasi.preopened_dir(&mount.host, &mount.guest, permissions).map_err(|error| {
@@ -112,6 +115,7 @@ pub(crate) struct Guest {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     sockets: sockets::State,
+    said: LastWords,
     memory: Ledger,
 }
 
@@ -128,6 +132,11 @@ impl WasiHttpView for Guest {
 }
 
 impl Guest {
+    /// How it ended, from the error a call into it came back with.
+    pub(crate) fn exit(&self, error: &wasmtime::Error) -> Exit {
+        Exit::from_error(error, &self.said.text())
+    }
+
     fn sockets(&mut self) -> sockets::View<'_> {
         sockets::View { state: &mut self.sockets, table: &mut self.table }
     }

@@ -157,7 +157,7 @@ impl HttpContainer {
     async fn invoke(&self, request: Request<network::Body>, head: oneshot::Sender<Head>, call: &Call) -> Ended {
         let mut store = match self.container.store() {
             Ok(store) => store,
-            Err(error) => return Ended::from_error(&error),
+            Err(error) => return Ended::Failed(Exit::Failed(format!("{error:#}"))),
         };
         // Declared after the store and so dropped before it: dropping the store ends the response's body, whose reader
         // must find the call marked by then.
@@ -178,7 +178,8 @@ impl HttpContainer {
                 Ended::Done
             }
             Err(error) => {
-                let ended = Ended::from_error(&error);
+                let busy = error.is::<wasmtime::PoolConcurrencyLimitError>();
+                let ended = if busy { Ended::Busy } else { store.data().exit(&error).into() };
                 unfinished.armed = !matches!(ended, Ended::Done);
                 ended
             }
@@ -216,12 +217,9 @@ enum Ended {
     Failed(Exit),
 }
 
-impl Ended {
-    fn from_error(error: &wasmtime::Error) -> Ended {
-        if error.is::<wasmtime::PoolConcurrencyLimitError>() {
-            return Ended::Busy;
-        }
-        match Exit::from_error(error) {
+impl From<Exit> for Ended {
+    fn from(exit: Exit) -> Ended {
+        match exit {
             Exit::Code(0) => Ended::Done,
             exit => Ended::Failed(exit),
         }

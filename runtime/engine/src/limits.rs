@@ -108,6 +108,9 @@ pub(crate) const OUTGOING_TIMEOUT: Duration = Duration::from_secs(60);
 /// Faults of an HTTP container remembered until the pod's driver reads them; the oldest are forgotten first.
 pub(crate) const FAULTS_MAX: usize = 16;
 
+/// Bytes of an instance's stderr remembered, to tell why it trapped.
+pub(crate) const LAST_WORDS_BYTES_MAX: usize = 2 << 10;
+
 /// Bytes of a backtrace kept: pods report it in a status field and an event.
 pub(crate) const BACKTRACE_BYTES_MAX: usize = 8 << 10;
 

@@ -7,7 +7,7 @@ use crate::limits;
 use bytes::Bytes;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -29,11 +29,46 @@ pub trait Output: Send + Sync {
     fn write(&self, stream: Stream, bytes: &[u8]);
 }
 
+/// The end of what an instance wrote to stderr: where a panic says why.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LastWords(Arc<Mutex<Vec<u8>>>);
+
+impl LastWords {
+    fn hear(&self, bytes: &[u8]) {
+        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        words.extend_from_slice(&bytes[bytes.len().saturating_sub(limits::LAST_WORDS_BYTES_MAX)..]);
+        let surplus = words.len().saturating_sub(limits::LAST_WORDS_BYTES_MAX);
+        words.drain(..surplus);
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+}
+
 /// One stream of one instance.
 #[derive(Clone)]
 pub(crate) struct Pipe {
-    pub(crate) output: Arc<dyn Output>,
-    pub(crate) stream: Stream,
+    output: Arc<dyn Output>,
+    stream: Stream,
+    words: Option<LastWords>,
+}
+
+impl Pipe {
+    pub(crate) fn stdout(output: Arc<dyn Output>) -> Pipe {
+        Pipe { output, stream: Stream::Stdout, words: None }
+    }
+
+    pub(crate) fn stderr(output: Arc<dyn Output>, words: LastWords) -> Pipe {
+        Pipe { output, stream: Stream::Stderr, words: Some(words) }
+    }
+
+    fn take(&self, bytes: &[u8]) {
+        if let Some(words) = &self.words {
+            words.hear(bytes);
+        }
+        self.output.write(self.stream, bytes);
+    }
 }
 
 impl IsTerminal for Pipe {
@@ -59,7 +94,7 @@ impl Pollable for Pipe {
 
 impl OutputStream for Pipe {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.output.write(self.stream, &bytes);
+        self.take(&bytes);
         Ok(())
     }
 
@@ -75,7 +110,7 @@ impl OutputStream for Pipe {
 impl AsyncWrite for Pipe {
     fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let taken = bytes.len().min(limits::CHUNK_BYTES_MAX);
-        self.output.write(self.stream, &bytes[..taken]);
+        self.take(&bytes[..taken]);
         Poll::Ready(Ok(taken))
     }
 
