@@ -26,7 +26,11 @@ pub(crate) struct Cache {
 impl Cache {
     /// Loads the picture and starts the task that follows the store until the store closes.
     pub(crate) async fn open(store: &Store) -> Result<Self, OpenError> {
-        let view = load(store).await?;
+        let view = match load(store, Consistency::Linearizable).await {
+            // A member that has no majority yet serves what it has and catches up with the others later.
+            Err(OpenError::Load(status)) if status.retry_after_seconds > 0 => load(store, Consistency::Local).await?,
+            loaded => loaded?,
+        };
         let ring = Arc::new(Ring::new(view.revision()));
         let (sender, views) = watch::channel(view.clone());
         let follower = Follower { store: store.clone(), view, views: sender, ring: ring.clone() };
@@ -103,19 +107,13 @@ fn forget_old(retained: &mut VecDeque<(Instant, View)>) {
 }
 
 /// Reads the whole registry at one revision.
-async fn load(store: &Store) -> Result<View, OpenError> {
+async fn load(store: &Store, consistency: Consistency) -> Result<View, OpenError> {
     let mut view = View::default();
     let mut start = Bytes::from_static(STORE_PREFIX.as_bytes());
     let end = Bytes::from(prefix_end(STORE_PREFIX.as_bytes()));
     let mut revision = None;
     loop {
-        let range = Range {
-            start: start.clone(),
-            end: Some(end.clone()),
-            limit: LOAD_PAGE,
-            revision,
-            consistency: Consistency::Linearizable,
-        };
+        let range = Range { start: start.clone(), end: Some(end.clone()), limit: LOAD_PAGE, revision, consistency };
         let reply = store.range(range).await.map_err(|error| OpenError::Load(refused(&error)))?;
         revision = Some(reply.revision);
         for item in &reply.items {
@@ -166,7 +164,7 @@ impl Follower {
                     self.apply(&records);
                 }
             }
-            match load(&self.store).await {
+            match load(&self.store, Consistency::Local).await {
                 Ok(view) => {
                     tracing::warn!(revision = view.revision(), "the picture was loaded anew");
                     self.view = view;

@@ -186,7 +186,10 @@ impl Request<'_> {
         self.let_in(view, Some(old), &mut new)?;
         life::count_generation(resource, &old.value, &mut new);
         let mut causes: Vec<Cause> = life::check_finalizers(&old.value, &new).into_iter().collect();
-        causes.extend(validate::update(resource, &old.value, &new));
+        causes.extend(match self.subresource {
+            Some(part) => validate::update_part(resource, part, &old.value, &new),
+            None => validate::update(resource, &old.value, &new),
+        });
         if !causes.is_empty() {
             return Err(self.invalid(old.name(), causes));
         }

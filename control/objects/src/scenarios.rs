@@ -399,3 +399,62 @@ async fn a_collection_is_deleted_by_what_is_selected() {
     assert_eq!(deleted.unwrap().len(), 2);
     assert!(house.get("configmaps", "b").is_some() && house.get("configmaps", "a").is_none());
 }
+
+#[tokio::test]
+async fn applying_makes_changes_and_refuses() {
+    let house = House::open().await;
+    let apply = |manager: &'static str, replicas: i64, force| {
+        let patch = Patch::Apply { body: deployment("web", replicas), force };
+        house.patch_as(manager, "deployments.apps", "web", patch)
+    };
+    let made = apply("ci", 2, false).await.unwrap();
+    assert_eq!((made.generation(), made.field("spec.replicas")), (1, &json!(2)));
+    assert_eq!(made.value["metadata"]["managedFields"][0]["operation"], json!("Apply"));
+    assert_eq!(apply("ci", 2, false).await.unwrap().revision, made.revision, "nothing changed, nothing is written");
+    let refused = apply("other", 3, false).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason), (409, "Conflict"));
+    assert_eq!(refused.message, "Apply failed with 1 conflict: conflict with \"ci\" using apps/v1: .spec.replicas");
+    let cause = &refused.causes[0];
+    assert_eq!((cause.reason, cause.field.as_str()), ("FieldManagerConflict", ".spec.replicas"));
+    let forced = apply("other", 3, true).await.unwrap();
+    assert_eq!((forced.generation(), forced.field("spec.replicas")), (2, &json!(3)));
+    let nameless = apply("", 3, true).await.unwrap_err();
+    assert_eq!(nameless.code, 422);
+}
+
+#[tokio::test]
+async fn a_kept_picture_is_found_again_and_the_future_is_waited_for() {
+    let house = House::open().await;
+    let before = house.objects.view();
+    house.objects.retain(&before);
+    house.create("configmaps", configmap("c")).await.unwrap();
+    let kept = house.objects.view_at(before.revision()).unwrap();
+    assert_eq!((kept.count("configmaps"), house.objects.view().count("configmaps")), (0, 1));
+    assert_eq!(house.objects.view_at(before.revision() - 1).err().unwrap().code, 410);
+    let next = house.objects.view().revision() + 1;
+    let (waited, made) = tokio::join!(house.objects.view_at_least(next), house.create("configmaps", configmap("d")));
+    assert!(waited.unwrap().revision() >= made.unwrap().revision);
+    let shared = house.get("configmaps", "d").unwrap();
+    assert!(Arc::ptr_eq(&shared, &house.get("configmaps", "d").unwrap()), "decoded once for everybody");
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || async {
+        let store = raft_store::Store::open(raft_store::Config::single(directory.path())).await.unwrap();
+        (store.clone(), Objects::open(store).await.unwrap())
+    };
+    let who = User::system("system:admin");
+    let (store, objects) = open().await;
+    let namespaces = objects.catalog().by_name("namespaces").unwrap().clone();
+    let body = json!({"metadata": {"name": "shop"}});
+    let made = objects.create(&who, &namespaces, "", body, &WriteOptions::manager("test")).await.unwrap().object;
+    let mut changes = objects.changes(made.revision).unwrap();
+    store.close().await;
+    assert_eq!(changes.next().await.err(), Some(crate::ChangesEnd::Closed));
+    let (_store, objects) = open().await;
+    let found = objects.view().get("namespaces", "", "shop").cloned().unwrap();
+    assert_eq!((found.revision, &found.value), (made.revision, &made.value));
+    assert_eq!(objects.changes(made.revision - 1).err().unwrap().code, 410);
+}

@@ -297,7 +297,12 @@ fn applied_body(
     if request.subresource == Some("scale") {
         body = json!({"spec": {"replicas": body["spec"]["replicas"]}});
     }
-    let warnings = fit(&mut body, &request.resource.message, options)?;
+    // An applied zero is a wish and stays.
+    let unknown = match &*request.resource.message {
+        "" => Vec::new(),
+        message => check::check_applied(&mut body, message)?,
+    };
+    let warnings = check::judge(options.field_validation, &body, &options.duplicates, &unknown)?;
     request.identify(&mut body, name)?;
     Ok((body, warnings))
 }
