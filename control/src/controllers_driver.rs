@@ -165,3 +165,7 @@ async fn perform(objects: &Objects, who: &User, actions: Vec<Action>) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "drivers_tests.rs"]
+mod tests;
