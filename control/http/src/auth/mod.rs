@@ -11,6 +11,7 @@ pub(crate) mod reviews;
 use std::collections::HashMap;
 
 use api::path::{self, Discovery, Route, Target};
+use api::selector::FieldSelector;
 use api::{Status, View};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
@@ -70,6 +71,8 @@ pub(crate) struct Attributes {
     pub(crate) name: String,
     /// For what is not a resource; empty otherwise.
     pub(crate) path: String,
+    /// The field selector of a list or watch.
+    pub(crate) fields: FieldSelector,
 }
 
 impl Attributes {
@@ -94,12 +97,10 @@ impl Attributes {
     fn of_target(call: &Call, target: &Target) -> Result<Self, Status> {
         let watch = call.query.flag("watch")?;
         let verb = path::verb(call.method.as_str(), target, watch).ok_or_else(Status::method_not_allowed)?;
+        let fields = FieldSelector::parse(call.query.get("fieldSelector").unwrap_or_default())?;
         // A list or watch of one name is a question about that object.
-        let named = || {
-            let fields = call.query.get("fieldSelector")?;
-            api::selector::FieldSelector::parse(fields).ok()?.exact("metadata.name").map(str::to_owned)
-        };
-        let name = if target.name.is_empty() { named().unwrap_or_default() } else { target.name.clone() };
+        let named = || fields.exact("metadata.name").unwrap_or_default().to_owned();
+        let name = if target.name.is_empty() { named() } else { target.name.clone() };
         Ok(Self {
             verb: verb.into(),
             group: target.group.clone(),
@@ -109,6 +110,7 @@ impl Attributes {
             namespace: if target.plural == "namespaces" { target.name.clone() } else { target.namespace.clone() },
             name,
             path: String::new(),
+            fields,
         })
     }
 

@@ -176,7 +176,7 @@ mod tests {
             subresource: subresource.into(),
             namespace: namespace.into(),
             name: name.into(),
-            path: String::new(),
+            ..Attributes::default()
         };
         allowed(view, &user, &attributes).is_some()
     }

@@ -49,7 +49,7 @@ fn access(view: &View, user: &User, spec: &Value) -> Result<Value, Status> {
             subresource: text(resource, "subresource"),
             namespace: text(resource, "namespace"),
             name: text(resource, "name"),
-            path: String::new(),
+            ..Attributes::default()
         },
         (false, true) => Attributes { verb: text(other, "verb"), path: text(other, "path"), ..Attributes::default() },
         _ => {
@@ -125,7 +125,7 @@ fn token(authenticator: &dyn Authenticator, spec: &Value) -> Value {
 mod tests {
     use super::*;
 
-    fn ask(plural: &str, user: &User, spec: Value) -> Value {
+    fn ask(plural: &str, user: &User, spec: &Value) -> Value {
         let catalog = api::Catalog::builtin();
         let group = if plural.starts_with("selfsubjectreview") || plural.starts_with("token") {
             "authentication.k8s.io"
@@ -143,15 +143,15 @@ mod tests {
         let admin = User { name: "admin".into(), groups: vec!["system:masters".into()], ..User::default() };
         let ann = User::system("ann");
         let pods = json!({"resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "a"}});
-        assert_eq!(ask("selfsubjectaccessreviews", &admin, pods.clone())["allowed"], true);
-        assert_eq!(ask("selfsubjectaccessreviews", &ann, pods.clone())["allowed"], false);
+        assert_eq!(ask("selfsubjectaccessreviews", &admin, &pods)["allowed"], true);
+        assert_eq!(ask("selfsubjectaccessreviews", &ann, &pods)["allowed"], false);
         let mut about_admin = pods;
         about_admin["groups"] = json!(["system:masters"]);
-        assert_eq!(ask("subjectaccessreviews", &ann, about_admin)["allowed"], true);
-        let rules = ask("selfsubjectrulesreviews", &admin, json!({"namespace": "a"}));
+        assert_eq!(ask("subjectaccessreviews", &ann, &about_admin)["allowed"], true);
+        let rules = ask("selfsubjectrulesreviews", &admin, &json!({"namespace": "a"}));
         assert_eq!(rules["resourceRules"][0]["verbs"][0], "*");
-        assert_eq!(ask("selfsubjectreviews", &ann, json!({}))["userInfo"]["username"], "ann");
-        assert_eq!(ask("tokenreviews", &ann, json!({"token": "secret"}))["user"]["username"], "bot");
-        assert_eq!(ask("tokenreviews", &ann, json!({"token": "wrong"}))["authenticated"], false);
+        assert_eq!(ask("selfsubjectreviews", &ann, &json!({}))["userInfo"]["username"], "ann");
+        assert_eq!(ask("tokenreviews", &ann, &json!({"token": "secret"}))["user"]["username"], "bot");
+        assert_eq!(ask("tokenreviews", &ann, &json!({"token": "wrong"}))["authenticated"], false);
     }
 }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use api::{Object, Resource, Status, View as Picture};
+use api::{Object, Resource, Status, View};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::page::{Filter, Start, Token, Which, list_kind};
+use super::page::{Filter, Start, Token, Which};
 use super::read::revision;
-use super::{Place, View};
+use super::{Form, Place};
 use crate::limits::PAGE_ITEMS_MAX;
 use crate::query::Query;
 use crate::reply::Reply;
@@ -26,7 +26,7 @@ pub(super) struct Page {
 
 impl Page {
     /// Takes up to `limit` wanted objects.
-    pub(super) fn take(picture: &Picture, filter: &Filter, start: &Start, limit: Option<usize>) -> Self {
+    pub(super) fn take(picture: &View, filter: &Filter, start: &Start, limit: Option<usize>) -> Self {
         let mut objects = filter.select(picture, start);
         let items: Vec<_> = objects.by_ref().take(limit.unwrap_or(PAGE_ITEMS_MAX)).cloned().collect();
         let following = objects.next();
@@ -52,7 +52,7 @@ impl Page {
 
 /// GET of a collection.
 pub(super) async fn list(inner: &Inner, call: &Call, place: &Place) -> Result<Reply, Status> {
-    let shape = View::of(call, &place.resource)?;
+    let form = Form::of(call, &place.resource)?;
     let filter = Filter::of(&call.query, place)?;
     let limit = limit(&call.query)?;
     let which = Which::of(&call.query, revision(call)?, limit)?;
@@ -62,14 +62,14 @@ pub(super) async fn list(inner: &Inner, call: &Call, place: &Place) -> Result<Re
         inner.objects.retain(&picture);
     }
     let metadata = page.metadata(picture.revision());
-    Ok(match shape {
-        View::Object => Reply::parts(encode(&place.resource, &metadata, &page.items)),
-        View::Metadata(version) => {
+    Ok(match form {
+        Form::Object => Reply::parts(encode(&place.resource, &metadata, &page.items)),
+        Form::Metadata(version) => {
             let items = page.items.iter().map(|object| Bytes::from(partial(object, version)));
             let head = head("PartialObjectMetadataList", version.api_version(), &metadata);
             Reply::parts(join(head, items))
         }
-        View::Table(table) => {
+        Form::Table(table) => {
             let objects = page.items.iter().map(|object| &**object);
             Reply::parts(vec![table.encode(&metadata, true, objects).into()])
         }
@@ -87,7 +87,7 @@ fn limit(query: &Query) -> Result<Option<usize>, Status> {
 }
 
 /// The picture to list from and where to begin.
-async fn picture(inner: &Inner, which: Which) -> Result<(Picture, Start), Status> {
+async fn picture(inner: &Inner, which: Which) -> Result<(View, Start), Status> {
     let objects = &inner.objects;
     let beginning = Start::default();
     Ok(match which {
@@ -112,14 +112,14 @@ async fn picture(inner: &Inner, which: Which) -> Result<(Picture, Start), Status
 }
 
 /// The picture at exactly that revision: kept, or still the newest.
-async fn exact(inner: &Inner, revision: u64) -> Result<Picture, Status> {
+async fn exact(inner: &Inner, revision: u64) -> Result<View, Status> {
     let newest = inner.objects.view_at_least(revision).await?;
     if newest.revision() == revision { Ok(newest) } else { inner.objects.view_at(revision) }
 }
 
 /// A list of whole objects: a head, the stored bytes, a tail.
 pub(super) fn encode(resource: &Resource, metadata: &Value, items: &[Arc<Object>]) -> Vec<Bytes> {
-    let head = head(list_kind(resource), &resource.api_version(), metadata);
+    let head = head(&resource.list_kind, &resource.api_version(), metadata);
     join(head, items.iter().map(|object| object.json.clone()))
 }
 

@@ -70,13 +70,13 @@ pub(crate) async fn dispatch(inner: &Inner, call: &Call, body: Body, target: Tar
 }
 
 /// How this client wants objects of this resource.
-pub(crate) enum View {
+pub(crate) enum Form {
     Object,
     Table(Table),
     Metadata(negotiate::MetaVersion),
 }
 
-impl View {
+impl Form {
     /// Reads `Accept` and `includeObject`.
     pub(crate) fn of(call: &Call, resource: &Resource) -> Result<Self, Status> {
         Ok(match negotiate::shape(&call.accept())? {

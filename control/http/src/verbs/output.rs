@@ -182,14 +182,14 @@ mod tests {
     use super::*;
     use api::Key;
 
-    fn pod(spec: Value, status: Value) -> Object {
+    fn pod(spec: &Value, status: &Value) -> Object {
         Object::new(Key::new("pods", "d", "web"), 1, json!({"spec": spec, "status": status}))
     }
 
     #[test]
     fn the_container_is_chosen_or_asked_for() {
         let two = json!({"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}]});
-        let two = pod(two, Value::Null);
+        let two = pod(&two, &Value::Null);
         let asked = |query: &str| wanted(&two, &Query::parse(query));
         let message = "a container name must be specified for pod web, choose one of: [a b] \
                        or one of the init containers: [i]";
@@ -198,7 +198,7 @@ mod tests {
         let wanted_i = asked("container=i&follow=true&tailLines=5&previous=1").unwrap();
         assert_eq!((wanted_i.container.as_str(), wanted_i.previous), ("i", true));
         assert_eq!(wanted_i.query, "follow=true&previous=true&tailLines=5");
-        let one = pod(json!({"containers": [{"name": "a"}]}), Value::Null);
+        let one = pod(&json!({"containers": [{"name": "a"}]}), &Value::Null);
         assert_eq!(wanted(&one, &Query::default()).unwrap().container, "a");
         for bad in
             ["tailLines=-1", "sinceSeconds=0", "sinceTime=yesterday", "sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z"]
@@ -209,18 +209,18 @@ mod tests {
 
     #[test]
     fn nothing_to_read_yet_is_said() {
-        let refusal = |spec: Value, state: Value, previous| {
+        let refusal = |spec: &Value, state: Value, previous| {
             let status = json!({"containerStatuses": [{"name": "a", "state": state}]});
             let wanted = Wanted { container: "a".into(), previous, query: String::new() };
-            ready(&pod(spec, status), &wanted).err().map(|status| status.message.clone())
+            ready(&pod(spec, &status), &wanted).err().map(|status| status.message.clone())
         };
         let bound = json!({"nodeName": "n1"});
         let starts = |why: &str| Some(format!("container \"a\" in pod \"web\" is waiting to start: {why}"));
-        assert_eq!(refusal(json!({}), json!({}), false), starts("the pod is not scheduled yet"));
+        assert_eq!(refusal(&json!({}), json!({}), false), starts("the pod is not scheduled yet"));
         let waiting = |reason: &str| json!({"waiting": {"reason": reason}});
-        assert_eq!(refusal(bound.clone(), waiting("ContainerCreating"), false), starts("ContainerCreating"));
-        assert_eq!(refusal(bound.clone(), waiting("ImagePullBackOff"), false), starts("image can't be pulled"));
-        assert_eq!(refusal(bound.clone(), json!({"running": {}}), false), None);
-        assert!(refusal(bound, json!({"running": {}}), true).unwrap().starts_with("previous terminated container"));
+        assert_eq!(refusal(&bound, waiting("ContainerCreating"), false), starts("ContainerCreating"));
+        assert_eq!(refusal(&bound, waiting("ImagePullBackOff"), false), starts("image can't be pulled"));
+        assert_eq!(refusal(&bound, json!({"running": {}}), false), None);
+        assert!(refusal(&bound, json!({"running": {}}), true).unwrap().starts_with("previous terminated container"));
     }
 }

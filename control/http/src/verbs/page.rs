@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::selector::{FieldSelector, LabelSelector};
-use api::{Object, Resource, Status, View};
+use api::{Object, Status, View};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -169,11 +169,6 @@ impl Which {
 pub(super) fn forbidden(detail: &str) -> Status {
     let cause = api::Cause::forbidden("resourceVersionMatch", detail);
     Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
-}
-
-/// What a list is called: `PodList`.
-pub(super) fn list_kind(resource: &Resource) -> &str {
-    &resource.list_kind
 }
 
 #[cfg(test)]

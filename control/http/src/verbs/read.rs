@@ -1,23 +1,23 @@
 //! GET of one object, and which picture a read is answered from.
 
-use api::{Status, View as Picture};
+use api::{Status, View};
 use http::StatusCode;
 
-use super::{Place, View};
+use super::{Form, Place};
 use crate::reply::Reply;
 use crate::service::{Call, Inner};
 
 /// GET.
 pub(super) async fn get(inner: &Inner, call: &Call, place: &Place) -> Result<Reply, Status> {
-    let shape = View::of(call, &place.resource)?;
+    let form = Form::of(call, &place.resource)?;
     let picture = picture(inner, call).await?;
     let object = picture.get(&place.resource.name, &place.namespace, &place.name);
     let object = object.ok_or_else(|| Status::not_found(&place.resource.name, &place.name))?;
-    Ok(shape.reply(StatusCode::OK, object))
+    Ok(form.reply(StatusCode::OK, object))
 }
 
 /// `resourceVersion` of a read: unset is linearizable, 0 is whatever is here, N is not older than N.
-pub(super) async fn picture(inner: &Inner, call: &Call) -> Result<Picture, Status> {
+pub(super) async fn picture(inner: &Inner, call: &Call) -> Result<View, Status> {
     match revision(call)? {
         None => inner.objects.fresh_view().await,
         Some(0) => Ok(inner.objects.view()),

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::page::{Filter, Start, forbidden};
 use super::read::revision;
-use super::{Place, View, now_ms};
+use super::{Form, Place, now_ms};
 use crate::BoxError;
 use crate::limits::{BOOKMARK_EVERY, FRAME_BYTES, WATCH_MIN};
 use crate::query::Query;
@@ -61,7 +61,7 @@ impl Begin {
 pub(super) async fn watch(inner: &Inner, call: &Call, place: &Place) -> Result<Reply, Status> {
     let filter = Filter::of(&call.query, place)?;
     let bookmarks = call.query.flag("allowWatchBookmarks")?;
-    let encoder = Encoder { shape: View::of(call, &place.resource)?, resource: place.resource.clone(), headings: true };
+    let encoder = Encoder { form: Form::of(call, &place.resource)?, resource: place.resource.clone(), headings: true };
     let objects = &inner.objects;
     let (after, initial, marked) = match Begin::of(&call.query, revision(call)?)? {
         Begin::After(None) => (objects.fresh_view().await?.revision(), Vec::new(), false),
@@ -218,7 +218,7 @@ fn event(filter: &Filter, change: &Change) -> Option<(&'static str, Arc<Object>)
 
 /// Changes as lines.
 struct Encoder {
-    shape: View,
+    form: Form,
     resource: Arc<Resource>,
     /// Tables name their columns once.
     headings: bool,
@@ -234,10 +234,10 @@ impl Encoder {
     }
 
     fn event(&mut self, out: &mut BytesMut, type_: &str, object: &Object) {
-        match &mut self.shape {
-            View::Object => Self::line(out, type_, &object.json),
-            View::Metadata(version) => Self::line(out, type_, &partial(object, *version)),
-            View::Table(table) => {
+        match &mut self.form {
+            Form::Object => Self::line(out, type_, &object.json),
+            Form::Metadata(version) => Self::line(out, type_, &partial(object, *version)),
+            Form::Table(table) => {
                 table.now_ms = now_ms();
                 let metadata = json!({"resourceVersion": object.revision.to_string()});
                 let bytes = table.encode(&metadata, std::mem::take(&mut self.headings), [object]);

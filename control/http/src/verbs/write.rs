@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::list::encode;
 use super::page::Filter;
-use super::{Place, View};
+use super::{Form, Place};
 use crate::Body;
 use crate::auth::{node_may_create, reviews};
 use crate::body as bodies;
@@ -25,12 +25,12 @@ const MANAGER_BYTES_MAX: usize = 128;
 /// POST to a collection.
 pub(super) async fn create(inner: &Inner, call: &Call, body: Body, place: &Place) -> Result<Reply, Status> {
     let mut options = options(call, "CreateOptions")?;
-    let shape = View::of(call, &place.resource)?;
+    let form = Form::of(call, &place.resource)?;
     let decoded = bodies::object(&call.headers, body).await?;
     let (picture, tokens) = (inner.objects.view(), &*inner.config.authenticator);
     let review = reviews::answer(&picture, tokens, &call.user, &place.resource, &place.namespace, &decoded.value);
     if let Some(answer) = review {
-        if !matches!(shape, View::Object) {
+        if !matches!(form, Form::Object) {
             return Err(Status::not_acceptable("only application/json is served for this resource"));
         }
         return Ok(Reply::value(StatusCode::CREATED, &answer?));
@@ -38,7 +38,7 @@ pub(super) async fn create(inner: &Inner, call: &Call, body: Body, place: &Place
     node_may_create(&call.user, &place.resource.name, &decoded.value)?;
     options.duplicates = decoded.duplicates;
     let written = inner.objects.create(&call.user, &place.resource, &place.namespace, decoded.value, &options).await?;
-    Ok(reply(&shape, None, &written))
+    Ok(reply(&form, None, &written))
 }
 
 /// PUT of an object or one of its subresources.
@@ -50,14 +50,14 @@ pub(super) async fn update(
     subresource: Option<&str>,
 ) -> Result<Reply, Status> {
     let mut options = options(call, "UpdateOptions")?;
-    let shape = View::of(call, &place.resource)?;
+    let form = Form::of(call, &place.resource)?;
     let decoded = bodies::object(&call.headers, body).await?;
     options.duplicates = decoded.duplicates;
     let (who, resource) = (&call.user, &place.resource);
     let objects = &inner.objects;
     let written =
         objects.update(who, resource, &place.namespace, &place.name, subresource, decoded.value, &options).await?;
-    Ok(reply(&shape, subresource, &written))
+    Ok(reply(&form, subresource, &written))
 }
 
 /// PATCH of an object or one of its subresources.
@@ -70,7 +70,7 @@ pub(super) async fn patch(
 ) -> Result<Reply, Status> {
     let mut options = options(call, "PatchOptions")?;
     let force = call.query.optional_flag("force")?;
-    let shape = View::of(call, &place.resource)?;
+    let form = Form::of(call, &place.resource)?;
     let named = call.query.get("fieldManager").is_some();
     let (type_, decoded) = bodies::patch(&call.headers, body).await?;
     options.duplicates = decoded.duplicates;
@@ -92,17 +92,17 @@ pub(super) async fn patch(
     let (who, resource) = (&call.user, &place.resource);
     let objects = &inner.objects;
     let written = objects.patch(who, resource, &place.namespace, &place.name, subresource, patch, &options).await?;
-    Ok(reply(&shape, subresource, &written))
+    Ok(reply(&form, subresource, &written))
 }
 
 /// DELETE of one object.
 pub(super) async fn delete(inner: &Inner, call: &Call, body: Body, place: &Place) -> Result<Reply, Status> {
-    let shape = View::of(call, &place.resource)?;
+    let form = Form::of(call, &place.resource)?;
     let options = delete_options(&call.query, &bodies::options(&call.headers, body).await?)?;
     let (who, resource) = (&call.user, &place.resource);
     let deleted = inner.objects.delete(who, resource, &place.namespace, &place.name, &options).await?;
     Ok(match deleted {
-        Deleted::Pending(object) => shape.reply(StatusCode::OK, &object),
+        Deleted::Pending(object) => form.reply(StatusCode::OK, &object),
         Deleted::Gone(object) => Reply::value(StatusCode::OK, &gone(resource, &object)),
     })
 }
@@ -128,11 +128,11 @@ pub(super) async fn delete_collection(inner: &Inner, call: &Call, body: Body, pl
     Ok(Reply::parts(encode(&place.resource, &metadata, &deleted)))
 }
 
-fn reply(shape: &View, subresource: Option<&str>, written: &Written) -> Reply {
+fn reply(form: &Form, subresource: Option<&str>, written: &Written) -> Reply {
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     let reply = match subresource {
         Some("scale") => Reply::value(code, &objects::scale_of(&written.object)),
-        _ => shape.reply(code, &written.object),
+        _ => form.reply(code, &written.object),
     };
     reply.warn(&written.warnings)
 }
