@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 use wasmtime::component::Component;
 
 /// The hidden command of a program that compiles: `PROGRAM compile-component WASM OUT`.
@@ -32,9 +33,22 @@ pub(crate) fn private_dir(path: &Path) -> Result<(), EngineError> {
         builder.create(path)?;
         #[cfg(unix)]
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-        Ok(())
+        remove_unfinished(path)
     };
     make().map_err(|error| EngineError::Cache { path: path.to_owned(), error })
+}
+
+/// Deletes what compilations left that an earlier process did not live to finish.
+fn remove_unfinished(dir: &Path) -> io::Result<()> {
+    let ours = format!(".{}-", std::process::id());
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.to_string_lossy();
+        if (name.ends_with(".new") || name.ends_with(".sum")) && !name.contains(&ours) {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads a component's file, up to its bound.
@@ -188,7 +202,8 @@ impl Artefact {
         file.sync_all()?;
         std::fs::File::open(fresh)?.sync_all()?;
         std::fs::rename(&fresh_sum, self.sum_path())?;
-        std::fs::rename(fresh, &self.path)
+        std::fs::rename(fresh, &self.path)?;
+        self.path.parent().map_or(Ok(()), |dir| prune(dir, limits::ARTEFACTS_MAX))
     }
 
     /// `None` when there is none, or none to be trusted.
@@ -201,8 +216,31 @@ impl Artefact {
         // this user can enter; whoever can change it can change this program too.
         #[allow(unsafe_code)]
         let component = unsafe { Component::deserialize_file(engine, &self.path) };
-        component.inspect_err(|error| tracing::warn!(%error, path = %self.path.display(), "compiled code refused")).ok()
+        let component = component
+            .inspect_err(|error| tracing::warn!(%error, path = %self.path.display(), "compiled code refused"))
+            .ok()?;
+        // Only for `prune`, which can do without.
+        let _ = std::fs::File::open(&self.path).and_then(|file| file.set_modified(SystemTime::now()));
+        Some(component)
     }
+}
+
+/// Deletes the artefacts used longest ago. What runs keeps its mapping.
+fn prune(dir: &Path, most: usize) -> io::Result<()> {
+    let mut artefacts = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|extension| extension == "cwasm") {
+            artefacts.push((entry.metadata()?.modified()?, entry.path()));
+        }
+    }
+    artefacts.sort_unstable();
+    let surplus = artefacts.len().saturating_sub(most);
+    for (_, path) in artefacts.drain(..surplus) {
+        std::fs::remove_file(path.with_extension("sha256"))?;
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
 }
 
 fn hex_digest(bytes: &[u8]) -> String {
@@ -254,6 +292,24 @@ mod tests {
         bytes[middle] ^= 1;
         std::fs::write(&artefact.path, bytes).unwrap();
         assert!(artefact.open(&engine).is_none());
+    }
+
+    #[test]
+    fn the_artefact_unused_for_longest_goes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        for (age, name) in [(30, "old"), (10, "new"), (20, "middle")] {
+            for extension in ["cwasm", "sha256"] {
+                let file = std::fs::File::create(dir.path().join(name).with_extension(extension)).unwrap();
+                file.set_modified(SystemTime::now() - std::time::Duration::from_secs(age)).unwrap();
+            }
+        }
+        prune(dir.path(), 2).unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["middle.cwasm", "middle.sha256", "new.cwasm", "new.sha256"]);
     }
 
     #[cfg(unix)]

@@ -78,6 +78,9 @@ pub(crate) const COMPONENT_BYTES_MAX: u64 = 256 << 20;
 /// still runs stays alive through its containers.
 pub(crate) const CODES_MAX: usize = 64;
 
+/// Compiled components kept on disk, a few MiB each; the one unused for longest goes first.
+pub(crate) const ARTEFACTS_MAX: usize = 256;
+
 /// Imports named in one refusal.
 pub(crate) const UNKNOWN_IMPORTS_SHOWN_MAX: usize = 16;
 

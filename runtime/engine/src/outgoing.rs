@@ -115,3 +115,88 @@ impl Body for Held {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{Request, Response, StatusCode};
+    use http_body_util::Full;
+    use network::{BoxFuture, Config, Fabric, HttpService, PodIdentity};
+
+    /// Answers with the path it was asked for, or not at all.
+    struct Callee;
+
+    impl HttpService for Callee {
+        fn call(
+            self: Arc<Self>,
+            request: Request<network::Body>,
+        ) -> BoxFuture<'static, Result<Response<network::Body>, HttpError>> {
+            Box::pin(async move {
+                match request.uri().path() {
+                    "/broken" => Err(HttpError::Internal("trapped".into())),
+                    "/never" => std::future::pending().await,
+                    path => Ok(Response::new(network::body::full(path.to_owned()))),
+                }
+            })
+        }
+    }
+
+    fn pod(fabric: &Fabric, address: &str) -> PodNet {
+        fabric.attach(PodIdentity {
+            namespace: "default".into(),
+            name: address.into(),
+            hostname: "pod".into(),
+            addresses: vec![address.parse().unwrap()],
+        })
+    }
+
+    async fn send(
+        outgoing: &mut Outgoing,
+        uri: &str,
+        options: Option<RequestOptions>,
+    ) -> Result<(StatusCode, String), Error> {
+        let body = Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync();
+        let request = Request::builder().uri(uri).body(body).unwrap();
+        let (response, _) = Pin::from(outgoing.send_request(request, options, Box::new(async { Ok(()) }))).await?;
+        let (head, body) = response.into_parts();
+        let text = String::from_utf8(body.collect().await?.to_bytes().to_vec()).unwrap();
+        Ok((head.status, text))
+    }
+
+    #[tokio::test]
+    async fn requests_reach_pods_and_nothing_else() {
+        let fabric = Fabric::new(Config::default());
+        let callee = pod(&fabric, "10.42.0.2");
+        let _bound = callee.serve_http(80, Arc::new(Callee)).unwrap();
+        let mut outgoing = Outgoing::new(pod(&fabric, "10.42.0.3"), Arc::new(Semaphore::new(1)));
+
+        let answer = send(&mut outgoing, "http://10.42.0.2/some/path", None).await.unwrap();
+        assert_eq!(answer, (StatusCode::OK, "/some/path".into()));
+        let (status, _) = send(&mut outgoing, "http://10.42.0.2/broken", None).await.unwrap();
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "as a caller on a wire would see it");
+
+        let refused = send(&mut outgoing, "http://10.42.0.2:81/", None).await.unwrap_err();
+        assert!(matches!(refused, Error::ConnectionRefused), "{refused:?}");
+        let unknown = send(&mut outgoing, "http://nobody.invalid/", None).await.unwrap_err();
+        assert!(matches!(unknown, Error::DnsError { .. }), "{unknown:?}");
+        assert!(send(&mut outgoing, "http://169.254.169.254/", None).await.is_err());
+        assert!(!outgoing.is_supported_scheme(&Scheme::HTTPS));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_waits_as_long_as_it_says_and_holds_so_many_at_once() {
+        let fabric = Fabric::new(Config::default());
+        let callee = pod(&fabric, "10.42.0.2");
+        let _bound = callee.serve_http(80, Arc::new(Callee)).unwrap();
+        let mut outgoing = Outgoing::new(pod(&fabric, "10.42.0.3"), Arc::new(Semaphore::new(1)));
+
+        let options =
+            RequestOptions { first_byte_timeout: Some(std::time::Duration::from_secs(1)), ..Default::default() };
+        let late = send(&mut outgoing, "http://10.42.0.2/never", Some(options)).await.unwrap_err();
+        assert!(matches!(late, Error::HttpResponseTimeout), "{late:?}");
+
+        let _all = outgoing.permits.clone().acquire_owned().await.unwrap();
+        let many = send(&mut outgoing, "http://10.42.0.2/", None).await.unwrap_err();
+        assert!(matches!(many, Error::ConnectionLimitReached), "{many:?}");
+    }
+}
