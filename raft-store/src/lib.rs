@@ -35,6 +35,9 @@ mod member;
 mod mvcc;
 mod recovery;
 mod requests;
+#[cfg(test)]
+#[path = "../tests/it/sim/mod.rs"]
+mod sim;
 mod snapshot;
 mod state;
 mod store;

@@ -44,14 +44,16 @@ pub const INFLIGHT_MESSAGES_MAX: usize = 256;
 /// Bytes of committed entries applied in one go, so that acknowledgements are not held up by a long catch-up.
 pub const APPLY_BYTES_MAX: u64 = 4 << 20;
 
-/// Size of one log segment: large enough to make rolling rare, small enough for a laptop's disk.
-pub const SEGMENT_BYTES: u64 = 16 << 20;
+/// Size of one log segment: large enough to make rolling rare, small enough for a laptop's disk. The crate's own tests
+/// use small ones, so that a short run rolls and recycles.
+pub const SEGMENT_BYTES: u64 = if cfg!(test) { 32 << 10 } else { 16 << 20 };
 /// Payload of one log frame; a segment holds at least one.
-pub const FRAME_BYTES_MAX: usize = 8 << 20;
+pub const FRAME_BYTES_MAX: usize = if cfg!(test) { 16 << 10 } else { 8 << 20 };
 /// Truncated segments kept for reuse: overwriting allocated blocks is the fastest durable write there is.
 pub const FREE_SEGMENTS_MAX: usize = 2;
-/// Entries kept below the checkpoint for peers that fell behind; a peer further back receives a snapshot.
-pub const PEER_LAG_ENTRIES: u64 = 4096;
+/// Entries kept below the checkpoint for peers that fell behind; a peer further back receives a snapshot. Few in the
+/// crate's own tests, so that a short run sends snapshots.
+pub const PEER_LAG_ENTRIES: u64 = if cfg!(test) { 16 } else { 4096 };
 
 /// Unchecked changes wait at most this long for the checkpoint; the log covers them meanwhile.
 pub const CHECKPOINT_MS: u64 = 500;
@@ -72,7 +74,7 @@ pub const MEMBERS_MAX: usize = 9;
 /// Entries a learner may be behind the leader and still be promoted.
 pub const PROMOTE_LAG_ENTRIES: u64 = 1024;
 /// Applied entries between two comparisons of the members' state hashes.
-pub const HASH_CHECK_ENTRIES: u64 = 4096;
+pub const HASH_CHECK_ENTRIES: u64 = if cfg!(test) { 64 } else { 4096 };
 
 /// Length of one frame on the wire: a raft message carries at most one proposal group above the largest transaction.
 pub const WIRE_FRAME_BYTES_MAX: usize = 16 << 20;

@@ -67,7 +67,8 @@ fn join(state: &State, recovered: Recovered) -> Result<(Tail, bool), String> {
     let mut entries = recovered.entries;
     let agrees = entries.iter().find(|entry| entry.index == applied.0).is_none_or(|entry| entry.term == applied.1);
     let reaches = entries.back().is_some_and(|last| last.index >= applied.0);
-    let restart = !entries.is_empty() && !(agrees && reaches);
+    let fits = agrees && reaches;
+    let restart = !entries.is_empty() && !fits;
     if restart || entries.is_empty() {
         entries.clear();
     } else if entries.front().is_some_and(|first| first.index > applied.0 + 1) {

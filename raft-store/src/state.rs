@@ -86,9 +86,11 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state before the first entry.
+    /// The state before the first entry. The founders' membership stands in no entry, so they count it as the first:
+    /// whoever joins later then lacks an entry nobody has, and is sent the whole state instead.
     pub(crate) fn new(membership: Membership) -> State {
-        State { membership, ..State::default() }
+        let founded = u64::from(!membership.voters.is_empty());
+        State { membership, index: founded, term: founded, ..State::default() }
     }
 
     /// Applies one command; the second part is the revision it made, if any.

@@ -186,9 +186,9 @@ impl Member {
         };
         let answer = match self.raw.apply_conf_change(&change) {
             Ok(conf) => {
-                self.raw.mut_store().conf = conf.clone();
                 let addresses = self.addresses_after(&change, &conf);
                 self.state.membership = membership(&conf, addresses);
+                self.raw.mut_store().conf = conf_state(&self.state.membership);
                 out.push(Output::Peers(self.state.membership.addresses.clone()));
                 Ok(Answer::Done)
             }
@@ -262,12 +262,18 @@ pub(crate) fn conf_state(membership: &Membership) -> ConfState {
     }
 }
 
+/// Our words for raft's; sorted, since raft's order differs between members.
 fn membership(conf: &ConfState, addresses: BTreeMap<u64, String>) -> Membership {
+    let sorted = |members: &[u64]| {
+        let mut members = members.to_vec();
+        members.sort_unstable();
+        members
+    };
     Membership {
-        voters: conf.voters.clone(),
-        learners: conf.learners.clone(),
-        voters_outgoing: conf.voters_outgoing.clone(),
-        learners_next: conf.learners_next.clone(),
+        voters: sorted(&conf.voters),
+        learners: sorted(&conf.learners),
+        voters_outgoing: sorted(&conf.voters_outgoing),
+        learners_next: sorted(&conf.learners_next),
         auto_leave: conf.auto_leave,
         addresses,
     }

@@ -1,0 +1,699 @@
+//! A cluster of simulated members, its clients, its operator and its misfortunes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft::eraftpb::Message;
+
+use super::Rng;
+use super::checks::{Checks, Op};
+use super::disk::SimDisk;
+use crate::checkpoint::Checkpoint;
+use crate::command::{Compare, Operation, Target, Txn, Write};
+use crate::driver::{CheckpointWork, LogWork};
+use crate::error::{Cancelled, OpenError};
+use crate::limits::REQUEST_MS;
+use crate::log::{Identity, Log};
+use crate::member::{Answer, Input, Member, MemberChange, Now, Output, Start};
+use crate::mvcc::Range;
+use crate::recovery;
+use crate::snapshot::{Assembly, CHUNK_HEAD_BYTES, chunks};
+use crate::state::{Membership, State};
+use crate::watch::{Cursor, WatchRequest};
+
+/// Simulated time with faults; then everything heals and must come to agreement.
+pub(crate) const RUN_MS: u64 = 30_000;
+const HEAL_MS: u64 = 120_000;
+const CLIENTS: u64 = 5;
+const KEYS: u64 = 4;
+const FOUNDERS: [u64; 3] = [1, 2, 3];
+const JOINER: u64 = 4;
+const TICK_MS: u64 = 50;
+
+enum Event {
+    Deliver(Box<Message>),
+    DeliverSnapshot(Box<Message>, Box<State>),
+    Input(u64, u64, Input),
+    Wake(u64, u64),
+    LogWrite(u64, u64),
+    LogSync(u64, u64, u64),
+    Checkpoint(u64, u64),
+    Client(u64),
+    Restart(u64),
+    CrashAgain(u64),
+    Misfortune,
+    Operator,
+}
+
+/// What happened in a run, to see that everything did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) acknowledged: u64,
+    pub(crate) reads: u64,
+    pub(crate) revisions: u64,
+    crashes: u64,
+    failed_syncs: u64,
+    partitions: u64,
+    pauses: u64,
+    snapshots: u64,
+    member_changes: u64,
+    transfers: u64,
+    compactions: u64,
+    trace: u64,
+}
+
+impl Summary {
+    pub(crate) fn add(&mut self, other: &Summary) {
+        self.acknowledged += other.acknowledged;
+        self.reads += other.reads;
+        self.revisions += other.revisions;
+        self.crashes += other.crashes;
+        self.failed_syncs += other.failed_syncs;
+        self.partitions += other.partitions;
+        self.pauses += other.pauses;
+        self.snapshots += other.snapshots;
+        self.member_changes += other.member_changes;
+        self.transfers += other.transfers;
+        self.compactions += other.compactions;
+    }
+
+    pub(crate) fn covers_everything(&self) -> bool {
+        let counts = [self.acknowledged, self.reads, self.crashes, self.failed_syncs, self.partitions, self.pauses];
+        let rare = [self.snapshots, self.member_changes, self.transfers, self.compactions];
+        counts.iter().chain(&rare).all(|count| *count > 0)
+    }
+}
+
+struct Live {
+    member: Member,
+    log: Log,
+    checkpoint: Checkpoint,
+    log_queue: VecDeque<LogWork>,
+    log_busy: bool,
+    checkpoint_queue: VecDeque<CheckpointWork>,
+    checkpoint_busy: bool,
+    cursor: Cursor,
+    wake: Option<u64>,
+    index: u64,
+}
+
+struct Process {
+    disk: SimDisk,
+    life: u64,
+    live: Option<Live>,
+    paused_until: u64,
+    wall_skew: u64,
+}
+
+pub(crate) struct Cluster {
+    rng: Rng,
+    now: u64,
+    sequence: u64,
+    events: BTreeMap<(u64, u64), Event>,
+    processes: BTreeMap<u64, Process>,
+    // Directed pairs that cannot talk.
+    cut: Vec<(u64, u64)>,
+    loss_percent: u64,
+    delay_ms: u64,
+    healed: bool,
+    checks: Checks,
+    // Which client waits for which request.
+    waiting: BTreeMap<u64, (u64, Op)>,
+    current: BTreeMap<u64, u64>,
+    last_request: u64,
+    known: BTreeMap<Bytes, u64>,
+    summary: Summary,
+    logger: slog::Logger,
+}
+
+impl Cluster {
+    pub(crate) fn new(seed: u64) -> Cluster {
+        let mut rng = Rng::new(seed);
+        let mut processes = BTreeMap::new();
+        for id in FOUNDERS.into_iter().chain([JOINER]) {
+            let wall_skew = rng.below(10_000);
+            let process = Process { disk: SimDisk::default(), life: 0, live: None, paused_until: 0, wall_skew };
+            processes.insert(id, process);
+        }
+        let mut cluster = Cluster {
+            now: 1000,
+            sequence: 0,
+            events: BTreeMap::new(),
+            processes,
+            cut: Vec::new(),
+            loss_percent: rng.below(3) * 5,
+            delay_ms: 1 + rng.below(20),
+            healed: false,
+            checks: Checks::default(),
+            waiting: BTreeMap::new(),
+            current: BTreeMap::new(),
+            last_request: 0,
+            known: BTreeMap::new(),
+            summary: Summary::default(),
+            logger: slog::Logger::root(slog::Discard, slog::o!()),
+            rng,
+        };
+        for id in FOUNDERS.into_iter().chain([JOINER]) {
+            cluster.start(id);
+        }
+        for client in 0..CLIENTS {
+            cluster.after(0, Event::Client(client));
+        }
+        cluster.after(500, Event::Misfortune);
+        cluster.after(2000, Event::Operator);
+        cluster
+    }
+
+    /// Runs to the end; panics with what is wrong.
+    pub(crate) fn run(mut self) -> Summary {
+        let heal_at = self.now + RUN_MS;
+        while let Some(((at, _), event)) = self.events.pop_first() {
+            self.now = self.now.max(at);
+            if !self.healed && self.now >= heal_at {
+                self.heal();
+            }
+            self.happen(event);
+            if self.healed && self.settled() {
+                let revision = self.processes.values().filter_map(|p| p.live.as_ref()).map(|l| l.member.state().mvcc.revision());
+                self.checks.conclude(revision.max().unwrap_or(0));
+                self.summary.acknowledged = self.checks.acknowledged;
+                self.summary.reads = self.checks.reads;
+                self.summary.revisions = self.checks.revisions() as u64;
+                return self.summary;
+            }
+            assert!(self.now < heal_at + HEAL_MS, "the healed cluster does not come to agreement: {}", self.describe());
+        }
+        panic!("nothing is left to happen");
+    }
+
+    fn describe(&self) -> String {
+        let one = |(id, process): (&u64, &Process)| match &process.live {
+            None => format!("{id}: down"),
+            Some(live) => format!(
+                "{id}: term {} leader {:?} index {} voters {:?}",
+                live.member.term(),
+                live.member.leader(),
+                live.member.state().index,
+                live.member.state().membership.voters
+            ),
+        };
+        self.processes.iter().map(one).collect::<Vec<_>>().join("; ")
+    }
+
+    fn after(&mut self, delay: u64, event: Event) {
+        self.sequence += 1;
+        self.events.insert((self.now + delay, self.sequence), event);
+    }
+
+    fn heal(&mut self) {
+        self.healed = true;
+        self.cut.clear();
+        self.loss_percent = 0;
+        let ids: Vec<u64> = self.processes.keys().copied().collect();
+        for id in ids {
+            self.process(id).paused_until = 0;
+            self.process(id).disk.set_full(false);
+            if self.process(id).live.is_none() {
+                self.start(id);
+            }
+        }
+    }
+
+    /// Nobody waits, and every member of the cluster has applied the same.
+    fn settled(&self) -> bool {
+        let mut members = self.processes.values().filter_map(|process| process.live.as_ref());
+        let Some(leader) = members.clone().find(|live| live.member.is_leader()) else { return false };
+        let state = leader.member.state();
+        self.waiting.is_empty()
+            && members.all(|live| {
+                let belongs = state.membership.all().contains(&live.member.id());
+                !belongs || live.member.state().index == state.index
+            })
+    }
+
+    fn process(&mut self, id: u64) -> &mut Process {
+        self.processes.get_mut(&id).expect("events name processes that exist")
+    }
+
+    fn live(&mut self, id: u64, life: u64) -> Option<&mut Live> {
+        let process = self.process(id);
+        if process.life == life { process.live.as_mut() } else { None }
+    }
+
+    fn start(&mut self, id: u64) {
+        let founders = Membership {
+            voters: FOUNDERS.to_vec(),
+            addresses: FOUNDERS.iter().map(|id| (*id, format!("m{id}"))).collect(),
+            ..Membership::default()
+        };
+        let initial = if id == JOINER { Membership::default() } else { founders };
+        let disk = self.process(id).disk.clone();
+        let identity = Identity { member: id, cluster: 1 };
+        let opened = match recovery::open(Arc::new(disk), identity, &initial) {
+            Ok(opened) => opened,
+            Err(OpenError::Io(_)) => return self.crash(id),
+            Err(error) => panic!("member {id} cannot be opened: {error}"),
+        };
+        let now = self.time(id);
+        let start = Start {
+            member: id,
+            boot: opened.boot,
+            tick_ms: TICK_MS,
+            heartbeat_ticks: 2,
+            election_ticks: 10,
+            seed: self.rng.next(),
+            state: opened.state,
+            tail: opened.tail,
+            restart_log: opened.restart_log,
+        };
+        let member = Member::new(start, now, &self.logger).expect("the configuration is valid");
+        let mvcc = &member.state().mvcc;
+        let from = WatchRequest { from: mvcc.floor() + 1, ..WatchRequest::default() };
+        let cursor = Cursor::new(from, mvcc).expect("a watch may start at the floor");
+        let live = Live {
+            member,
+            log: opened.log,
+            checkpoint: opened.checkpoint,
+            log_queue: VecDeque::new(),
+            log_busy: false,
+            checkpoint_queue: VecDeque::new(),
+            checkpoint_busy: false,
+            cursor,
+            wake: None,
+            index: u64::MAX,
+        };
+        self.process(id).live = Some(live);
+        self.step(id, Vec::new());
+    }
+
+    fn crash(&mut self, id: u64) {
+        self.summary.crashes += 1;
+        let mut rng = Rng::new(self.rng.next());
+        let process = self.process(id);
+        process.live = None;
+        process.life += 1;
+        process.disk.crash(&mut rng);
+        let (delay, again) = (self.rng.below(1500), self.rng.chance(20));
+        self.after(delay, Event::Restart(id));
+        // A second crash while the first is being recovered from.
+        if again && !self.healed {
+            let soon = delay + 1 + self.rng.below(30);
+            self.after(soon, Event::CrashAgain(id));
+        }
+    }
+
+    fn time(&self, id: u64) -> Now {
+        let skew = self.processes[&id].wall_skew;
+        Now { mono_ms: self.now, wall_ms: 1_700_000_000_000 + self.now + skew }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Deliver(message) => {
+                let to = message.to;
+                self.step(to, vec![Input::Received(*message)]);
+            }
+            Event::DeliverSnapshot(message, state) => {
+                self.summary.snapshots += 1;
+                let to = message.to;
+                self.step(to, vec![Input::SnapshotReceived(*message, state)]);
+            }
+            Event::CrashAgain(id) => {
+                if self.process(id).live.is_some() {
+                    self.crash(id);
+                }
+            }
+            Event::Input(id, life, input) => {
+                if self.live(id, life).is_some() {
+                    self.step(id, vec![input]);
+                }
+            }
+            Event::Wake(id, life) => {
+                if let Some(live) = self.live(id, life) {
+                    live.wake = None;
+                    self.step(id, Vec::new());
+                }
+            }
+            Event::LogWrite(id, life) => self.log_write(id, life),
+            Event::LogSync(id, life, number) => self.log_sync(id, life, number),
+            Event::Checkpoint(id, life) => self.run_checkpoint(id, life),
+            Event::Client(client) => self.client(client),
+            Event::Restart(id) => {
+                if self.process(id).live.is_none() {
+                    self.start(id);
+                }
+            }
+            Event::Misfortune => self.misfortune(),
+            Event::Operator => self.operate(),
+        }
+    }
+
+    fn step(&mut self, id: u64, inputs: Vec<Input>) {
+        let now = self.time(id);
+        let (paused_until, life) = (self.process(id).paused_until, self.process(id).life);
+        if paused_until > self.now {
+            // A stopped process does nothing; what arrives waits in its sockets.
+            let wait = paused_until - self.now;
+            for input in inputs {
+                self.after(wait, Event::Input(id, life, input));
+            }
+            if let Some(live) = self.live(id, life) {
+                live.wake = Some(paused_until);
+                self.after(wait, Event::Wake(id, life));
+            }
+            return;
+        }
+        let mut out = Vec::new();
+        let Some(live) = self.live(id, life) else { return };
+        live.member.step(now, inputs, &mut out);
+        self.observe(id, life);
+        for output in out {
+            // A failure ends the life in the midst of its outputs.
+            if self.process(id).life == life {
+                self.perform(id, life, output);
+            }
+        }
+        let next = self.now + 1;
+        if let Some(live) = self.live(id, life)
+            && let Some(at) = live.member.wake_at().map(|at| at.max(next))
+            && live.wake.is_none_or(|planned| at < planned)
+        {
+            live.wake = Some(at);
+            self.after(at - (next - 1), Event::Wake(id, life));
+        }
+    }
+
+    /// Reads what a watcher and a comparison of states would see.
+    fn observe(&mut self, id: u64, life: u64) {
+        let Some(live) = self.processes.get_mut(&id).filter(|p| p.life == life).and_then(|p| p.live.as_mut()) else {
+            return;
+        };
+        let state = live.member.state();
+        if live.index != state.index {
+            live.index = state.index;
+            self.checks.fingerprint(state.index, state.fingerprint());
+        }
+        loop {
+            let expected = live.cursor.next_revision();
+            match live.cursor.collect(&state.mvcc) {
+                Ok(found) => {
+                    for (revision, changes) in (expected..).zip(found.chunk_by(|a, b| a.revision == b.revision)) {
+                        assert_eq!(changes[0].revision, revision, "a watch of member {id} skipped revisions");
+                        self.checks.shown(revision, changes);
+                    }
+                    if found.is_empty() {
+                        return;
+                    }
+                }
+                Err(Cancelled::Lagging { .. }) => {
+                    let from = WatchRequest { from: state.mvcc.floor() + 1, ..WatchRequest::default() };
+                    live.cursor = Cursor::new(from, &state.mvcc).expect("a watch may start at the floor");
+                }
+                Err(other) => panic!("a watch ended with {other:?}"),
+            }
+        }
+    }
+
+    fn perform(&mut self, id: u64, life: u64, output: Output) {
+        match output {
+            Output::Send(message) => self.send(message),
+            Output::SendSnapshot(message, state) => self.send_snapshot(id, life, message, &state),
+            Output::Write(batch) => self.queue_log(id, life, LogWork::Write(batch)),
+            Output::Truncate(index) => self.queue_log(id, life, LogWork::Truncate(index)),
+            Output::Checkpoint(delta) => self.queue_checkpoint(id, life, CheckpointWork::Commit(delta)),
+            Output::Install(state) => self.queue_checkpoint(id, life, CheckpointWork::Install(state)),
+            Output::CheckSpace => self.queue_checkpoint(id, life, CheckpointWork::CheckSpace),
+            Output::Answer(request, answer) => self.answered(id, request, answer),
+            Output::Publish | Output::Peers(_) => {}
+            Output::Stopped => self.crash(id),
+            Output::Fail(reason) => panic!("member {id} failed: {reason}"),
+        }
+    }
+
+    fn reachable(&self, from: u64, to: u64) -> bool {
+        !self.cut.contains(&(from, to))
+    }
+
+    fn send(&mut self, message: Message) {
+        let reachable = self.reachable(message.from, message.to) && self.processes.contains_key(&message.to);
+        if !reachable || self.rng.chance(self.loss_percent) {
+            return;
+        }
+        self.summary.trace = crate::mvcc::mix(self.summary.trace ^ self.now ^ message.index ^ message.term << 32);
+        if self.rng.chance(if self.healed { 0 } else { 2 }) {
+            let delay = self.rng.below(200);
+            self.after(delay, Event::Deliver(Box::new(message.clone())));
+        }
+        let slow = if self.rng.chance(3) { 300 } else { self.delay_ms };
+        let delay = 1 + self.rng.below(slow);
+        self.after(delay, Event::Deliver(Box::new(message)));
+    }
+
+    fn send_snapshot(&mut self, id: u64, life: u64, message: Message, state: &State) {
+        let to = message.to;
+        let delivered = self.reachable(id, to)
+            && self.processes.get(&to).is_some_and(|peer| peer.live.is_some())
+            && !self.rng.chance(self.loss_percent);
+        let delay = 1 + self.rng.below(300);
+        if delivered {
+            let copy = copied(state);
+            self.after(delay, Event::DeliverSnapshot(Box::new(message), copy));
+        }
+        self.after(delay + 1, Event::Input(id, life, Input::SnapshotSent { to, delivered }));
+    }
+
+    fn queue_log(&mut self, id: u64, life: u64, work: LogWork) {
+        let delay = self.rng.below(3);
+        let Some(live) = self.live(id, life) else { return };
+        live.log_queue.push_back(work);
+        if !std::mem::replace(&mut live.log_busy, true) {
+            self.after(delay, Event::LogWrite(id, life));
+        }
+    }
+
+    fn log_write(&mut self, id: u64, life: u64) {
+        let delay = 1 + self.rng.below(5);
+        let Some(live) = self.live(id, life) else { return };
+        let mut records = Vec::new();
+        let mut last = 0;
+        let mut truncate = None;
+        for work in live.log_queue.drain(..) {
+            match work {
+                LogWork::Write(batch) => {
+                    records.extend(batch.records);
+                    last = batch.number;
+                }
+                LogWork::Truncate(index) => truncate = Some(index),
+            }
+        }
+        let written = live.log.write(&records).and_then(|()| truncate.map_or(Ok(()), |index| live.log.truncate(index)));
+        match written {
+            Ok(()) => self.after(delay, Event::LogSync(id, life, last)),
+            Err(_) => self.crash(id),
+        }
+    }
+
+    fn log_sync(&mut self, id: u64, life: u64, number: u64) {
+        let Some(live) = self.live(id, life) else { return };
+        if live.log.sync().is_err() {
+            self.summary.failed_syncs += 1;
+            return self.crash(id);
+        }
+        live.log_busy = !live.log_queue.is_empty();
+        if live.log_busy {
+            self.after(0, Event::LogWrite(id, life));
+        }
+        if number > 0 {
+            self.step(id, vec![Input::LogSynced { number }]);
+        }
+    }
+
+    fn queue_checkpoint(&mut self, id: u64, life: u64, work: CheckpointWork) {
+        let delay = self.rng.below(100);
+        let Some(live) = self.live(id, life) else { return };
+        live.checkpoint_queue.push_back(work);
+        if !std::mem::replace(&mut live.checkpoint_busy, true) {
+            self.after(delay, Event::Checkpoint(id, life));
+        }
+    }
+
+    fn run_checkpoint(&mut self, id: u64, life: u64) {
+        let delay = self.rng.below(100);
+        let Some(live) = self.live(id, life) else { return };
+        let Some(work) = live.checkpoint_queue.pop_front() else { return };
+        let done = match &work {
+            CheckpointWork::Commit(delta) => live.checkpoint.commit(delta),
+            CheckpointWork::Install(state) => live.checkpoint.install(state),
+            CheckpointWork::CheckSpace => Ok(()),
+        };
+        if done.is_err() {
+            self.summary.failed_syncs += 1;
+            return self.crash(id);
+        }
+        live.checkpoint_busy = !live.checkpoint_queue.is_empty();
+        if live.checkpoint_busy {
+            self.after(delay, Event::Checkpoint(id, life));
+        }
+        if !matches!(work, CheckpointWork::CheckSpace) {
+            self.step(id, vec![Input::CheckpointDone]);
+        }
+    }
+
+    fn client(&mut self, client: u64) {
+        if let Some(request) = self.current.remove(&client) {
+            // Given up on: its member crashed or cannot decide. It may still take effect.
+            self.waiting.remove(&request);
+        }
+        if self.healed {
+            return;
+        }
+        self.last_request += 1;
+        let request = self.last_request;
+        let key: Bytes = format!("k{}", self.rng.below(KEYS)).into();
+        let value: Bytes = format!("v{request}").into();
+        let op = match self.rng.below(10) {
+            0..4 => Op::Put { key, value },
+            4..6 => {
+                let expected = self.known.get(&key).copied().unwrap_or(0);
+                Op::Cas { key, expected, value }
+            }
+            6 => Op::Delete { key },
+            _ => Op::Read { key },
+        };
+        let members: Vec<u64> = self.processes.keys().copied().collect();
+        let id = members[self.rng.below(members.len() as u64) as usize];
+        if self.process(id).live.is_none() {
+            return self.after(50, Event::Client(client));
+        }
+        self.checks.began(request, op.clone());
+        self.waiting.insert(request, (client, op.clone()));
+        self.current.insert(client, request);
+        let patience = 1000 + self.rng.below(4000);
+        self.after(patience, Event::Client(client));
+        let write = |compares, write| Operation::Txn(Txn { compares, then: vec![write] });
+        let input = match op {
+            Op::Put { key, value } => Input::Proposed { id: request, operation: write(Vec::new(), Write::Put { key, value }) },
+            Op::Delete { key } => Input::Proposed { id: request, operation: write(Vec::new(), Write::Delete { key }) },
+            Op::Cas { key, expected, value } => {
+                let compare = Compare { key: key.clone(), target: Target::ModRevision(expected) };
+                Input::Proposed { id: request, operation: write(vec![compare], Write::Put { key, value }) }
+            }
+            Op::Read { .. } => Input::ReadRequested { id: request },
+        };
+        self.step(id, vec![input]);
+    }
+
+    fn answered(&mut self, id: u64, request: u64, answer: Result<Answer, crate::error::StoreError>) {
+        let waiting = self.waiting.remove(&request);
+        match answer {
+            Ok(Answer::Txn(reply)) => {
+                if let Some((_, Op::Put { key, .. } | Op::Cas { key, .. })) = &waiting {
+                    let current = reply.current.first().map_or(reply.revision, |(_, revision)| revision.unwrap_or(0));
+                    self.known.insert(key.clone(), current);
+                }
+                self.checks.answered(request, Ok(reply));
+            }
+            Ok(Answer::Revision(revision)) => {
+                let Some((_, Op::Read { key })) = &waiting else { return };
+                let live = self.processes[&id].live.as_ref().expect("an answer comes from a live member");
+                let seen = live.member.state().mvcc.range(&Range::key(key.clone())).expect("the present can be read");
+                assert!(seen.revision >= revision, "a picture is behind what was answered");
+                self.checks.read(request, seen.revision, seen.items.first().map(|kv| kv.value.clone()));
+            }
+            Ok(Answer::Done) => {}
+            Err(error) => self.checks.answered(request, Err(error)),
+        }
+        if let Some((client, _)) = waiting {
+            self.current.remove(&client);
+            let pause = self.rng.below(40);
+            self.after(pause, Event::Client(client));
+        }
+    }
+
+    fn misfortune(&mut self) {
+        if self.healed {
+            return;
+        }
+        let victim = 1 + self.rng.below(4);
+        let other = 1 + self.rng.below(4);
+        match self.rng.below(9) {
+            0 | 1 => {
+                if self.process(victim).live.is_some() {
+                    self.crash(victim);
+                }
+            }
+            2 => self.process(victim).disk.fail_syncs(),
+            3 => {
+                self.summary.partitions += 1;
+                for peer in 1..=4 {
+                    self.cut.extend([(victim, peer), (peer, victim)]);
+                }
+            }
+            4 => {
+                self.summary.partitions += 1;
+                self.cut.push((victim, other));
+            }
+            5 => {
+                self.summary.pauses += 1;
+                let until = self.now + self.rng.below(4000);
+                self.process(victim).paused_until = until;
+            }
+            6 => {
+                for id in FOUNDERS {
+                    if self.rng.chance(60) && self.process(id).live.is_some() {
+                        self.crash(id);
+                    }
+                }
+            }
+            _ => self.cut.clear(),
+        }
+        let pause = 100 + self.rng.below(3000);
+        self.after(pause, Event::Misfortune);
+    }
+
+    /// Changes membership, hands over leadership and compacts, at a member that may or may not lead.
+    fn operate(&mut self) {
+        if self.healed {
+            return;
+        }
+        let pause = 200 + self.rng.below(2000);
+        self.after(pause, Event::Operator);
+        let leading = |process: &Process| process.live.as_ref().is_some_and(|live| live.member.is_leader());
+        let Some((&id, leader)) = self.processes.iter().find(|(_, process)| leading(process)) else { return };
+        let state = leader.live.as_ref().expect("it leads").member.state();
+        let (m, revision) = (state.membership.clone(), state.mvcc.revision());
+        self.last_request += 1;
+        let request = self.last_request;
+        let change = |change| Input::ChangeRequested { id: request, change };
+        let input = match self.rng.below(6) {
+            0..3 if !m.all().contains(&JOINER) => {
+                change(MemberChange::AddLearner { member: JOINER, address: format!("m{JOINER}") })
+            }
+            0..3 if m.learners.contains(&JOINER) => change(MemberChange::Promote { member: JOINER }),
+            3 | 4 => Input::TransferRequested { id: request, to: 1 + self.rng.below(4) },
+            _ => Input::Proposed { id: request, operation: Operation::Compact { revision: revision.saturating_sub(30) } },
+        };
+        match &input {
+            Input::ChangeRequested { .. } => self.summary.member_changes += 1,
+            Input::TransferRequested { .. } => self.summary.transfers += 1,
+            _ => self.summary.compactions += 1,
+        }
+        self.step(id, vec![input]);
+    }
+}
+
+/// The state as it arrives at a peer: through its bytes.
+fn copied(state: &State) -> Box<State> {
+    let mut assembly = Assembly::default();
+    for chunk in chunks(state) {
+        let (head, rows) = chunk.split_at(CHUNK_HEAD_BYTES);
+        let head = head.try_into().expect("the head has its length");
+        if let Some(state) = assembly.add(head, Bytes::copy_from_slice(rows)).expect("an undamaged snapshot reads back") {
+            return Box::new(state);
+        }
+    }
+    panic!("a snapshot ends");
+}
+
+const _: () = assert!(REQUEST_MS < HEAL_MS, "every request ends while the cluster is healed");

@@ -1,0 +1,270 @@
+//! A disk in memory that forgets: what was not synced before a crash is lost, kept or torn, as the seed decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::Rng;
+use crate::disk::{Disk, DiskFile};
+
+const PAGE: u64 = 512;
+
+/// Sparse content in sectors.
+#[derive(Clone, Debug, Default)]
+struct Content {
+    length: u64,
+    sectors: BTreeMap<u64, [u8; PAGE as usize]>,
+}
+
+impl Content {
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        self.length = self.length.max(offset + bytes.len() as u64);
+        let mut at = offset;
+        for part in split(offset, bytes) {
+            let sector = self.sectors.entry(at / PAGE).or_insert([0; PAGE as usize]);
+            let within = (at % PAGE) as usize;
+            sector[within..within + part.len()].copy_from_slice(part);
+            at += part.len() as u64;
+        }
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if offset + buffer.len() as u64 > self.length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        buffer.fill(0);
+        let end = offset + buffer.len() as u64;
+        for (number, sector) in self.sectors.range(offset / PAGE..end.div_ceil(PAGE)) {
+            let start = (number * PAGE).max(offset);
+            let stop = ((number + 1) * PAGE).min(end);
+            let (from, to) = ((start - number * PAGE) as usize, (stop - number * PAGE) as usize);
+            buffer[(start - offset) as usize..(stop - offset) as usize].copy_from_slice(&sector[from..to]);
+        }
+        Ok(())
+    }
+
+    fn set_len(&mut self, length: u64) {
+        if length < self.length {
+            self.sectors.split_off(&length.div_ceil(PAGE));
+            if let Some(last) = self.sectors.get_mut(&(length / PAGE)) {
+                last[(length % PAGE) as usize..].fill(0);
+            }
+        }
+        self.length = length;
+    }
+
+    fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Write(offset, bytes) => self.write(*offset, bytes),
+            Change::Length(length) => self.set_len(*length),
+        }
+    }
+}
+
+/// The parts of a write that lie in one sector each.
+fn split(offset: u64, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let first = ((PAGE - offset % PAGE) as usize).min(bytes.len());
+    let (head, rest) = bytes.split_at(first);
+    std::iter::once(head).chain(rest.chunks(PAGE as usize)).filter(|part| !part.is_empty())
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write(u64, Vec<u8>),
+    Length(u64),
+}
+
+#[derive(Debug, Default)]
+struct FileState {
+    durable: Content,
+    current: Content,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Debug, Default)]
+struct DiskState {
+    files: BTreeMap<String, FileState>,
+    durable_names: BTreeSet<String>,
+    fail_syncs: bool,
+    full: bool,
+}
+
+/// One member's disk. Clones are the same disk.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SimDisk(Arc<Mutex<DiskState>>);
+
+impl SimDisk {
+    fn state(&self) -> MutexGuard<'_, DiskState> {
+        self.0.lock().unwrap()
+    }
+
+    /// The machine stops: each unsynced write is kept, lost or torn between sectors, independently of the others.
+    pub(crate) fn crash(&self, rng: &mut Rng) {
+        let mut state = self.state();
+        state.fail_syncs = false;
+        state.full = false;
+        let names = state.durable_names.clone();
+        state.files.retain(|name, _| names.contains(name) || rng.chance(50));
+        // All or nothing is the common case; any mixture is possible.
+        let mood = rng.below(4);
+        for file in state.files.values_mut() {
+            for change in std::mem::take(&mut file.unsynced) {
+                let keep = match mood {
+                    0 => false,
+                    1 => true,
+                    _ => rng.chance(50),
+                };
+                match change {
+                    Change::Write(offset, bytes) if mood == 3 => {
+                        let mut at = offset;
+                        for part in split(offset, &bytes) {
+                            if rng.chance(50) {
+                                file.durable.write(at, part);
+                            }
+                            at += part.len() as u64;
+                        }
+                    }
+                    change if keep => file.durable.apply(&change),
+                    _ => {}
+                }
+            }
+            file.current = file.durable.clone();
+        }
+    }
+
+    /// Every sync fails from now on, until the next crash.
+    pub(crate) fn fail_syncs(&self) {
+        self.state().fail_syncs = true;
+    }
+
+    /// There is no more space, or there is again.
+    pub(crate) fn set_full(&self, full: bool) {
+        self.state().full = full;
+    }
+
+    /// The durable bytes of a file.
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
+        let state = self.state();
+        let content = &state.files[name].durable;
+        let mut bytes = vec![0; content.length as usize];
+        content.read(0, &mut bytes).unwrap();
+        bytes
+    }
+
+    /// Replaces the durable bytes of a file.
+    pub(crate) fn overwrite(&self, name: &str, bytes: &[u8]) {
+        let mut state = self.state();
+        let file = state.files.entry(name.to_owned()).or_default();
+        file.durable = Content::default();
+        file.durable.write(0, bytes);
+        file.current = file.durable.clone();
+        file.unsynced.clear();
+        state.durable_names.insert(name.to_owned());
+    }
+
+    /// What would be there if the machine stopped now and every unsynced write arrived up to the `kept`-th.
+    pub(crate) fn crashed_after(&self, kept: usize) -> SimDisk {
+        let other = SimDisk::default();
+        let mut left = kept;
+        for (name, file) in &self.state().files {
+            let mut content = file.durable.clone();
+            for change in file.unsynced.iter().take(left) {
+                content.apply(change);
+            }
+            left = left.saturating_sub(file.unsynced.len());
+            let copy = FileState { durable: content.clone(), current: content, unsynced: Vec::new() };
+            other.state().files.insert(name.clone(), copy);
+            other.state().durable_names.insert(name.clone());
+        }
+        other
+    }
+
+    /// Writes that are not durable.
+    pub(crate) fn unsynced(&self) -> usize {
+        self.state().files.values().map(|file| file.unsynced.len()).sum()
+    }
+}
+
+impl Disk for SimDisk {
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.state().files.entry(name.to_owned()).or_default();
+        Ok(Arc::new(SimFile { disk: self.clone(), name: name.to_owned() }))
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        Ok(self.state().files.keys().cloned().collect())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.state().files.remove(name);
+        self.state().durable_names.remove(name);
+        Ok(())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.durable_names = state.files.keys().cloned().collect();
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        Some(if self.state().full { 0 } else { u64::MAX })
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    disk: SimDisk,
+    name: String,
+}
+
+impl SimFile {
+    fn with<T>(&self, work: impl FnOnce(&mut FileState) -> T) -> io::Result<T> {
+        Ok(work(self.disk.state().files.get_mut(&self.name).ok_or(io::ErrorKind::NotFound)?))
+    }
+
+    fn change(&self, change: Change) -> io::Result<()> {
+        self.with(|file| {
+            file.current.apply(&change);
+            file.unsynced.push(change);
+        })
+    }
+}
+
+impl DiskFile for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        self.with(|file| file.current.length)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.change(Change::Length(length))
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        if self.disk.state().full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.set_len(length)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.with(|file| file.current.read(offset, buffer))?
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.disk.state().full && self.len()? < offset + bytes.len() as u64 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.change(Change::Write(offset, bytes.to_vec()))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.disk.state().fail_syncs {
+            return Err(io::Error::other("the simulated disk failed"));
+        }
+        self.with(|file| {
+            file.unsynced.clear();
+            file.durable = file.current.clone();
+        })
+    }
+}
