@@ -1,7 +1,5 @@
 //! One container: from its image to running code, and to its end.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,28 +7,20 @@ use api::quantity::Quantity;
 use engine::{Code, CodeError, ContainerSpec, HttpContainer, Kind, Running};
 use image::{ImageError, Resolved};
 use k8s_openapi::api::core::v1 as k8s;
-use network::{HttpBinding, HttpService, PodNet};
+use network::{HttpBinding, HttpService};
 use pod::{Exit, ImageFault};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::{self, arguments};
+use crate::ground::Ground;
 use crate::node::Agent;
 use crate::output::ContainerOutput;
 use crate::settings;
-use crate::volumes::{self, Volume};
+use crate::volumes;
 
 /// The port of an HTTP component whose container declares none.
 const HTTP_PORT_DEFAULT: u16 = 8080;
-
-/// What all containers of a pod share.
-#[derive(Clone, Debug)]
-pub(crate) struct Ground {
-    pub(crate) network: PodNet,
-    pub(crate) volumes: Arc<BTreeMap<String, Volume>>,
-    /// The pod's folder on this node.
-    pub(crate) folder: PathBuf,
-}
 
 /// Why a container cannot be started now: its waiting reason and a sentence.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::{EVENT_WRITES_MAX, EVENTS_KNOWN_MAX, EVENTS_QUEUE_MAX, REQUEST_TIME_MAX};
+use crate::limits::{EVENT_MESSAGE_BYTES_MAX, EVENT_WRITES_MAX, EVENTS_KNOWN_MAX, EVENTS_QUEUE_MAX, REQUEST_TIME_MAX};
 
 /// Something to be told about a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,7 +39,10 @@ impl Recorder {
         (Self(sender), notes)
     }
 
-    pub(crate) fn tell(&self, note: Note) {
+    pub(crate) fn tell(&self, mut note: Note) {
+        if let Some((end, _)) = note.message.char_indices().find(|(at, _)| *at >= EVENT_MESSAGE_BYTES_MAX) {
+            note.message.truncate(end);
+        }
         if let Err(error) = self.0.try_send(note) {
             tracing::warn!(%error, "an event is lost");
         }

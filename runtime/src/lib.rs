@@ -7,16 +7,18 @@
 //! # Layout
 //! * [`Node`]: a node from registration to its end; `registration`: its object and Lease.
 //! * `pods`: which pods are here; `pod_driver`: one task per pod that performs what its machine (crate `pod`) asks.
-//! * `container`: from image to running code; `environment`, `settings`, `volumes`, `output`: what it sees and prints.
+//! * `ground`: a pod's address and folders; `container`: from image to running code; `environment`, `settings`,
+//!   `volumes`, `output`: what it sees and prints.
 //! * `events`, `probes`, `addresses`, `roster`: told, asked, given out, known.
 //! * [`KubeletService`]: what the API asks a node about its containers.
 //! * [`ingress`], [`network_driver`]: the way in from outside, and the tables of the virtual network.
 
 mod addresses;
-mod capacity;
 mod container;
 mod environment;
 mod events;
+mod ground;
+mod host;
 pub mod ingress;
 mod kubelet;
 pub mod limits;

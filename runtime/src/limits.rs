@@ -30,6 +30,9 @@ pub const EVENTS_QUEUE_MAX: usize = 1024;
 /// Different events remembered in order to count repeats instead of writing them anew; the oldest is forgotten first.
 pub const EVENTS_KNOWN_MAX: usize = 4096;
 
+/// Longest message of an event: Kubernetes refuses more.
+pub const EVENT_MESSAGE_BYTES_MAX: usize = 1000;
+
 /// Writes of one repeated event: after this many, only every tenth repeat is written.
 pub const EVENT_WRITES_MAX: i32 = 10;
 

@@ -13,13 +13,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses::Addresses;
-use crate::capacity::Capacity;
 use crate::environment::Place;
 use crate::events::{self, Note, Recorder};
+use crate::host::Capacity;
 use crate::kubelet::KubeletService;
 use crate::limits;
 use crate::roster::Roster;
-use crate::{pods, registration};
+use crate::{host, pods, registration};
 
 /// What a node is made of.
 #[derive(Clone)]
@@ -127,6 +127,11 @@ impl Node {
     pub async fn run(self, stop: CancellationToken) {
         let Self { agent, notes } = self;
         let client = agent.config.client.clone();
+        for folder in ["pods", "output"] {
+            if let Err(error) = host::private_folder(&agent.config.data_dir.join(folder)) {
+                tracing::error!(folder, %error, "the node's folder cannot be made; its pods will say so");
+            }
+        }
         let writer = tokio::spawn(events::run(client.clone(), agent.config.name.clone(), notes, stop.clone()));
         let registered = tokio::select! {
             () = stop.cancelled() => None,

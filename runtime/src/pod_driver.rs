@@ -5,30 +5,30 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use image::Resolved;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as k8s;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use network::PodIdentity;
 use pod::{Exit, Input, Machine, PodAction, Seat};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::container::{self, Ground, Prepared, StartError};
-use crate::environment;
+use crate::container::{self, Prepared, StartError};
 use crate::events::Note;
+use crate::ground::{self, Ground, output_folder, pod_folder};
 use crate::limits::REQUEST_TIME_MAX;
 use crate::node::Agent;
 use crate::output::ContainerOutput;
+use crate::probes;
 use crate::retry::{Retry, is_gone};
 use crate::roster::Tenant;
-use crate::{probes, settings, volumes};
 
 /// The pod's object as the watch has it.
 #[derive(Clone, Debug)]
@@ -100,8 +100,9 @@ enum Ending {
 pub(crate) async fn run(agent: Arc<Agent>, mut known: watch::Receiver<Known>) {
     let pod = known.borrow_and_update().pod.clone();
     let mut driver = Driver::new(agent, pod);
+    let first = known.borrow().clone();
+    driver.see(&first);
     driver.step(Input::PodAssigned);
-    driver.see(&known.borrow().clone());
     while driver.ending != Ending::Done {
         let wake = driver.machine.wake_at().map(|at| Duration::from_millis(u64::try_from(at - now_ms()).unwrap_or(0)));
         tokio::select! {
@@ -136,7 +137,7 @@ impl Driver {
             |container: &k8s::Container| (container.name.clone(), ContainerOutput::new(folder.join(&container.name)));
         let outputs = Arc::new(containers.map(output).collect());
         let published = serde_json::to_value(&pod.status).unwrap_or_default();
-        Self {
+        let driver = Self {
             agent,
             pod,
             machine,
@@ -152,25 +153,32 @@ impl Driver {
             retry: Retry::default(),
             removed: false,
             ending: Ending::Not,
-        }
+        };
+        // What ended before the node was restarted; whatever starts again takes it back.
+        driver.finish_outputs(&driver.pod.status.clone().unwrap_or_default());
+        driver
     }
 
-    /// The object changed.
+    /// The object changed. A deletion is heard first, so that nothing is started for it.
     fn see(&mut self, known: &Known) {
         self.pod = known.pod.clone();
         self.removed |= known.removed;
         self.agent.roster.put(Tenant { pod: self.pod.clone(), outputs: self.outputs.clone() });
+        if let Some(grace_seconds) = self.grace_seconds() {
+            self.step(Input::StopRequested { grace_seconds });
+        }
         self.step(Input::PodChanged(Box::new((*self.pod).clone())));
-        let grace_seconds = match &self.pod.metadata.deletion_timestamp {
-            _ if self.removed => 0,
-            None => return,
-            Some(at) => {
-                let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
-                // After a restart of the node some of it has passed already.
-                (at.0.as_second() - Timestamp::now().as_second()).clamp(0, grace.max(0))
-            }
-        };
-        self.step(Input::StopRequested { grace_seconds });
+    }
+
+    /// How long a pod that is being deleted may still take.
+    fn grace_seconds(&self) -> Option<i64> {
+        if self.removed {
+            return Some(0);
+        }
+        let at = self.pod.metadata.deletion_timestamp.as_ref()?;
+        let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0).max(0);
+        // After a restart of the node some of it has passed already.
+        Some((at.0.as_second() - Timestamp::now().as_second()).clamp(0, grace))
     }
 
     fn step(&mut self, input: Input) {
@@ -189,6 +197,8 @@ impl Driver {
                 }
                 self.step(input);
             }
+            // The pod ended meanwhile and its address is given back.
+            Outcome::SetUp(Ok(_)) if self.address.is_none() => {}
             Outcome::SetUp(Ok(ground)) => {
                 let addresses = ground.network.addresses().to_vec();
                 self.ground = Some(ground);
@@ -256,7 +266,7 @@ impl Driver {
             return;
         };
         let (agent, pod) = (self.agent.clone(), self.pod.clone());
-        self.outcomes.spawn(async move { Outcome::SetUp(set_up(&agent, &pod, address).await) });
+        self.outcomes.spawn(async move { Outcome::SetUp(ground::set_up(&agent, &pod, address).await) });
     }
 
     fn tear_down(&mut self) {
@@ -336,14 +346,18 @@ impl Driver {
     }
 
     fn want(&mut self, status: &k8s::PodStatus) {
+        self.finish_outputs(status);
+        self.wanted = serde_json::to_value(status).ok();
+    }
+
+    /// A container that is shown as terminated is not started again: its followers have seen all.
+    fn finish_outputs(&self, status: &k8s::PodStatus) {
         for container in status.init_container_statuses.iter().chain(&status.container_statuses).flatten() {
-            // A container that is shown as terminated is not started again: its followers have seen all.
             let over = container.state.as_ref().is_some_and(|state| state.terminated.is_some());
             if let (true, Some(output)) = (over, self.outputs.get(&container.name)) {
                 output.finish();
             }
         }
-        self.wanted = serde_json::to_value(status).ok();
     }
 
     /// Writes the newest status, one request at a time.
@@ -433,45 +447,9 @@ impl Driver {
 
 /// Waits for a container's end; should the waiting itself fail, that is an end too.
 async fn name_end(container: String, ended: impl Future<Output = Exit> + Send + 'static) -> Outcome {
-    let exit = tokio::spawn(ended).await.unwrap_or_else(|error| Exit::NotStarted(error.to_string()));
+    let ended = AssertUnwindSafe(ended).catch_unwind().await;
+    let exit = ended.unwrap_or_else(|_| Exit::NotStarted("the node failed to run it".to_owned()));
     Outcome::Reported(Input::ContainerExited { container, exit })
-}
-
-async fn set_up(agent: &Agent, pod: &k8s::Pod, address: IpAddr) -> Result<Ground, String> {
-    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-    let settings = settings::fetch(&agent.config.client, &namespace, volumes::references(pod)).await?;
-    let place = agent.place(&[address]);
-    let folder = pod_folder(agent, pod);
-    let mut contents = Vec::new();
-    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-        let rendered = volumes::render(volume, pod, &settings, &place, agent.config.allow_host_path);
-        let failed = |why| format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name);
-        contents.push((volume.name.clone(), rendered.map_err(failed)?));
-    }
-    let root = folder.join("volumes");
-    let materialised = tokio::task::spawn_blocking(move || {
-        let one = |(name, contents): (String, volumes::Contents)| {
-            let volume = volumes::materialise(&root.join(&name), &contents);
-            volume.map(|volume| (name.clone(), volume)).map_err(|error| format!("volume \"{name}\": {error}"))
-        };
-        contents.into_iter().map(one).collect::<Result<BTreeMap<_, _>, String>>()
-    });
-    let volumes = Arc::new(materialised.await.map_err(|error| error.to_string())??);
-    let identity = PodIdentity {
-        namespace,
-        name: pod.metadata.name.clone().unwrap_or_default(),
-        hostname: environment::host_name(pod).to_owned(),
-        addresses: vec![address],
-    };
-    Ok(Ground { network: agent.config.fabric.attach(identity), volumes, folder })
-}
-
-fn pod_folder(agent: &Agent, pod: &k8s::Pod) -> PathBuf {
-    agent.config.data_dir.join("pods").join(pod.metadata.uid.as_deref().unwrap_or_default())
-}
-
-fn output_folder(agent: &Agent, pod: &k8s::Pod) -> PathBuf {
-    agent.config.data_dir.join("output").join(pod.metadata.uid.as_deref().unwrap_or_default())
 }
 
 fn now_ms() -> i64 {

@@ -1,9 +1,10 @@
 //! Which pods are bound to this node: one task for each, told about every change of its object.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
 use kube::runtime::WatchStreamExt;
@@ -74,7 +75,9 @@ impl Household {
         self.pods.insert(uid.clone(), sender);
         let driver = pod_driver::run(self.agent.clone(), known);
         self.tasks.spawn(async move {
-            driver.await;
+            if AssertUnwindSafe(driver).catch_unwind().await.is_err() {
+                tracing::error!(uid, "the task of a pod failed; the pod is taken up anew when its object changes");
+            }
             uid
         });
     }

@@ -14,8 +14,8 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses::Addresses;
-use crate::capacity::Capacity;
 use crate::events::now;
+use crate::host::Capacity;
 use crate::limits::{LEASE_RENEW, LEASE_SECONDS, NODE_STATUS_RENEW};
 use crate::node::NodeConfig;
 use crate::retry::until_ok;

@@ -1,4 +1,9 @@
-//! How much this machine has. The only file of this crate that knows operating systems apart.
+//! The machine under the node: how much it has, and folders that are nobody else's business.
+//!
+//! The only file of this crate that knows operating systems apart.
+
+use std::io;
+use std::path::Path;
 
 /// What the node offers its pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,4 +39,12 @@ fn memory_bytes() -> Option<u64> {
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 fn memory_bytes() -> Option<u64> {
     None
+}
+
+/// Makes a folder that only this user may enter: volumes hold Secrets.
+pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(path)?;
+    #[cfg(unix)]
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    Ok(())
 }
