@@ -153,7 +153,8 @@ fn priority(view: &View, pod: &str, spec: &mut Value) -> Result<(), Status> {
         return Err(refuse(
             pod,
             &format!(
-                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+                "the integer value of priority ({given}) must not be provided in pod spec; priority admission \
+                 controller computed {value} from the given PriorityClass name"
             ),
         ));
     }
@@ -163,7 +164,8 @@ fn priority(view: &View, pod: &str, spec: &mut Value) -> Result<(), Status> {
         return Err(refuse(
             pod,
             &format!(
-                "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
+                "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority \
+                 admission controller computed {policy} from the given PriorityClass name"
             ),
         ));
     }

@@ -1,6 +1,8 @@
 //! The four walks of server-side apply over a value and its schema (KEP-555): which fields a value has, how two
 //! values differ, a value with another laid over it, a value without some fields. Pure.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use crate::fields::FieldSet;
@@ -44,20 +46,21 @@ pub(crate) fn compare(shape: Shape<'_>, old: &Value, new: &Value) -> Difference 
         difference.removed = fields_of(shape, old).minus(&difference.changed);
         return difference;
     };
-    for (edge, part, value) in &after {
-        match before.iter().find(|(other, ..)| other == edge) {
-            Some((_, _, old)) => {
-                let inner = compare(*part, old, value);
+    let mut before: HashMap<String, (Shape<'_>, &Value)> =
+        before.into_iter().map(|(edge, part, value)| (edge, (part, value))).collect();
+    for (edge, part, value) in after {
+        match before.remove(&edge) {
+            Some((_, old)) if old == value => {}
+            Some((_, old)) => {
+                let inner = compare(part, old, value);
                 difference.changed.put(edge.clone(), inner.changed);
-                difference.removed.put(edge.clone(), inner.removed);
+                difference.removed.put(edge, inner.removed);
             }
-            None => difference.changed.put(edge.clone(), owned(shape, *part, value)),
+            None => difference.changed.put(edge, owned(shape, part, value)),
         }
     }
-    for (edge, part, value) in &before {
-        if !after.iter().any(|(other, ..)| other == edge) {
-            difference.removed.put(edge.clone(), owned(shape, *part, value));
-        }
+    for (edge, (part, value)) in before {
+        difference.removed.put(edge, owned(shape, part, value));
     }
     difference
 }

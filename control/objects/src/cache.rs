@@ -16,6 +16,12 @@ use crate::changes::{Changes, Ring};
 use crate::error::{OpenError, refused};
 use crate::limits::{LOAD_PAGE, RETAINED_VIEW_AGE, RETAINED_VIEWS_MAX, REVISION_WAIT};
 
+/// kube-apiserver's words for a continue token whose picture is gone.
+const TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You can start \
+    a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of \
+    the results. Continuing with the provided token results in an inconsistent list - objects that were created, \
+    modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+
 /// The published picture and the ring of changes that led to it.
 pub(crate) struct Cache {
     views: watch::Receiver<View>,
@@ -80,7 +86,7 @@ impl Cache {
         let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
         forget_old(&mut retained);
         let kept = retained.iter().find(|(_, view)| view.revision() == revision).map(|(_, view)| view.clone());
-        kept.ok_or_else(|| Status::expired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list."))
+        kept.ok_or_else(|| Status::expired(TOO_OLD))
     }
 
     /// Keeps a picture for continue tokens. Keeping the same revision again makes it young again.

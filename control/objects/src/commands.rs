@@ -7,6 +7,7 @@ use api::{Action, Cause, Key, Object, Precondition, Resource, Status, View, meta
 use raft_store::{Compare, Target, Txn, Write};
 use serde_json::{Value, json};
 
+use crate::admission::namespace_open;
 use crate::door::Decision;
 use crate::error::refused;
 use crate::events::{self, Told};
@@ -115,9 +116,9 @@ impl Objects {
 
     async fn tell(&self, told: &Told<'_>) -> Result<(), Status> {
         let uid = uuid::Uuid::new_v4().to_string();
+        let events = self.resource(events::EVENTS)?;
         let decide = |view: &View| {
-            let home = view.get("namespaces", "", told.namespace());
-            home.ok_or_else(|| Status::not_found("namespaces", told.namespace()))?;
+            namespace_open(view, &events, told.namespace(), "")?;
             Ok(told.decide(view, &uid, now_ms()))
         };
         self.door.transact(false, decide).await.map(|_| ())

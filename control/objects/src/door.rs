@@ -4,6 +4,7 @@
 //! decision is made anew from the new picture, a bounded number of times. A refusal that a stale picture may have
 //! caused is checked against a fresh one before it is given.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use api::{Key, Object, Status, View, kinds::Resource};
@@ -15,7 +16,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::allocate;
 use crate::cache::Cache;
 use crate::error::refused;
-use crate::limits::{ATTEMPTS_MAX, OBJECT_BYTES_MAX, WRITE_WAIT};
+use crate::limits::{ATTEMPTS_MAX, MEETINGS, OBJECT_BYTES_MAX, WRITE_WAIT};
 
 /// What is to be written, decided from one picture.
 #[derive(Debug)]
@@ -63,11 +64,13 @@ pub(crate) struct Door {
     /// Writes that may take an address or a port take turns on this member, so that they do not all reach for the
     /// same one. Between members the transaction's compare decides.
     allocation: Mutex<()>,
+    /// Writers of one object that met each other take turns from then on, so that none of them starves.
+    meetings: [Mutex<()>; MEETINGS],
 }
 
 impl Door {
     pub(crate) fn new(store: Store, cache: Cache) -> Self {
-        Self { store, cache, allocation: Mutex::new(()) }
+        Self { store, cache, allocation: Mutex::default(), meetings: [const { Mutex::const_new(()) }; MEETINGS] }
     }
 
     /// The turn to write an object that may take an address or a port.
@@ -90,6 +93,7 @@ impl Door {
         let mut view = self.cache.view();
         let mut checked = false;
         let mut contended = None;
+        let mut turn = None;
         for _ in 0..ATTEMPTS_MAX {
             let decision = match decide(&view) {
                 Ok(decision) => decision,
@@ -107,7 +111,12 @@ impl Door {
             };
             match self.carry_out(decision, dry_run).await? {
                 Ok(done) => return Ok(done),
-                Err(key) => contended = Some(key),
+                Err(key) => {
+                    if turn.is_none() {
+                        turn = Some(self.meetings[meeting(&key)].lock().await);
+                    }
+                    contended = Some(key);
+                }
             }
             (view, checked) = (self.fresh_view().await?, true);
         }
@@ -143,6 +152,13 @@ impl Door {
         let object = seen.cloned().unwrap_or_else(|| Arc::new(Object::new(key, reply.revision, value)));
         Ok(Ok(Done { object, effect }))
     }
+}
+
+/// Where the writers of an object meet.
+fn meeting(key: &Key) -> usize {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    usize::try_from(hasher.finish() % MEETINGS as u64).unwrap_or_default()
 }
 
 /// Whether a newer picture might not lead to this refusal.

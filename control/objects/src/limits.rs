@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 /// How many changes the ring keeps. A watcher that is further behind lists again (410).
-/// 65,536 changes are a rollout of some thousand pods; each entry is one pointer.
-pub(crate) const RING_CHANGES_MAX: usize = 65_536;
+/// 32,768 changes are a rollout of some thousand pods; each entry is one pointer.
+pub(crate) const RING_CHANGES_MAX: usize = 32_768;
 
-/// How many encoded bytes of objects the changes in the ring may keep alive.
-pub(crate) const RING_BYTES_MAX: usize = 64 << 20;
+/// How many encoded bytes of objects the changes in the ring may keep alive; decoded, an object takes some five times
+/// as much.
+pub(crate) const RING_BYTES_MAX: usize = 16 << 20;
 
 /// How many changes one call of `Changes::next` hands out at most, but for the rest of a revision: a watcher never
 /// holds the ring's lock for long.
@@ -16,6 +17,9 @@ pub(crate) const BATCH_CHANGES_MAX: usize = 256;
 /// How often a write is planned anew when somebody else wrote first. Upstream's patch handler retries 5 times;
 /// 8 lets a handful of managers of one object meet.
 pub(crate) const ATTEMPTS_MAX: usize = 8;
+
+/// Over how many locks writers that met on one object are spread: enough that strangers seldom wait for each other.
+pub(crate) const MEETINGS: usize = 64;
 
 /// Largest encoded object: etcd's default `--max-request-bytes`, which tools in the field know.
 pub(crate) const OBJECT_BYTES_MAX: usize = 1_572_864;
