@@ -46,7 +46,7 @@ impl Container {
         Arc::new(Container {
             code: code.clone(),
             meter: Meter::new(spec.cpu_limit_millis),
-            memory: Account::new(spec.memory_limit_bytes),
+            memory: Account::new(spec.memory_limit_bytes, &code.parts().memory),
             outgoing: Arc::new(Semaphore::new(limits::OUTGOING_MAX)),
             spec,
         })

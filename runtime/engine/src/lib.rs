@@ -55,6 +55,9 @@ pub struct EngineConfig {
     pub commands_max: u32,
     /// Requests being answered at once by all HTTP containers, at most [`limits::REQUEST_INSTANCES_MAX`].
     pub requests_max: u32,
+    /// Bytes of memory all guests together may hold; who would exceed it is `OomKilled`. `None` leaves it to the
+    /// containers' own limits.
+    pub memory_max_bytes: Option<u64>,
     /// The program that compiles in a process of its own: called as `PROGRAM compile-component WASM OUT`, it must end
     /// in [`compile_main`]. `None` compiles in this process.
     pub compiler: Option<PathBuf>,
@@ -68,6 +71,7 @@ impl EngineConfig {
             threads: 0,
             commands_max: limits::COMMANDS_MAX,
             requests_max: limits::REQUEST_INSTANCES_MAX,
+            memory_max_bytes: None,
             compiler: None,
         }
     }

@@ -1,7 +1,8 @@
 //! Memory of a container: one account for all memories and tables of all its instances.
 //!
 //! A growth beyond the limit ends the instance with [`OomKilled`], as the kernel ends a process: Kubernetes users look
-//! for that word. What the *host* holds for a guest (pipes, headers, bodies) is bounded one by one in `limits`.
+//! for that word. All containers of a node are part of one account, so that those without a limit of their own cannot
+//! take the host down. What the *host* holds for a guest (pipes, headers, bodies) is bounded one by one in `limits`.
 
 use crate::limits;
 use std::fmt;
@@ -24,16 +25,24 @@ impl fmt::Display for OomKilled {
 
 impl std::error::Error for OomKilled {}
 
-/// What all instances of a container hold together.
+/// What all instances of a container hold together, as a part of what all containers of the node hold.
 #[derive(Debug)]
 pub(crate) struct Account {
     limit: u64,
     used: AtomicU64,
+    node: Option<Arc<Account>>,
 }
 
 impl Account {
-    pub(crate) fn new(limit: Option<u64>) -> Arc<Account> {
-        Arc::new(Account { limit: limit.unwrap_or(u64::MAX), used: AtomicU64::new(0) })
+    /// The account of all guests of a node.
+    pub(crate) fn of_node(limit: Option<u64>) -> Arc<Account> {
+        Arc::new(Account { limit: limit.unwrap_or(u64::MAX), used: AtomicU64::new(0), node: None })
+    }
+
+    /// The account of a container.
+    pub(crate) fn new(limit: Option<u64>, node: &Arc<Account>) -> Arc<Account> {
+        let limit = limit.unwrap_or(u64::MAX);
+        Arc::new(Account { limit, used: AtomicU64::new(0), node: Some(node.clone()) })
     }
 
     pub(crate) fn used(&self) -> u64 {
@@ -43,13 +52,22 @@ impl Account {
     fn take(&self, bytes: u64) -> Result<(), OomKilled> {
         let grown = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
         match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown) {
-            Ok(_) => Ok(()),
+            Ok(_) => match self.node.as_ref().map_or(Ok(()), |node| node.take(bytes)) {
+                Ok(()) => Ok(()),
+                Err(full) => {
+                    self.used.fetch_sub(bytes, Ordering::Relaxed);
+                    Err(full)
+                }
+            },
             Err(used) => Err(OomKilled { wanted: used.saturating_add(bytes), limit: self.limit }),
         }
     }
 
     fn give(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(node) = &self.node {
+            node.give(bytes);
+        }
     }
 }
 
@@ -133,7 +151,7 @@ mod tests {
 
     #[test]
     fn instances_share_the_limit_of_their_container() {
-        let account = Account::new(Some(100));
+        let account = Account::new(Some(100), &Account::of_node(None));
         let mut first = Ledger::new(account.clone());
         let mut second = Ledger::new(account.clone());
         assert!(first.memory_growing(0, 60, None).unwrap());
@@ -147,8 +165,21 @@ mod tests {
     }
 
     #[test]
+    fn containers_without_a_limit_share_what_the_node_has() {
+        let node = Account::of_node(Some(100));
+        let (one, other) = (Account::new(None, &node), Account::new(Some(50), &node));
+        let mut hungry = Ledger::new(one.clone());
+        assert!(hungry.memory_growing(0, 80, None).unwrap());
+        assert!(Ledger::new(other.clone()).memory_growing(0, 30, None).is_err());
+        assert_eq!((one.used(), other.used(), node.used()), (80, 0, 80));
+        drop(hungry);
+        assert!(Ledger::new(other).memory_growing(0, 30, None).unwrap());
+        assert_eq!(node.used(), 0);
+    }
+
+    #[test]
     fn a_guest_may_try_to_exceed_its_own_maximum() {
-        let account = Account::new(Some(1000));
+        let account = Account::new(Some(1000), &Account::of_node(None));
         let mut ledger = Ledger::new(account.clone());
         assert!(!ledger.memory_growing(10, 30, Some(20)).unwrap());
         assert_eq!(account.used(), 0);
@@ -156,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_growth_that_fails_is_not_charged() {
-        let account = Account::new(None);
+        let account = Account::new(None, &Account::of_node(None));
         let mut ledger = Ledger::new(account.clone());
         assert!(ledger.memory_growing(0, 50, None).unwrap());
         assert!(ledger.table_growing(0, 4, None).unwrap());

@@ -2,6 +2,7 @@
 
 use crate::component::Kind;
 use crate::guest::{self, Guest};
+use crate::memory::Account;
 use crate::ticker::Ticker;
 use crate::{EngineConfig, limits};
 use std::future::Future;
@@ -45,6 +46,8 @@ pub(crate) struct Parts {
     commands: Pool,
     requests: Pool,
     pub(crate) ticker: Arc<Ticker>,
+    /// What all guests hold together.
+    pub(crate) memory: Arc<Account>,
     pub(crate) compilations: Semaphore,
     /// Only `None` while being dropped.
     runtime: Option<Runtime>,
@@ -59,8 +62,9 @@ impl Parts {
         let requests = Pool::new(code_config(), pool_of_requests(config.requests_max))?;
         let ticker = Ticker::start([commands.wasm.clone(), requests.wasm.clone()])?;
         let runtime = guest_runtime(config.threads)?;
+        let memory = Account::of_node(config.memory_max_bytes);
         let compilations = Semaphore::new(limits::COMPILATIONS_MAX);
-        Ok(Parts { commands, requests, ticker, compilations, runtime: Some(runtime) })
+        Ok(Parts { commands, requests, ticker, memory, compilations, runtime: Some(runtime) })
     }
 
     /// Where components of this kind run.
