@@ -127,7 +127,8 @@ impl Client {
             let bytes = response.into_body().collect_bytes().await.map_err(unreachable)?;
             anyhow::Ok((code, bytes))
         };
-        let (code, bytes) = timeout(limits::REQUEST_WAIT, exchange).await.context("the API did not answer in time")??;
+        let (code, bytes) =
+            timeout(limits::REQUEST_WAIT, exchange).await.context("the API did not answer in time")??;
         let value: Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("answer {code} is not JSON: {}", String::from_utf8_lossy(&bytes)))?;
         if (200..300).contains(&code) { Ok((code, value)) } else { Err(Refused(value).into()) }

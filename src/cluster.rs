@@ -129,6 +129,8 @@ fn start_node(
         ..User::default()
     };
     let client = kube::Client::new(control.in_process(user), "default");
+    // The tables need the certificates of all Ingresses, which a node by itself may not read.
+    let tables_client = kube::Client::new(control.in_process(User::system("system:kogia-network")), "default");
     let fabric = Fabric::new(network::Config::default());
     let engine = Engine::new(EngineConfig {
         compiler: std::env::current_exe().ok(),
@@ -136,19 +138,22 @@ fn start_node(
     })?;
     let images = Images::open(&config.data_dir.join("images"))?;
     let node_data = config.data_dir.join("node");
-    let node = Node::new(NodeConfig::new(&name, node_data, client.clone(), fabric.clone(), engine, images));
+    let node = Node::new(NodeConfig::new(&name, node_data, client, fabric.clone(), engine, images));
     control.attach_node(&name, node.kubelet_service());
 
     let identity = control.ingress_identity()?;
     let fallback = certified_key(identity.certificate_pem.as_bytes(), identity.key_pem.as_bytes())?;
     let certificates = Arc::new(Certificates::new(Some(fallback)));
     let tables = network_driver::Config {
-        client,
+        client: tables_client,
         fabric: fabric.clone(),
         certificates: certificates.clone(),
         node_ports: Some(config.bind),
     };
-    let ingress = Ingress::new(ingress::Config { http, https: Some(https), certificates }, fabric);
+    let ingress = Ingress::new(
+        ingress::Config { http, https: Some(https), certificates, patience: ingress::Patience::default() },
+        fabric,
+    );
     let mut parts = JoinSet::new();
     let (a, b, c) = (stop.clone(), stop.clone(), stop.clone());
     parts.spawn(async move {

@@ -48,7 +48,8 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
 
 async fn events(client: &Client, object: &Value) -> anyhow::Result<()> {
     let metadata = &object["metadata"];
-    let fields = format!("involvedObject.name={},involvedObject.uid={}", text(&metadata["name"]), text(&metadata["uid"]));
+    let fields =
+        format!("involvedObject.name={},involvedObject.uid={}", text(&metadata["name"]), text(&metadata["uid"]));
     let place = match text(&metadata["namespace"]) {
         namespace if namespace.is_empty() => "/api/v1/events".into(),
         namespace => format!("/api/v1/namespaces/{namespace}/events"),

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_norway::{Mapping, Value};
 
 use crate::limits;
@@ -22,7 +24,7 @@ const LISTS: [(&str, &str); 3] = [("clusters", "cluster"), ("users", "user"), ("
 
 /// The kubeconfig of a cluster whose API listens at `api`.
 pub fn render(api: SocketAddr, authority: &str, certificate: &str, key: &str) -> String {
-    let base64 = |text: &str| kube::core::Base64::encode(text);
+    let base64 = |text: &str| STANDARD.encode(text);
     format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: {NAME}\nclusters:\n- name: {NAME}\n  cluster:\n    \
          server: https://{api}\n    certificate-authority-data: {}\nusers:\n- name: {NAME}\n  user:\n    \

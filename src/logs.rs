@@ -74,8 +74,7 @@ async fn pod(client: &Client, what: &str) -> anyhow::Result<String> {
     };
     let labels = labels.as_object().with_context(|| format!("{what} selects no pods"))?;
     let selector: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={}", text(value))).collect();
-    let path =
-        format!("/api/v1/namespaces/{}/pods?labelSelector={}", client.namespace, encode(&selector.join(",")));
+    let path = format!("/api/v1/namespaces/{}/pods?labelSelector={}", client.namespace, encode(&selector.join(",")));
     let pods = client.get(&path).await?;
     let first = pods["items"].as_array().and_then(|items| items.first());
     Ok(text(&first.with_context(|| format!("{what} has no pods"))?["metadata"]["name"]))

@@ -74,10 +74,7 @@ enum Command {
     Bench(bench::Args),
     /// Compile one component; the node calls this in a process of its own
     #[command(name = runtime::engine::COMPILE_COMMAND, hide = true)]
-    CompileComponent {
-        wasm: PathBuf,
-        out: PathBuf,
-    },
+    CompileComponent { wasm: PathBuf, out: PathBuf },
 }
 
 fn main() -> ExitCode {
@@ -132,5 +129,6 @@ fn default_data_dir() -> PathBuf {
 fn trace() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
 }

@@ -76,15 +76,6 @@ pub fn state(data_dir: &Path) -> anyhow::Result<State> {
     Ok(serde_json::from_slice(&text).map_or(State::Starting, State::Running))
 }
 
-/// The running cluster, or an error that says how to start one.
-pub fn require(data_dir: &Path) -> anyhow::Result<Running> {
-    match state(data_dir)? {
-        State::Running(running) => Ok(running),
-        State::Starting => anyhow::bail!("the cluster in {} is starting; try again in a moment", data_dir.display()),
-        State::Stopped => anyhow::bail!("no cluster runs in {}; start one with `kogia up`", data_dir.display()),
-    }
-}
-
 fn run_file(data_dir: &Path) -> PathBuf {
     data_dir.join("run.json")
 }

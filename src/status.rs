@@ -38,6 +38,7 @@ pub async fn run(args: &Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
 
 async fn report(client: &Client, running: &Running, data_dir: &Path) -> anyhow::Result<Value> {
     let version = client.get("/version").await?;
+    let store = client.get("/kogia/status").await?;
     let nodes = client.get("/api/v1/nodes").await?;
     let nodes: Vec<Value> = nodes["items"].as_array().into_iter().flatten().map(node).collect();
     let pods = client.get("/api/v1/pods").await?;
@@ -54,7 +55,8 @@ async fn report(client: &Client, running: &Running, data_dir: &Path) -> anyhow::
         "api": format!("https://{}", running.api),
         "http": format!("http://{}", running.http),
         "https": format!("https://{}", running.https),
-        "members": client.get("/kogia/members").await?["members"],
+        "revision": store["revision"],
+        "members": store["members"],
         "nodes": nodes,
         "pods": {"running": phase("Running"), "pending": phase("Pending"), "failed": phase("Failed")},
     }))
@@ -79,8 +81,7 @@ fn print(report: &Value) {
         println!("{title:<12}{}", text(&report[field]));
     }
     for member in report["members"].as_array().into_iter().flatten() {
-        let role = text(&member["role"]);
-        println!("{:<12}{} ({role}, revision {})", "Member", member["id"], member["revision"]);
+        println!("{:<12}{} ({})", "Member", member["id"], text(&member["role"]));
     }
     for node in report["nodes"].as_array().into_iter().flatten() {
         let ready = if node["ready"] == true { "Ready" } else { "NotReady" };

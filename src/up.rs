@@ -55,7 +55,7 @@ async fn foreground(args: &Args, app: Option<app::App>, data_dir: &Path) -> anyh
     let Some(claim) = Claim::take(data_dir)? else {
         anyhow::bail!("another process is starting the cluster in {}", data_dir.display());
     };
-    let cluster = Cluster::start(cluster::Config {
+    let mut cluster = Cluster::start(cluster::Config {
         data_dir: data_dir.to_owned(),
         bind: args.bind,
         api_port: args.api_port,
@@ -65,7 +65,8 @@ async fn foreground(args: &Args, app: Option<app::App>, data_dir: &Path) -> anyh
     .await?;
     kubeconfig::write_private(&data_dir.join("kubeconfig"), cluster.kubeconfig())?;
     if !args.no_merge {
-        kubeconfig::merge_into_users(cluster.kubeconfig()).context("cannot merge the kubeconfig (--no-merge skips it)")?;
+        kubeconfig::merge_into_users(cluster.kubeconfig())
+            .context("cannot merge the kubeconfig (--no-merge skips it)")?;
     }
     let running = cluster.running();
     claim.announce(&running)?;
@@ -96,7 +97,7 @@ async fn foreground(args: &Args, app: Option<app::App>, data_dir: &Path) -> anyh
 
 async fn stop(cluster: Cluster) -> anyhow::Result<ExitCode> {
     println!("Stopping.");
-    cluster.stop().await?;
+    cluster.stop().await;
     Ok(ExitCode::SUCCESS)
 }
 

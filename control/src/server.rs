@@ -10,7 +10,7 @@ use http::{Request, Response};
 use http_api::{ApiService, Body, BoxError, Relay};
 use objects::{Objects, User, WriteOptions};
 use raft_store::Store;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -112,6 +112,10 @@ impl ControlPlane {
             http_api::Config {
                 server_version: config.version,
                 node_relay: relay.clone(),
+                status: {
+                    let store = store.clone();
+                    Arc::new(move || status(&store))
+                },
                 ..http_api::Config::default()
             },
         );
@@ -200,6 +204,23 @@ impl ControlPlane {
         while self.tasks.join_next().await.is_some() {}
         self.store.close().await;
     }
+}
+
+/// The members of the control plane, as this one sees them.
+fn status(store: &Store) -> Value {
+    let seen = store.status();
+    let member = |member: &raft_store::MemberStatus| {
+        let role = match member.voter {
+            _ if seen.leader == Some(member.member_id) => "leader",
+            true => "follower",
+            false => "learner",
+        };
+        json!({"id": member.member_id, "address": member.address, "role": role})
+    };
+    json!({
+        "member": seen.member_id, "term": seen.term, "revision": seen.revision, "diskFull": seen.disk_full,
+        "members": seen.members.iter().map(member).collect::<Vec<_>>(),
+    })
 }
 
 /// Creates what every cluster begins with and does not have.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::quantity::Quantity;
-use engine::{Code, CodeError, ContainerSpec, HttpContainer, Kind, Running};
+use engine::{Code, CodeError, ContainerSpec, HttpContainer, Kind, Output, Running, Stream};
 use image::{ImageError, Resolved};
 use k8s_openapi::api::core::v1 as k8s;
 use network::{HttpBinding, HttpService};
@@ -125,7 +125,7 @@ fn ports(container: &k8s::Container) -> Vec<u16> {
 
 /// A container that runs.
 pub(crate) enum Started {
-    Command(Running, CancellationToken),
+    Command(Running, CancellationToken, Arc<dyn Output>),
     Http(Arc<HttpContainer>, Vec<HttpBinding>),
 }
 
@@ -138,8 +138,8 @@ impl Prepared {
         let Self { code, spec, ports } = self;
         let network = spec.network.clone();
         if code.kind() == Kind::Command {
-            let stop = CancellationToken::new();
-            return Ok(Started::Command(agent.config.engine.run(&code, spec, stop.clone()), stop));
+            let (stop, output) = (CancellationToken::new(), spec.output.clone());
+            return Ok(Started::Command(agent.config.engine.run(&code, spec, stop.clone()), stop, output));
         }
         let http = agent.config.engine.http(&code, spec).map_err(|error| Exit::NotStarted(error.to_string()))?;
         let bind = |port| {
@@ -161,15 +161,18 @@ impl Started {
         fault: impl Fn(engine::Exit),
     ) -> Exit {
         match self {
-            Self::Command(mut running, cancel) => {
-                tokio::select! {
-                    exit = &mut running => return translate(exit),
+            Self::Command(mut running, cancel, output) => {
+                let exit = tokio::select! {
+                    exit = &mut running => exit,
                     // A component has no signals to handle, so there is nothing to wait for.
-                    _ = stop => {}
-                    () = kill.cancelled() => {}
+                    _ = stop => cancelled(running, &cancel).await,
+                    () = kill.cancelled() => cancelled(running, &cancel).await,
+                };
+                if let engine::Exit::Trap { .. } = &exit {
+                    // Where a person looks for it: at the end of what the guest said.
+                    output.write(Stream::Stderr, format!("{exit}\n").as_bytes());
                 }
-                cancel.cancel();
-                translate(running.await)
+                translate(exit)
             }
             Self::Http(http, bindings) => {
                 let grace = loop {
@@ -191,6 +194,11 @@ impl Started {
             }
         }
     }
+}
+
+async fn cancelled(running: Running, cancel: &CancellationToken) -> engine::Exit {
+    cancel.cancel();
+    running.await
 }
 
 fn translate(exit: engine::Exit) -> Exit {

@@ -122,7 +122,8 @@ async fn used_by_others() -> Option<f64> {
 /// Busy and all ticks since the machine started, from `/proc/stat` (proc_stat(5)).
 fn processor_ticks() -> Option<(u64, u64)> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    let ticks: Vec<u64> = stat.lines().next()?.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let ticks: Vec<u64> =
+        stat.lines().next()?.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
     let all = ticks.iter().take(8).sum();
     let idle = ticks.get(3)? + ticks.get(4)?;
     Some((all - idle, all))
@@ -141,7 +142,10 @@ mod tests {
     #[test]
     fn a_peer_adds_three_fields() {
         let mut metric = Metric { bench: "up", name: "up.api_ready_ms", value: 50.0, unit: "ms", peer: None };
-        assert_eq!(metric.to_json().to_string(), r#"{"bench":"up","metric":"up.api_ready_ms","unit":"ms","value":50.0}"#);
+        assert_eq!(
+            metric.to_json().to_string(),
+            r#"{"bench":"up","metric":"up.api_ready_ms","unit":"ms","value":50.0}"#
+        );
         metric.peer = Some(("other", 100.0));
         assert_eq!(metric.to_json()["ratio"], 0.5);
     }

@@ -35,7 +35,8 @@ pub async fn measure(rounds: u32, folder: &Path) -> anyhow::Result<Vec<Metric>> 
     let built = build::build(folder)?;
     let mut all = Rounds::default();
     for _ in 0..rounds {
-        let data_dir = std::env::temp_dir().join(format!("kogia-bench-{}-{}", std::process::id(), all.api_ready_ms.len()));
+        let data_dir =
+            std::env::temp_dir().join(format!("kogia-bench-{}-{}", std::process::id(), all.api_ready_ms.len()));
         let outcome = round(&data_dir, folder, &built, &mut all).await;
         let _ = std::fs::remove_dir_all(&data_dir);
         outcome?;

@@ -52,9 +52,8 @@ fn a_failing_program_keeps_its_exit_code() {
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: fails}, spec: {restartPolicy: Never, containers: \
                [{name: c, image: 'batch-job:0.1.0', args: ['--exit', '3']}]}}";
     cluster.apply(pod).ok();
-    let pod = eventually("the pod to fail", || {
-        cluster.find("pod", "fails").filter(|pod| pod["status"]["phase"] == "Failed")
-    });
+    let pod =
+        eventually("the pod to fail", || cluster.find("pod", "fails").filter(|pod| pod["status"]["phase"] == "Failed"));
     let terminated = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
     assert_eq!((&terminated["exitCode"], &terminated["reason"]), (&3.into(), &"Error".into()), "{pod}");
 }

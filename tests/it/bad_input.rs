@@ -6,7 +6,9 @@ use crate::harness::{Cluster, Kubectl, eventually};
 
 /// A pod whose image is a file.
 fn pod(name: &str, image: &str) -> String {
-    format!("{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{{name: c, image: {image:?}}}]}}}}")
+    format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{{name: c, image: {image:?}}}]}}}}"
+    )
 }
 
 #[test]
@@ -28,7 +30,10 @@ fn a_manifest_that_is_wrong_is_refused_in_kubernetes_words() {
              template: {metadata: {labels: {a: b}}, spec: {containers: [{image: i}]}}}}",
             "spec.template.spec.containers[0].name: Required value",
         ),
-        ("{apiVersion: v1, kind: Pod, metadata: {name: Not_A_Name}, spec: {containers: [{name: c, image: i}]}}", "metadata.name: Invalid value"),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: Not_A_Name}, spec: {containers: [{name: c, image: i}]}}",
+            "metadata.name: Invalid value",
+        ),
         ("{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: []}}", "spec.containers: Required value"),
         ("{apiVersion: v9, kind: Pod, metadata: {name: a}}", "no matches for kind"),
     ];

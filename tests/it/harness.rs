@@ -97,7 +97,8 @@ impl Cluster {
 
     /// Starts the process, again after [`Cluster::kill`].
     pub fn up(&mut self) {
-        let mut command = self.command(&["up", "--no-merge", "--api-port", "0", "--http-port", "0", "--https-port", "0"]);
+        let mut command =
+            self.command(&["up", "--no-merge", "--api-port", "0", "--http-port", "0", "--https-port", "0"]);
         let log = fs::File::options().create(true).append(true).open(self.dir.path().join("output")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         // Its own process group, as a terminal's job has: a signal for the test run is not one for the cluster.
@@ -252,7 +253,8 @@ impl Kubectl {
             return Vec::new();
         };
         let beside = newest.canonicalize().unwrap_or_else(|_| newest.clone());
-        let older = ["1.27", "1.30"].map(|version| (version.to_owned(), beside.with_file_name(format!("kubectl.{version}"))));
+        let older =
+            ["1.27", "1.30"].map(|version| (version.to_owned(), beside.with_file_name(format!("kubectl.{version}"))));
         let older = older.into_iter().filter(|(_, path)| path.is_file());
         let all = [("newest".to_owned(), newest.clone())].into_iter().chain(older);
         all.map(|(version, path)| Self { version, path }).collect()

@@ -49,7 +49,10 @@ fn nothing_acknowledged_is_lost_when_killed_at_any_moment() {
         cluster.up();
         let there = cluster.kogia(&["get", "configmaps", "-o", "name"]).ok();
         for name in &acknowledged {
-            assert!(there.lines().any(|line| line == format!("configmap/{name}")), "{name} was acknowledged and is lost");
+            assert!(
+                there.lines().any(|line| line == format!("configmap/{name}")),
+                "{name} was acknowledged and is lost"
+            );
         }
     }
     assert!(acknowledged.len() >= 6, "too few writes to show anything: {}", acknowledged.len());

@@ -183,6 +183,7 @@ pub(crate) async fn non_resource(inner: &Inner, call: &Call, path: &str) -> Resu
             let name = if path.starts_with("/readyz") { "readyz" } else { "healthz" };
             Ok(health(call, name, &[("ping", Ok(())), ("store", store)]))
         }
+        "/kogia/status" => Ok(Reply::value(StatusCode::OK, &(inner.config.status)())),
         "/openapi/v2" => crate::openapi::v2(inner, call).await,
         "/openapi/v3" => crate::openapi::index(inner, call).await,
         "/" => {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, Method, Request, Response, header};
 use objects::{Objects, User};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::{error, info};
@@ -35,6 +36,8 @@ pub struct Config {
     pub node_relay: Relay,
     /// Who a bearer token belongs to; client certificates are read by [`crate::serve`].
     pub authenticator: Arc<dyn Authenticator>,
+    /// What `GET /kogia/status` answers: the members of the control plane and how they are.
+    pub status: Arc<dyn Fn() -> Value + Send + Sync>,
 }
 
 impl Default for Config {
@@ -44,6 +47,7 @@ impl Default for Config {
             server_version: env!("CARGO_PKG_VERSION").into(),
             node_relay: Relay::default(),
             authenticator: Arc::new(crate::StaticTokens::default()),
+            status: Arc::new(|| Value::Null),
         }
     }
 }
