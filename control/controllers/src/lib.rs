@@ -14,7 +14,7 @@
 //! * `endpoints`, `endpoint_slices`, `ingress`: who serves a Service.
 //! * `namespace`, `namespace_defaults`, `garbage`, `event_ttl`, `job_ttl`: what is born and dies with something else.
 //! * `node_health`, `taint_eviction`, `pod_gc`, `pod_ranges`: nodes and what runs on them.
-//! * `pods`, `owner`, `status`, `moment`: what several of them ask of an object.
+//! * `pods`, `owner`, `revisions`, `placement`, `status`, `moment`, `hash`: what several of them ask of an object.
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ mod endpoint_slices;
 mod endpoints;
 mod event_ttl;
 mod garbage;
+mod hash;
 mod ingress;
 mod job;
 mod job_ttl;
@@ -33,10 +34,12 @@ mod namespace;
 mod namespace_defaults;
 mod node_health;
 mod owner;
+mod placement;
 mod pod_gc;
 mod pod_ranges;
 mod pods;
 mod replicaset;
+mod revisions;
 mod statefulset;
 mod status;
 mod taint_eviction;

@@ -6,7 +6,7 @@ use api::selector::LabelSelector;
 use api::{Action, Key, Object, View, meta};
 use serde_json::{Value, json};
 
-use crate::status;
+use crate::{hash, status};
 
 /// What kind of object an owner is.
 pub(crate) struct Kind {
@@ -111,22 +111,9 @@ pub(crate) fn release(child: &Object, owner_uid: &str) -> Action {
 /// They follow from the owner and the revision of the picture, so a turn repeated on the same picture asks for the
 /// same names and a collision is refused instead of making twins.
 pub(crate) fn child_name(prefix: &str, owner: &Object, view: &View, index: usize) -> String {
-    let hash = hash64(&[owner.uid(), &view.revision().to_string(), &index.to_string()]);
+    let hash = hash::hash64(&[owner.uid(), &view.revision().to_string(), &index.to_string()]);
     let [a, b, c, d, e, ..] = hash.to_be_bytes();
     meta::generate_name(prefix, [a, b, c, d, e])
-}
-
-/// FNV-1a over the parts, with a final mix so that close inputs end far apart.
-pub(crate) fn hash64(parts: &[&str]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for part in parts {
-        for byte in part.bytes().chain([0xff]) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    hash ^= hash >> 33;
-    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash ^ (hash >> 33)
 }
 
 /// A pod made from `spec.template` of its owner.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::{Action, Change, ChangeKind, Key, Object, Precondition, Severity, View};
 use serde_json::Value;
 
-use crate::{World, limits, moment, pods};
+use crate::{World, limits, moment, placement, pods};
 
 /// A node wakes with itself and with the pods that arrive on it.
 pub(crate) fn keys(change: &Change, _: &View) -> Vec<Key> {
@@ -58,7 +58,7 @@ fn tolerated_until(pod: &Arc<Object>, taints: &[&Value], now_ms: i64) -> i64 {
     let tolerations = pod.field("spec.tolerations").as_array().map_or(&[][..], Vec::as_slice);
     let until = |taint: &&Value| {
         let added = moment::ms(&taint["timeAdded"]).unwrap_or(now_ms);
-        let matching = tolerations.iter().filter(|toleration| tolerates(toleration, taint));
+        let matching = tolerations.iter().filter(|toleration| placement::tolerates(toleration, taint));
         // Of several tolerations the shortest counts.
         matching
             .map(|toleration| toleration["tolerationSeconds"].as_i64().map_or(i64::MAX, |s| added + s.max(0) * 1000))
@@ -66,15 +66,6 @@ fn tolerated_until(pod: &Arc<Object>, taints: &[&Value], now_ms: i64) -> i64 {
             .unwrap_or(i64::MIN)
     };
     taints.iter().map(until).min().unwrap_or(i64::MAX)
-}
-
-/// Whether a toleration covers a taint.
-fn tolerates(toleration: &Value, taint: &Value) -> bool {
-    let same =
-        |field: &str| toleration[field].as_str().unwrap_or_default() == taint[field].as_str().unwrap_or_default();
-    let empty = |field: &str| toleration[field].as_str().is_none_or(str::is_empty);
-    let exists = toleration["operator"] == "Exists";
-    (empty("effect") || same("effect")) && (same("key") || (empty("key") && exists)) && (exists || same("value"))
 }
 
 fn tell(pod: &Object) -> Action {

@@ -4,12 +4,11 @@
 //! puts an earlier template into the Deployment) finds the old ReplicaSet by its template and gives it a new number;
 //! the number it had is remembered beside it.
 
-use std::fmt::Write as _;
-
 use api::{Action, Key, Object, Precondition};
 use serde_json::{Map, Value, json};
 
 use super::{DESIRED, MAX, Turn};
+use crate::hash::template_hash;
 use crate::status::Condition;
 use crate::{limits, owner, replicaset, status};
 
@@ -18,8 +17,6 @@ pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Earlier numbers of the same template, separated by commas.
 const HISTORY: &str = "deployment.kubernetes.io/revision-history";
 const HASH: &str = "pod-template-hash";
-/// As in every generated name of Kubernetes: no vowels, so that no word comes out by accident.
-const HASH_LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// Annotations of a Deployment that its ReplicaSets do not inherit.
 const PRIVATE: [&str; 6] = [
@@ -191,60 +188,4 @@ fn annotations(object: &Object) -> impl Iterator<Item = (&String, &Value)> {
 /// The revision number of a ReplicaSet; 0 before it has one.
 pub(super) fn number(set: &Object) -> i64 {
     set.annotation(REVISION).and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
-/// Ten letters that follow from the template alone (and from how often that gave a name already taken).
-fn template_hash(template: &Value, collisions: i64) -> String {
-    let mut text = String::new();
-    canonical(template, &mut text);
-    let mut hash = owner::hash64(&[&text, &collisions.to_string()]);
-    let letter = |_| {
-        let letter = HASH_LETTERS[(hash % 27) as usize];
-        hash /= 27;
-        char::from(letter)
-    };
-    (0..10).map(letter).collect()
-}
-
-/// JSON with sorted names: the same value always gives the same text.
-fn canonical(value: &Value, out: &mut String) {
-    match value {
-        Value::Object(map) => {
-            let mut names: Vec<_> = map.keys().collect();
-            names.sort();
-            out.push('{');
-            for name in names {
-                let _ = write!(out, "{name:?}:");
-                canonical(&map[name.as_str()], out);
-                out.push(',');
-            }
-            out.push('}');
-        }
-        Value::Array(list) => {
-            out.push('[');
-            for item in list {
-                canonical(item, out);
-                out.push(',');
-            }
-            out.push(']');
-        }
-        scalar => {
-            let _ = write!(out, "{scalar}");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hash_follows_the_content_not_the_order() {
-        let one = json!({"spec": {"a": 1, "b": [true, "x"]}});
-        let other: Value = serde_json::from_str(r#"{"spec": {"b": [true, "x"], "a": 1}}"#).expect("valid JSON");
-        assert_eq!(template_hash(&one, 0), template_hash(&other, 0));
-        assert_ne!(template_hash(&one, 0), template_hash(&one, 1));
-        assert_ne!(template_hash(&one, 0), template_hash(&json!({"spec": {"a": 2}}), 0));
-        assert_eq!(template_hash(&one, 0).len(), 10);
-    }
 }

@@ -253,7 +253,7 @@ impl Cluster {
         self.change(ChangeKind::Deleted, Arc::new(last));
     }
 
-    /// Every node does its part for its pods; unbound pods go to the node `n1`. Returns whether there was anything.
+    /// Every node does its part for its pods; unbound pods go where they want, else to `n1`. Returns whether there was anything.
     pub(crate) fn run_nodes(&mut self) -> bool {
         let pods: Vec<_> = self.view.list("pods").cloned().collect();
         let mut busy = false;
@@ -277,7 +277,10 @@ impl Cluster {
         let mut value = pod.value.clone();
         let broken = pod.field("spec.containers")[0]["image"] == "broken";
         if value["spec"]["nodeName"].is_null() {
-            value["spec"]["nodeName"] = json!("n1");
+            let required = "requiredDuringSchedulingIgnoredDuringExecution";
+            let terms = &pod.field("spec.affinity.nodeAffinity")[required]["nodeSelectorTerms"];
+            let node = terms[0]["matchFields"][0]["values"][0].as_str().unwrap_or("n1");
+            value["spec"]["nodeName"] = json!(node);
         }
         self.addresses += 1;
         let address = format!("10.42.0.{}", self.addresses);
