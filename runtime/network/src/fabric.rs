@@ -192,6 +192,7 @@ impl Fabric {
 
     /// Installs the Services.
     pub fn set_services(&self, services: ServiceTable) {
+        services.continue_turns(&self.services());
         self.0.services.set(services);
     }
 

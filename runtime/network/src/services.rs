@@ -194,6 +194,17 @@ impl ServiceTable {
         table
     }
 
+    /// Lets every balancer go on where its predecessor in `old` was. Without this, a cluster whose tables change more
+    /// often than a Service is called would send all calls to the first endpoint.
+    pub(crate) fn continue_turns(&self, old: &Self) {
+        for entry in self.by_name.values().flat_map(HashMap::values) {
+            let Some(before) = old.service(&entry.service.namespace, &entry.service.name) else { continue };
+            for (new, old) in entry.balancers.iter().flatten().zip(before.balancers.iter().flatten()) {
+                new.turn.store(old.turn.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
+    }
+
     fn insert(&mut self, service: Service, slices: &[&EndpointSlice]) {
         let balancers: Vec<_> = service.ports.iter().map(|port| balance(&service, port, slices)).collect();
         self.addresses.extend(&service.cluster_ips);

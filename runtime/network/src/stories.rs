@@ -196,6 +196,21 @@ async fn dead_endpoints_are_skipped() {
     assert_eq!(wrong.to_string(), "Service default/web has no port 81");
 }
 
+#[tokio::test]
+async fn a_new_table_does_not_begin_again_with_the_first_endpoint() {
+    let fabric = Fabric::new(Config::default());
+    let (a, b, c) = (pod(&fabric, "a", 2), pod(&fabric, "b", 3), pod(&fabric, "c", 4));
+    let listeners = [&b, &c].map(|pod| pod.listen(at("0.0.0.0:8080"), 0).unwrap());
+    for _ in 0..10 {
+        install(&fabric, &["10.42.0.3", "10.42.0.4"], false);
+        a.connect(at("10.43.0.5:80")).await.unwrap();
+    }
+    for listener in listeners {
+        let taken = std::iter::from_fn(|| listener.try_accept().unwrap());
+        assert_eq!(taken.count(), 5);
+    }
+}
+
 /// Answers with its name, the path, the `Host` header and the body.
 struct Echo(String);
 

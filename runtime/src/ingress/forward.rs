@@ -15,6 +15,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::Limited;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use network::ingress::bare_host;
 use network::{Body, Fabric, HttpError, HttpTarget, body};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -129,7 +130,7 @@ impl Forwarder {
     fn target(&self, host: &str, path: &str, client: &Client) -> Result<HttpTarget, Refusal> {
         let routes = self.fabric.routes();
         let Some(backend) = routes.route(host, path) else {
-            return Err(Refusal::NoRule { host: host.to_owned(), path: path.to_owned() });
+            return Err(Refusal::NoRule { host: bare_host(host).into_owned(), path: path.to_owned() });
         };
         let network::ingress::Backend { namespace, service, port, .. } = &**backend;
         let dialled = self.fabric.dial_service(namespace, service, port, client.peer.ip().to_canonical());

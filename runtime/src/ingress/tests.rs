@@ -168,7 +168,7 @@ async fn requests_take_turns_over_ready_pods() {
 #[tokio::test]
 async fn what_cannot_be_routed_is_said_in_a_sentence() {
     let world = World::start(&[("a", &[11])]).await;
-    let (status, text) = world.get("b.test", "/path").await;
+    let (status, text) = world.get("B.test:8080", "/path").await;
     assert_eq!((status, text.as_str()), (StatusCode::NOT_FOUND, "no Ingress rule matches host b.test path /path\n"));
     let (status, headers, text) = world.send("a.test", Request::get("/"), Bytes::new()).await;
     assert_eq!((status, text.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "Service default/a has no ready endpoint\n"));

@@ -36,6 +36,9 @@ use crate::ingress::tls::{self, Certificates};
 /// notices ten milliseconds. A change after a quiet time is installed at once.
 const BUILD_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Where building takes long, because the cluster is large, it gets one part in this many of one core.
+const BUILD_SHARE: u32 = 10;
+
 /// Which table a change concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Changed {
@@ -111,7 +114,9 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
-    let stream = reflector::reflector(writer, watch(api, config).default_backoff());
+    // Who wrote which field is of no use here and often half of an object.
+    let slim = watch(api, config).default_backoff().modify(|object| object.meta_mut().managed_fields = None);
+    let stream = reflector::reflector(writer, slim);
     let changes = stream.filter_map(move |event| {
         let seen = match event {
             // A list is taken over whole when it is complete.
@@ -139,8 +144,9 @@ impl Driver {
             while let Ok(Some(more)) = tokio::time::timeout_at(next, changes.next()).await {
                 stale.mark(more);
             }
+            let began = Instant::now();
             self.install(&stale);
-            next = Instant::now() + BUILD_INTERVAL;
+            next = Instant::now() + BUILD_INTERVAL.max(began.elapsed() * (BUILD_SHARE - 1));
         }
     }
 
