@@ -1,7 +1,8 @@
 //! `resource.Quantity`: exact amounts with a suffix.
 //!
 //! Source: `k8s.io/apimachinery/pkg/api/resource`. Amounts are kept in billionths, the finest step Kubernetes knows;
-//! anything finer is rounded away from zero, anything beyond ±(2⁶³−1) is brought to that bound, as upstream does.
+//! anything finer is rounded away from zero, and binary amounts beyond ±(2⁶³−1) are brought to that bound, as upstream
+//! does. Decimal amounts are bounded at 10²⁸, which upstream does not; nobody has that much of anything.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -9,7 +10,8 @@ use std::iter::Sum;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 
 const NANO: i128 = 1_000_000_000;
-const BOUND: i128 = i64::MAX as i128 * NANO;
+const BINARY_BOUND: i128 = i64::MAX as i128 * NANO;
+const DECIMAL_BOUND: i128 = 10_i128.pow(28) * NANO;
 
 /// Kubernetes' own words for text that is not a quantity.
 pub const MALFORMED: &str =
@@ -57,7 +59,7 @@ impl Quantity {
         }
         let (format, factor, exponent) = unit(suffix)?;
         let amount = scaled(whole, fraction, factor, exponent);
-        Some(Self { nanos: if negative { -amount } else { amount }, format })
+        Some(Self { nanos: if negative { -amount } else { amount }, format }.bounded())
     }
 
     /// A whole number of units, written with decimal suffixes.
@@ -109,7 +111,8 @@ impl Quantity {
     }
 
     fn bounded(self) -> Self {
-        Self { nanos: self.nanos.clamp(-BOUND, BOUND), ..self }
+        let bound = if self.format == Format::Binary { BINARY_BOUND } else { DECIMAL_BOUND };
+        Self { nanos: self.nanos.clamp(-bound, bound), ..self }
     }
 }
 
@@ -139,17 +142,17 @@ fn scaled(whole: &str, fraction: &str, factor: i128, exponent: i32) -> i128 {
     let mut amount: i128 = 0;
     let mut rest = false;
     for (index, &digit) in digits[first..].iter().enumerate() {
-        // 19 digits times 2^60 is far inside an i128; later digits only say whether to round up.
-        if index < 19 {
+        // So many digits make the largest amount; later ones only say whether to round up.
+        if index < 28 {
             amount = amount * 10 + i128::from(digit);
         } else {
             shift += 1;
             rest |= digit != 0;
         }
     }
-    amount *= factor;
-    while shift > 0 && amount != 0 && amount < BOUND {
-        amount *= 10;
+    amount = amount.saturating_mul(factor);
+    while shift > 0 && amount != 0 && amount < DECIMAL_BOUND {
+        amount = amount.saturating_mul(10);
         shift -= 1;
     }
     while shift < 0 && amount != 0 {
@@ -157,7 +160,7 @@ fn scaled(whole: &str, fraction: &str, factor: i128, exponent: i32) -> i128 {
         amount /= 10;
         shift += 1;
     }
-    (amount + i128::from(rest)).min(BOUND)
+    amount.saturating_add(i128::from(rest)).min(DECIMAL_BOUND)
 }
 
 fn round(nanos: i128, unit: i128) -> i64 {
@@ -260,6 +263,7 @@ mod tests {
         Quantity::parse(text).unwrap_or_else(|| panic!("{text}"))
     }
 
+    /// Right column: what `kubectl create quota --hard=cpu=…` of 1.33 makes of the left one, where it rewrites it.
     #[test]
     fn one_canonical_spelling() {
         for (text, canonical) in [
@@ -289,7 +293,17 @@ mod tests {
             ("0.1n", "1n"),
             ("1u", "1u"),
             ("9Ei", "9223372036854775807"),
-            ("99999999999999999999999", "9223372036854775807"),
+            ("99999999999999999999999", "99999999999999999999999"),
+            ("1e19", "10e18"),
+            ("1e99", "10000000000e18"),
+            ("1.23456789012", "1234567891n"),
+            ("0.0000000001Gi", "107374183n"),
+            ("1.1Ki", "1126400m"),
+            ("0.001Ki", "1024m"),
+            ("1000000Mi", "1000000Mi"),
+            ("-1Gi", "-1Gi"),
+            ("-0.5n", "-1n"),
+            ("10E1", "100"),
             ("1e-99999999999999999999", "1e-9"),
         ] {
             assert_eq!(quantity(text).to_string(), canonical, "{text}");

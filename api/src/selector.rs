@@ -272,9 +272,10 @@ impl FieldSelector {
         for (path, ..) in &self.terms {
             let known = matches!(path.as_str(), "metadata.name" | "metadata.namespace");
             if !known && !resource.selectable_fields.contains(path) {
-                let place = format!("{}, Resource={}", resource.api_version(), resource.plural);
+                let (group, version, plural) = (&resource.group, &resource.version, &resource.plural);
                 return Err(Status::bad_request(format!(
-                    "Unable to find {place:?} that match field selector {:?}: field label not supported: {path}",
+                    "Unable to find \"{group}/{version}, Resource={plural}\" that match label selector \"\", \
+                     field selector {:?}: field label not supported: {path}",
                     self.to_string(),
                 )));
             }

@@ -61,8 +61,6 @@ pub(super) fn of_message(name: &str, map: &mut Object) {
 fn pod(object: &mut Object) {
     let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
     set(spec, "enableServiceLinks", || json!(true));
-    set(spec, "preemptionPolicy", || json!("PreemptLowerPriority"));
-    set(spec, "priority", || json!(0));
     let host_network = spec.get("hostNetwork").is_some_and(|flag| flag == true);
     for list in ["initContainers", "containers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {

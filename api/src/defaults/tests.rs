@@ -43,7 +43,6 @@ fn a_pod() {
         "volumes": [{"name": "e", "emptyDir": {}}, {"name": "s", "secret": {"secretName": "x", "defaultMode": 420}}],
         "dnsPolicy": "ClusterFirst", "restartPolicy": "Always", "schedulerName": "default-scheduler",
         "securityContext": {}, "terminationGracePeriodSeconds": 30, "enableServiceLinks": true,
-        "preemptionPolicy": "PreemptLowerPriority", "priority": 0,
     });
     assert_eq!(pod["spec"], expected);
     assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "Guaranteed"}));

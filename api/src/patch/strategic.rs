@@ -56,7 +56,8 @@ fn merge_map(mut original: Object, patch: &Object, message: Option<&Message>) ->
                 && let Some(Value::Array(list)) = original.get_mut(name)
             {
                 let server = list.clone();
-                *list = in_order(std::mem::take(list), value, &server, merge_key(message, name))?;
+                let order = list_of(value, ELEMENT_ORDER)?;
+                *list = in_order(std::mem::take(list), order, &server, merge_key(message, name));
             }
             continue;
         }
@@ -67,9 +68,9 @@ fn merge_map(mut original: Object, patch: &Object, message: Option<&Message>) ->
         let field = message.and_then(|message| message.field(name));
         let merged = match original.remove(name) {
             None => plain(value),
-            Some(old) => merge_value(old, value, field, patch.get(&format!("{ELEMENT_ORDER}{name}")))?,
+            Some(old) => Some(merge_value(old, value, field, patch.get(&format!("{ELEMENT_ORDER}{name}")))?),
         };
-        original.insert(name.clone(), merged);
+        original.extend(merged.map(|merged| (name.clone(), merged)));
     }
     Ok(original)
 }
@@ -93,13 +94,15 @@ fn merge_value(old: Value, new: &Value, field: Option<&Field>, order: Option<&Va
                 Some(key) => merge_list(old, new, key, message)?,
                 None => merge_scalars(old, new),
             };
-            let merged = match order {
-                Some(order) => in_order(merged, order, &server, key)?,
-                None => merged,
-            };
+            let mut merged = in_order(merged, new, &server, key);
+            if let Some(order) = order {
+                let order = list_of(order, ELEMENT_ORDER)?;
+                check_order(new, order, key)?;
+                merged = in_order(merged, order, &server, key);
+            }
             Ok(Value::Array(merged))
         }
-        (_, new) => Ok(plain(new)),
+        (_, new) => Ok(plain(new).unwrap_or_default()),
     }
 }
 
@@ -138,7 +141,7 @@ fn merge_scalars(mut old: Vec<Value>, new: &[Value]) -> Vec<Value> {
 
 fn merge_list(mut old: Vec<Value>, new: &[Value], key: &str, message: Option<&Message>) -> Result<Vec<Value>, String> {
     if new.iter().any(|item| item[PATCH] == "replace") {
-        return Ok(new.iter().filter(|item| item[PATCH] != "replace").map(plain).collect());
+        return Ok(new.iter().filter_map(plain).collect());
     }
     for item in new {
         let Value::Object(item) = item else { return Err(format!("an element with merge key {key} is not an object")) };
@@ -159,17 +162,13 @@ fn merge_list(mut old: Vec<Value>, new: &[Value], key: &str, message: Option<&Me
     Ok(old)
 }
 
-/// `$setElementOrder`: the listed elements in that order; those only the server knows keep their place among them.
+/// The listed elements in that order (a patch's own, or that of `$setElementOrder`); those only the server knows keep
+/// their place among them.
 ///
 /// Server `[a, b, c]`, wanted `[c, a]`: `b` stood after `a` and before `c`. The walk takes `c` only once `b` is out, so
 /// the outcome is `[b, c, a]`.
-fn in_order(merged: Vec<Value>, order: &Value, server: &[Value], key: Option<&str>) -> Result<Vec<Value>, String> {
-    let Some(order) = order.as_array() else { return Err("$setElementOrder is not a list".to_owned()) };
-    let same = |a: &Value, b: &Value| match key {
-        Some(key) => a.get(key).is_some() && a.get(key) == b.get(key),
-        None => a == b,
-    };
-    let rank = |list: &[Value], item: &Value| list.iter().position(|candidate| same(candidate, item));
+fn in_order(merged: Vec<Value>, order: &[Value], server: &[Value], key: Option<&str>) -> Vec<Value> {
+    let rank = |list: &[Value], item: &Value| list.iter().position(|candidate| same(candidate, item, key));
     let (mut wanted, rest): (Vec<Value>, Vec<Value>) = merged.into_iter().partition(|item| rank(order, item).is_some());
     wanted.sort_by_key(|item| rank(order, item));
     let mut rest: std::collections::VecDeque<Value> = rest.into();
@@ -177,34 +176,56 @@ fn in_order(merged: Vec<Value>, order: &Value, server: &[Value], key: Option<&st
     for item in wanted {
         while let Some(other) = rest.front() {
             match (rank(server, &item), rank(server, other)) {
-                (Some(item), Some(other)) if item < other => break,
-                _ => out.extend(rest.pop_front()),
+                (Some(item), Some(other)) if other < item => out.extend(rest.pop_front()),
+                _ => break,
             }
         }
         out.push(item);
     }
     out.extend(rest);
-    Ok(out)
+    out
 }
 
-/// A value of the patch that meets nothing in the object: directives and nulls do not become part of it.
-fn plain(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => Value::Object(plain_map(map)),
-        Value::Array(items) => {
-            Value::Array(items.iter().filter(|item| item.get(PATCH).is_none_or(|d| d == "merge")).map(plain).collect())
-        }
-        other => other.clone(),
+/// Whether two elements are the same one: equal keys, or equal scalars.
+fn same(a: &Value, b: &Value, key: Option<&str>) -> bool {
+    match key {
+        Some(key) => a.get(key).is_some() && a.get(key) == b.get(key),
+        None => a == b,
     }
 }
 
+/// What a patch says about elements must come in the order it asks for.
+fn check_order(patch: &[Value], order: &[Value], key: Option<&str>) -> Result<(), String> {
+    let mut rest = order.iter();
+    for item in patch.iter().filter(|item| item.get(PATCH).is_none()) {
+        if !rest.any(|wanted| same(wanted, item, key)) {
+            return Err(format!("the order in the patch list doesn't match {ELEMENT_ORDER}: {item}"));
+        }
+    }
+    Ok(())
+}
+
+fn list_of<'a>(value: &'a Value, directive: &str) -> Result<&'a [Value], String> {
+    value.as_array().map(Vec::as_slice).ok_or_else(|| format!("{directive} is not a list"))
+}
+
+/// A value of the patch that meets nothing in the object: nulls and directives do not become part of it, and a struct
+/// with a `$patch` of its own is not there at all.
+fn plain(value: &Value) -> Option<Value> {
+    Some(match value {
+        Value::Object(map) if map.contains_key(PATCH) => return None,
+        Value::Object(map) => Value::Object(plain_map(map)),
+        Value::Array(items) => Value::Array(items.iter().filter_map(plain).collect()),
+        other => other.clone(),
+    })
+}
+
 fn plain_map(map: &Object) -> Object {
-    let kept = map.iter().filter(|(name, value)| {
-        let directive =
-            *name == PATCH || *name == RETAIN_KEYS || name.starts_with(ELEMENT_ORDER) || name.starts_with(DELETE_FROM);
-        !directive && !value.is_null()
-    });
-    kept.map(|(name, value)| (name.clone(), plain(value))).collect()
+    let is_directive = |name: &str| {
+        matches!(name, PATCH | RETAIN_KEYS) || name.starts_with(ELEMENT_ORDER) || name.starts_with(DELETE_FROM)
+    };
+    let kept = map.iter().filter(|(name, value)| !is_directive(name) && !value.is_null());
+    kept.filter_map(|(name, value)| Some((name.clone(), plain(value)?))).collect()
 }
 
 #[cfg(test)]
@@ -224,7 +245,7 @@ mod tests {
     fn lists_merge_by_key() {
         let target = json!({"containers": [{"name": "a", "image": "1", "args": ["x"]}, {"name": "b", "image": "1"}]});
         let patch = json!({"containers": [{"name": "b", "image": "2"}, {"name": "c", "image": "3"}, {"name": "a", "args": ["y"]}]});
-        let expected = json!({"containers": [{"name": "a", "image": "1", "args": ["y"]}, {"name": "b", "image": "2"}, {"name": "c", "image": "3"}]});
+        let expected = json!({"containers": [{"name": "b", "image": "2"}, {"name": "c", "image": "3"}, {"name": "a", "image": "1", "args": ["y"]}]});
         assert_eq!(spec(target, patch), expected);
     }
 
@@ -248,7 +269,7 @@ mod tests {
         let patch = json!({"$setElementOrder/containers": order(&["c", "a"])});
         assert_eq!(names(&spec(target.clone(), patch)), ["b", "c", "a"]);
         let patch = json!({"$setElementOrder/containers": order(&["new", "a"]), "containers": [{"name": "new"}]});
-        assert_eq!(names(&spec(target, patch)), ["b", "c", "new", "a"]);
+        assert_eq!(names(&spec(target, patch)), ["new", "a", "b", "c"]);
     }
 
     #[test]
@@ -267,7 +288,7 @@ mod tests {
     fn lists_of_text_are_sets() {
         let target = json!({"metadata": {"finalizers": ["a", "b"]}});
         let patch = json!({"metadata": {"finalizers": ["c", "b"], "$deleteFromPrimitiveList/finalizers": ["a"]}});
-        assert_eq!(strategic(&target, &patch, POD).unwrap()["metadata"]["finalizers"], json!(["b", "c"]));
+        assert_eq!(strategic(&target, &patch, POD).unwrap()["metadata"]["finalizers"], json!(["c", "b"]));
     }
 
     #[test]
@@ -286,6 +307,26 @@ mod tests {
         let patch = json!({"spec": {"selector": {"matchLabels": {"c": "d"}}}});
         let merged = strategic(&target, &patch, "k8s.io/api/policy/v1.PodDisruptionBudget").unwrap();
         assert_eq!(merged["spec"]["selector"], json!({"matchLabels": {"c": "d"}}));
+    }
+
+    /// kubectl carries upstream's own code, so it is the oracle.
+    #[test]
+    fn kubectl_agrees() {
+        let mut records = include_str!("kubectl-1.33.txt").split("\n\n").skip(1).peekable();
+        assert!(records.peek().is_some());
+        for record in records {
+            let mut lines = record.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let (target, patch, expected) = (lines.next().unwrap(), lines.next().unwrap(), lines.next().unwrap());
+            let (group, kind) = (target["apiVersion"].as_str().unwrap(), target["kind"].as_str().unwrap());
+            let (group, version) = group.rsplit_once('/').unwrap_or(("", group));
+            let message = &Schema::builtin().message_of(group, version, kind).unwrap().name;
+            let mut patched = strategic(&target, &patch, message).unwrap();
+            let mut expected = expected;
+            for value in [&mut patched, &mut expected] {
+                crate::check::check(value, message).unwrap();
+            }
+            assert_eq!(patched, expected, "{patch}");
+        }
     }
 
     #[test]
