@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +13,9 @@ use crate::error::ImageError;
 use crate::layout::{self, Layout};
 use crate::limits;
 use crate::reference::Reference;
+
+/// What every WebAssembly file begins with.
+const WASM_MAGIC: [u8; 4] = *b"\0asm";
 
 /// The images of one node. Cheap to clone; several processes may use one folder at once.
 #[derive(Clone, Debug)]
@@ -151,6 +155,10 @@ impl Images {
         if metadata.is_dir() {
             return resolve_folder(reference, path, digest);
         }
+        // Only WebAssembly is copied: a pod must not make the node read or keep whatever file it names.
+        if !metadata.is_file() || !is_wasm(path)? {
+            return Err(ImageError::unusable(reference, "its file is not WebAssembly"));
+        }
         let bytes = layout::read_bounded(path, limits::COMPONENT_BYTES_MAX)?;
         let found = self.layout.put_blob(&bytes)?;
         if let Some(expected) = digest.filter(|expected| **expected != found) {
@@ -159,6 +167,14 @@ impl Images {
         let id = format!("file://{}@{found}", path.display());
         let path = self.layout.blob_path(&found);
         Ok(Resolved { digest: found, path, size: bytes.len() as u64, id, config: Value::Null })
+    }
+}
+
+fn is_wasm(path: &Path) -> Result<bool, ImageError> {
+    let mut magic = [0; WASM_MAGIC.len()];
+    match fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        read => read.map(|()| magic == WASM_MAGIC).map_err(ImageError::io("read", path)),
     }
 }
 

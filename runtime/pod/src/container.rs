@@ -139,7 +139,7 @@ impl Container {
     }
 
     /// Takes over what the API remembers of it from before the node was restarted.
-    pub(crate) fn adopt(&mut self, status: &k8s::ContainerStatus, now_ms: i64) {
+    pub(crate) fn adopt(&mut self, status: &k8s::ContainerStatus, policy: &str, now_ms: i64) {
         self.restarts = status.restart_count;
         self.image_id.clone_from(&status.image_id);
         self.last = status.last_state.as_ref().and_then(|state| state.terminated.clone());
@@ -150,6 +150,9 @@ impl Container {
         } else if let Some(running) = &state.running {
             let started_ms = running.started_at.as_ref().map_or(now_ms, |time| time.0.as_millisecond());
             self.end(Exit::NodeRestarted, started_ms, now_ms);
+        } else if self.last.is_some() && self.restarts_under(policy) {
+            // It waited to be started again. What it waited for is forgotten; the count of its starts is not.
+            self.state = State::Ended;
         }
     }
 

@@ -45,6 +45,7 @@ impl Machine {
     pub fn new(pod: k8s::Pod, seat: Seat, now_ms: i64) -> Self {
         let status = pod.status.clone().unwrap_or_default();
         let spec = pod.spec.clone().unwrap_or_default();
+        let policy = spec.restart_policy.unwrap_or_else(|| "Always".to_owned());
         let inits = spec.init_containers.into_iter().flatten().map(|container| (container, true));
         let mains = spec.containers.into_iter().map(|container| (container, false));
         let mut containers: Vec<Container> =
@@ -52,7 +53,7 @@ impl Machine {
         let known = [&status.init_container_statuses, &status.container_statuses];
         for known in known.into_iter().flatten().flatten() {
             if let Some(container) = containers.iter_mut().find(|container| container.name() == known.name) {
-                container.adopt(known, now_ms);
+                container.adopt(known, &policy, now_ms);
             }
         }
         let started_ms = status.start_time.as_ref().map_or(now_ms, |time| time.0.as_millisecond());

@@ -73,6 +73,7 @@ fn what_cannot_be_used_is_told_in_a_sentence() {
     let table = [
         (images.resolve("ghost:1").unwrap_err(), "image ghost:1 is not in this node's image store"),
         (images.resolve("file:///no/such.wasm").unwrap_err(), "there is no file /no/such.wasm on this node"),
+        (images.resolve(&format!("file://{}", text.display())).unwrap_err(), "its file is not WebAssembly"),
         (images.resolve("Bad Name").unwrap_err(), "is not an image name"),
         (images.put("x:1", b"no wasm", &BTreeMap::new()).unwrap_err(), "its file is not WebAssembly"),
         (images.put("file:///x", b"", &BTreeMap::new()).unwrap_err(), "under a name and a tag"),
