@@ -89,7 +89,8 @@ impl Checks {
     }
 
     fn mod_revision_at(&self, key: &Bytes, revision: u64) -> Option<u64> {
-        let changed = |changes: &Changes| changes.iter().find(|change| change.0 == *key).map(|change| change.1.is_some());
+        let changed =
+            |changes: &Changes| changes.iter().find(|change| change.0 == *key).map(|change| change.1.is_some());
         let mut past = self.truth.range(..=revision).rev();
         past.find_map(|(at, changes)| changed(changes).map(|exists| exists.then_some(*at))).flatten()
     }

@@ -40,6 +40,7 @@ enum Event {
     LogSync(u64, u64, u64),
     Checkpoint(u64, u64),
     Client(u64),
+    Patience(u64, u64),
     Restart(u64),
     CrashAgain(u64),
     Misfortune,
@@ -175,7 +176,8 @@ impl Cluster {
             }
             self.happen(event);
             if self.healed && self.settled() {
-                let revision = self.processes.values().filter_map(|p| p.live.as_ref()).map(|l| l.member.state().mvcc.revision());
+                let revision =
+                    self.processes.values().filter_map(|p| p.live.as_ref()).map(|l| l.member.state().mvcc.revision());
                 self.checks.conclude(revision.max().unwrap_or(0));
                 self.summary.acknowledged = self.checks.acknowledged;
                 self.summary.reads = self.checks.reads;
@@ -339,6 +341,13 @@ impl Cluster {
             Event::LogSync(id, life, number) => self.log_sync(id, life, number),
             Event::Checkpoint(id, life) => self.run_checkpoint(id, life),
             Event::Client(client) => self.client(client),
+            Event::Patience(client, request) => {
+                // Its member crashed or cannot decide. It may still take effect.
+                if self.current.get(&client) == Some(&request) {
+                    self.waiting.remove(&request);
+                    self.client(client);
+                }
+            }
             Event::Restart(id) => {
                 if self.process(id).live.is_none() {
                     self.start(id);
@@ -541,10 +550,7 @@ impl Cluster {
     }
 
     fn client(&mut self, client: u64) {
-        if let Some(request) = self.current.remove(&client) {
-            // Given up on: its member crashed or cannot decide. It may still take effect.
-            self.waiting.remove(&request);
-        }
+        self.current.remove(&client);
         if self.healed {
             return;
         }
@@ -570,10 +576,12 @@ impl Cluster {
         self.waiting.insert(request, (client, op.clone()));
         self.current.insert(client, request);
         let patience = 1000 + self.rng.below(4000);
-        self.after(patience, Event::Client(client));
+        self.after(patience, Event::Patience(client, request));
         let write = |compares, write| Operation::Txn(Txn { compares, then: vec![write] });
         let input = match op {
-            Op::Put { key, value } => Input::Proposed { id: request, operation: write(Vec::new(), Write::Put { key, value }) },
+            Op::Put { key, value } => {
+                Input::Proposed { id: request, operation: write(Vec::new(), Write::Put { key, value }) }
+            }
             Op::Delete { key } => Input::Proposed { id: request, operation: write(Vec::new(), Write::Delete { key }) },
             Op::Cas { key, expected, value } => {
                 let compare = Compare { key: key.clone(), target: Target::ModRevision(expected) };
@@ -672,7 +680,9 @@ impl Cluster {
             }
             0..3 if m.learners.contains(&JOINER) => change(MemberChange::Promote { member: JOINER }),
             3 | 4 => Input::TransferRequested { id: request, to: 1 + self.rng.below(4) },
-            _ => Input::Proposed { id: request, operation: Operation::Compact { revision: revision.saturating_sub(30) } },
+            _ => {
+                Input::Proposed { id: request, operation: Operation::Compact { revision: revision.saturating_sub(30) } }
+            }
         };
         match &input {
             Input::ChangeRequested { .. } => self.summary.member_changes += 1,
@@ -689,7 +699,8 @@ fn copied(state: &State) -> Box<State> {
     for chunk in chunks(state) {
         let (head, rows) = chunk.split_at(CHUNK_HEAD_BYTES);
         let head = head.try_into().expect("the head has its length");
-        if let Some(state) = assembly.add(head, Bytes::copy_from_slice(rows)).expect("an undamaged snapshot reads back") {
+        if let Some(state) = assembly.add(head, Bytes::copy_from_slice(rows)).expect("an undamaged snapshot reads back")
+        {
             return Box::new(state);
         }
     }

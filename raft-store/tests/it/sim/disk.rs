@@ -263,8 +263,9 @@ impl DiskFile for SimFile {
             return Err(io::Error::other("the simulated disk failed"));
         }
         self.with(|file| {
-            file.unsynced.clear();
-            file.durable = file.current.clone();
+            for change in std::mem::take(&mut file.unsynced) {
+                file.durable.apply(&change);
+            }
         })
     }
 }
