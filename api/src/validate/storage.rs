@@ -81,7 +81,10 @@ pub(super) fn check_claim_update(old: &Value, new: &Value, report: &mut Report) 
     let (before, mut after) = (&old["spec"], new["spec"].clone());
     // A claim may grow, and be bound once.
     if let Some(resources) = after.get_mut("resources").and_then(Value::as_object_mut) {
-        resources.insert("requests".into(), before["resources"]["requests"].clone());
+        match before["resources"].get("requests") {
+            Some(requests) => drop(resources.insert("requests".into(), requests.clone())),
+            None => drop(resources.remove("requests")),
+        }
     }
     for field in ["volumeName", "storageClassName"].iter().filter(|field| before[**field].is_null()) {
         after.as_object_mut().and_then(|after| after.remove(*field));
