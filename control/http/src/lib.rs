@@ -30,7 +30,7 @@ mod verbs;
 
 use bytes::Bytes;
 
-pub use auth::{Authenticator, StaticTokens};
+pub use auth::{Authenticator, KeyError, ServiceAccountTokens, StaticTokens};
 pub use relay::{NodeService, Relay};
 pub use serve::serve;
 pub use service::{ApiService, Config, InProcess, in_process, service};

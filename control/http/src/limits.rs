@@ -52,5 +52,12 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How many groups or extra values one request may impersonate.
 pub(crate) const IMPERSONATED_MAX: usize = 64;
 
+/// How long a service-account token lives when its request does not say: upstream's default.
+pub(crate) const TOKEN_SECONDS_USUAL: i64 = 3_600;
+/// Shortest life of a service-account token, as upstream validates it: below it clients would only renew.
+pub(crate) const TOKEN_SECONDS_MIN: i64 = 600;
+/// Longest life of a service-account token, as upstream validates it.
+pub(crate) const TOKEN_SECONDS_MAX: i64 = 1 << 32;
+
 /// Longest bearer token that is looked at; service-account tokens have about 1 KiB.
 pub(crate) const TOKEN_BYTES_MAX: usize = 16 * 1024;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::{error, info};
 
-use crate::auth::{self, Attributes, Authenticator};
+use crate::auth::{self, Attributes, Authenticator, ServiceAccountTokens};
 use crate::limits::REQUEST_MAX;
 use crate::openapi::OpenApi;
 use crate::query::Query;
@@ -36,6 +36,8 @@ pub struct Config {
     pub node_relay: Relay,
     /// Who a bearer token belongs to; client certificates are read by [`crate::serve`].
     pub authenticator: Arc<dyn Authenticator>,
+    /// Gives service-account tokens out and reads them; without it there are none.
+    pub service_accounts: Option<Arc<ServiceAccountTokens>>,
     /// What `GET /kogia/status` answers: the members of the control plane and how they are.
     pub status: Arc<dyn Fn() -> Value + Send + Sync>,
 }
@@ -47,6 +49,7 @@ impl Default for Config {
             server_version: env!("CARGO_PKG_VERSION").into(),
             node_relay: Relay::default(),
             authenticator: Arc::new(crate::StaticTokens::default()),
+            service_accounts: None,
             status: Arc::new(|| Value::Null),
         }
     }
@@ -142,9 +145,9 @@ impl ApiService {
     /// Identity, authorisation, dispatch.
     async fn route(&self, request: Request<Body>, audit: &mut Audit) -> Result<Reply, Status> {
         let (head, body) = request.into_parts();
-        let user = auth::identify(&self.inner.config, head.extensions.get::<User>(), &head.headers)?;
-        audit.user.clone_from(&user.name);
         let view = self.inner.objects.view();
+        let user = auth::identify(&self.inner.config, &view, head.extensions.get::<User>(), &head.headers)?;
+        audit.user.clone_from(&user.name);
         let real = user.name.clone();
         let user = auth::impersonate(&view, user, &head.headers)?;
         if user.name != real {

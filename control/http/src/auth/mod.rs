@@ -7,6 +7,7 @@
 mod node;
 pub(crate) mod rbac;
 pub(crate) mod reviews;
+mod tokens;
 
 use std::collections::HashMap;
 
@@ -20,8 +21,10 @@ use sha2::{Digest, Sha256};
 
 use crate::limits::{IMPERSONATED_MAX, TOKEN_BYTES_MAX};
 use crate::service::{Call, Config};
+use crate::verbs::now_ms;
 
 pub(crate) use node::may_create as node_may_create;
+pub use tokens::{KeyError, ServiceAccountTokens};
 
 /// Everybody who proved who they are.
 pub(crate) const AUTHENTICATED: &str = "system:authenticated";
@@ -71,8 +74,6 @@ pub(crate) struct Attributes {
     pub(crate) name: String,
     /// For what is not a resource; empty otherwise.
     pub(crate) path: String,
-    /// The field selector of a list or watch.
-    pub(crate) fields: FieldSelector,
 }
 
 impl Attributes {
@@ -110,7 +111,6 @@ impl Attributes {
             namespace: if target.plural == "namespaces" { target.name.clone() } else { target.namespace.clone() },
             name,
             path: String::new(),
-            fields,
         })
     }
 
@@ -144,7 +144,12 @@ impl Attributes {
 }
 
 /// Finds out who asks.
-pub(crate) fn identify(config: &Config, certificate: Option<&User>, headers: &HeaderMap) -> Result<User, Status> {
+pub(crate) fn identify(
+    config: &Config,
+    view: &View,
+    certificate: Option<&User>,
+    headers: &HeaderMap,
+) -> Result<User, Status> {
     if let Some(user) = certificate {
         return Ok(user.clone());
     }
@@ -156,7 +161,13 @@ pub(crate) fn identify(config: &Config, certificate: Option<&User>, headers: &He
     if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.len() > TOKEN_BYTES_MAX {
         return Err(Status::unauthorized());
     }
-    config.authenticator.authenticate(token).map(authenticated).ok_or_else(Status::unauthorized)
+    bearer(config, view, token).ok_or_else(Status::unauthorized)
+}
+
+/// Whose token this is.
+fn bearer(config: &Config, view: &View, token: &str) -> Option<User> {
+    let account = || config.service_accounts.as_ref()?.authenticate(view, token, now_ms());
+    config.authenticator.authenticate(token).or_else(account).map(authenticated)
 }
 
 /// The user with the group that everybody known is in.

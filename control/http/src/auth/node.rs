@@ -53,8 +53,6 @@ pub(super) fn allowed(view: &View, user: &User, attributes: &Attributes) -> bool
         ("", "pods", "") => verb == "delete" && bound(view, node, a),
         ("", "pods", "status") => writes && bound(view, node, a),
         ("" | "events.k8s.io", "events", "") => writes,
-        // Certificates of Ingresses: every node answers for every host.
-        ("", "secrets", "") if reads && a.fields.exact("type") == Some("kubernetes.io/tls") => true,
         // A pod of the namespace runs here, so the namespace's configuration may be needed here.
         ("", "configmaps" | "secrets", "") => reads && here(view, node, &a.namespace),
         ("", "serviceaccounts", "token") => verb == "create" && here(view, node, &a.namespace),
@@ -103,20 +101,9 @@ mod tests {
             subresource: subresource.into(),
             namespace: namespace.into(),
             name: name.into(),
-            ..Attributes::default()
+            path: String::new(),
         };
         allowed(view, &user, &attributes)
-    }
-
-    #[test]
-    fn a_node_reads_certificates_everywhere() {
-        let user = User { name: "system:node:n1".into(), groups: vec![NODES.into()], ..User::default() };
-        let ask = |fields: &str| {
-            let fields = api::selector::FieldSelector::parse(fields).unwrap();
-            let (verb, resource) = ("watch".into(), "secrets".into());
-            allowed(&View::default(), &user, &Attributes { verb, resource, fields, ..Attributes::default() })
-        };
-        assert!(ask("type=kubernetes.io/tls") && !ask("type=Opaque") && !ask(""));
     }
 
     #[test]

@@ -176,7 +176,7 @@ mod tests {
             subresource: subresource.into(),
             namespace: namespace.into(),
             name: name.into(),
-            ..Attributes::default()
+            path: String::new(),
         };
         allowed(view, &user, &attributes).is_some()
     }

@@ -4,12 +4,13 @@ use api::{Resource, Status, View};
 use objects::User;
 use serde_json::{Map, Value, json};
 
-use super::{Attributes, Authenticator, allowed, authenticated, rbac};
+use super::{Attributes, allowed, bearer, rbac};
+use crate::service::Config;
 
 /// Answers a review; `None` when the resource is not one.
 pub(crate) fn answer(
     view: &View,
-    authenticator: &dyn Authenticator,
+    config: &Config,
     user: &User,
     resource: &Resource,
     namespace: &str,
@@ -28,7 +29,7 @@ pub(crate) fn answer(
         }
         "selfsubjectrulesreviews.authorization.k8s.io" => Ok(rules(view, user, spec)),
         "selfsubjectreviews.authentication.k8s.io" => Ok(json!({"userInfo": user_info(user)})),
-        "tokenreviews.authentication.k8s.io" => Ok(token(authenticator, spec)),
+        "tokenreviews.authentication.k8s.io" => Ok(token(config, view, spec)),
         _ => return None,
     };
     Some(status.map(|status| {
@@ -49,7 +50,7 @@ fn access(view: &View, user: &User, spec: &Value) -> Result<Value, Status> {
             subresource: text(resource, "subresource"),
             namespace: text(resource, "namespace"),
             name: text(resource, "name"),
-            ..Attributes::default()
+            path: String::new(),
         },
         (false, true) => Attributes { verb: text(other, "verb"), path: text(other, "path"), ..Attributes::default() },
         _ => {
@@ -114,9 +115,9 @@ fn user_info(user: &User) -> Value {
     info
 }
 
-fn token(authenticator: &dyn Authenticator, spec: &Value) -> Value {
-    match authenticator.authenticate(spec["token"].as_str().unwrap_or_default()) {
-        Some(user) => json!({"authenticated": true, "user": user_info(&authenticated(user))}),
+fn token(config: &Config, view: &View, spec: &Value) -> Value {
+    match bearer(config, view, spec["token"].as_str().unwrap_or_default()) {
+        Some(user) => json!({"authenticated": true, "user": user_info(&user)}),
         None => json!({"authenticated": false}),
     }
 }
@@ -134,8 +135,9 @@ mod tests {
         };
         let resource = catalog.find(group, "v1", plural).unwrap();
         let tokens = crate::StaticTokens::default().with("secret", User { name: "bot".into(), ..User::default() });
+        let config = Config { authenticator: std::sync::Arc::new(tokens), ..Config::default() };
         let body = json!({"spec": spec});
-        answer(&View::default(), &tokens, user, resource, "", &body).unwrap().unwrap()["status"].clone()
+        answer(&View::default(), &config, user, resource, "", &body).unwrap().unwrap()["status"].clone()
     }
 
     #[test]

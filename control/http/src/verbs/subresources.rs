@@ -5,7 +5,7 @@ use api::json::Decoded;
 use http::StatusCode;
 use serde_json::json;
 
-use super::{Place, output, read, write};
+use super::{Place, now_ms, output, read, write};
 use crate::negotiate::{self, Shape};
 use crate::reply::Reply;
 use crate::service::{Call, Inner};
@@ -33,6 +33,7 @@ pub(super) async fn dispatch(
         ("exec" | "attach" | "portforward" | "proxy", _) => Err(absent(name, &place.resource.name)),
         ("binding", "create") => bind(inner, call, body, place).await,
         ("eviction", "create") => evict(inner, call, body, place).await,
+        ("token", "create") => token(inner, call, body, place).await,
         ("scale", "get") => scale(inner, call, place).await,
         (_, "get") => read::get(inner, call, place).await,
         (_, "update") => write::update(inner, call, body, place, Some(name)).await,
@@ -76,6 +77,20 @@ async fn evict(inner: &Inner, call: &Call, body: Body, place: &Place) -> Result<
     let options = write::delete_options(&call.query, &options)?;
     inner.objects.evict(&call.user, &place.namespace, &place.name, &options).await?;
     Ok(done())
+}
+
+/// POST of a TokenRequest: a token that speaks for a service account.
+async fn token(inner: &Inner, call: &Call, body: Body, place: &Place) -> Result<Reply, Status> {
+    let Some(tokens) = &inner.config.service_accounts else {
+        return Err(absent("token", &place.resource.name));
+    };
+    let mut request = command(call, body, "TokenRequest").await?;
+    api::check::check(&mut request.value, "k8s.io/api/authentication/v1.TokenRequest")?;
+    let view = inner.objects.fresh_view().await?;
+    let account = view.get(&place.resource.name, &place.namespace, &place.name);
+    let account = account.ok_or_else(|| Status::not_found(&place.resource.name, &place.name))?;
+    let answer = tokens.issue(&view, account, &request.value, now_ms())?;
+    Ok(Reply::value(StatusCode::CREATED, &answer))
 }
 
 /// Reads a command; 400 when it is something else.

@@ -27,8 +27,8 @@ pub(super) async fn create(inner: &Inner, call: &Call, body: Body, place: &Place
     let mut options = options(call, "CreateOptions")?;
     let form = Form::of(call, &place.resource)?;
     let decoded = bodies::object(&call.headers, body).await?;
-    let (picture, tokens) = (inner.objects.view(), &*inner.config.authenticator);
-    let review = reviews::answer(&picture, tokens, &call.user, &place.resource, &place.namespace, &decoded.value);
+    let view = inner.objects.view();
+    let review = reviews::answer(&view, &inner.config, &call.user, &place.resource, &place.namespace, &decoded.value);
     if let Some(answer) = review {
         if !matches!(form, Form::Object) {
             return Err(Status::not_acceptable("only application/json is served for this resource"));

@@ -104,6 +104,12 @@ impl Api {
         Lines { body: response.into_body(), rest: Vec::new() }
     }
 
+    /// The same state behind a new door.
+    pub(crate) async fn restart(self) -> Self {
+        let objects = Objects::open(self.store.clone()).await.unwrap();
+        Self { service: service(objects, Config::default()), ..self }
+    }
+
     pub(crate) async fn close(self) {
         self.store.close().await;
     }

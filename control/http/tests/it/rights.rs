@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
-use http_api::{Body, BoxError, Config, Relay, StaticTokens};
+use http_api::{Authenticator, Body, BoxError, Config, Relay, ServiceAccountTokens, StaticTokens};
 use http_body_util::{BodyExt, Full};
 use objects::User;
 use serde_json::json;
@@ -53,6 +53,42 @@ async fn strangers_see_the_version_and_the_known_see_what_roles_say() {
     assert_eq!((answer.code, &answer.json()["status"]["allowed"]), (201, &json!(true)), "{}", answer.text());
     let who = ann.send(Method::POST, "/apis/authentication.k8s.io/v1/selfsubjectreviews", &[], "{}").await;
     assert_eq!(who.json()["status"]["userInfo"]["username"], "ann", "{}", who.text());
+    api.close().await;
+}
+
+struct Broken;
+
+impl Authenticator for Broken {
+    fn authenticate(&self, _: &str) -> Option<User> {
+        panic!("as a mistake of ours would")
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_an_answer_and_harms_nobody_else() {
+    let api = Api::with(Config { authenticator: Arc::new(Broken), ..Config::default() }).await;
+    let broken = api.anonymous().send(Method::GET, "/api", &[("authorization", "Bearer x")], "").await;
+    assert_eq!((broken.code, &broken.json()["reason"]), (500, &json!("InternalError")));
+    assert_eq!(api.get("/api").await.code, 200);
+    api.close().await;
+}
+
+#[tokio::test]
+async fn a_service_account_speaks_through_its_token() {
+    let key = ServiceAccountTokens::generate().unwrap();
+    let tokens = Arc::new(ServiceAccountTokens::from_pkcs8(&key).unwrap());
+    let api = Api::with(Config { service_accounts: Some(tokens), ..Config::default() }).await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    api.post(accounts, &json!({"metadata": {"name": "bot"}})).await;
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}});
+    let answer = api.post(&format!("{accounts}/bot/token"), &request).await;
+    assert_eq!(answer.code, 201, "{}", answer.text());
+    let bearer = format!("Bearer {}", answer.json()["status"]["token"].as_str().unwrap());
+    let headers = [("authorization", bearer.as_str())];
+    let refused = api.anonymous().send(Method::GET, PODS, &headers, "").await.json();
+    assert!(refused["message"].as_str().unwrap().contains("system:serviceaccount:default:bot"), "{refused}");
+    api.send(Method::DELETE, &format!("{accounts}/bot"), &[], "").await;
+    assert_eq!(api.anonymous().send(Method::GET, PODS, &headers, "").await.code, 401);
     api.close().await;
 }
 

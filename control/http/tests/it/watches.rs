@@ -55,6 +55,19 @@ async fn a_list_as_a_watch_ends_with_a_mark() {
 }
 
 #[tokio::test]
+async fn whoever_comes_too_late_is_told_to_list_again() {
+    let api = Api::start().await;
+    api.config_map("a", json!({})).await;
+    // A member that starts now knows nothing of what was before.
+    let api = api.restart().await;
+    let mut watch = api.watch(&format!("{MAPS}?watch=true&resourceVersion=1"), "").await;
+    let event = watch.next().await.unwrap();
+    assert_eq!((&event["type"], &event["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    assert_eq!((&event["object"]["reason"], watch.next().await), (&json!("Expired"), None));
+    api.close().await;
+}
+
+#[tokio::test]
 async fn a_watch_can_be_a_table() {
     let api = Api::start().await;
     api.config_map("a", json!({})).await;
