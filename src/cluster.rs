@@ -35,6 +35,9 @@ pub struct Config {
 pub struct Cluster {
     control: ControlPlane,
     node: JoinSet<&'static str>,
+    ingress: JoinSet<&'static str>,
+    /// Ends the Ingress; the node has a token of its own, cancelled after it.
+    close: CancellationToken,
     stop: CancellationToken,
     kubeconfig: String,
     running: Running,
@@ -68,9 +71,17 @@ impl Cluster {
             http: reachable(http_address),
             https: reachable(https_address),
         };
-        let stop = CancellationToken::new();
-        let node = start_node(&config, &control, (http, https), &stop)?;
-        Ok(Self { control, node, stop, kubeconfig, running })
+        let (close, stop) = (CancellationToken::new(), CancellationToken::new());
+        let (fabric, certificates, node) = start_node(&config, &control, &stop)?;
+        let patience = ingress::Patience::default();
+        let door = Ingress::new(ingress::Config { http, https: Some(https), certificates, patience }, fabric);
+        let mut ingress = JoinSet::new();
+        let closed = close.clone();
+        ingress.spawn(async move {
+            door.run(closed).await;
+            "the Ingress"
+        });
+        Ok(Self { control, node, ingress, close, stop, kubeconfig, running })
     }
 
     /// The administrator's kubeconfig.
@@ -88,12 +99,16 @@ impl Cluster {
         let part = tokio::select! {
             part = self.control.failed() => part,
             part = ended(&mut self.node) => part,
+            part = ended(&mut self.ingress) => part,
         };
         anyhow::anyhow!("{part} ended; see the lines above, or RUST_LOG=info")
     }
 
-    /// Ends everything in order: the node first, so that what it has to say is still heard; the store last.
+    /// Ends everything in order: requests in flight first, then the node, so that what it has to say is still heard;
+    /// the store last.
     pub async fn stop(mut self) {
+        self.close.cancel();
+        while self.ingress.join_next().await.is_some() {}
         self.stop.cancel();
         while self.node.join_next().await.is_some() {}
         self.control.stop().await;
@@ -116,12 +131,10 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn start_node(
-    config: &Config,
-    control: &ControlPlane,
-    (http, https): (TcpListener, TcpListener),
-    stop: &CancellationToken,
-) -> anyhow::Result<JoinSet<&'static str>> {
+/// What the Ingress needs of a node: its network and its certificates; and the node's parts.
+type Started = (Fabric, Arc<Certificates>, JoinSet<&'static str>);
+
+fn start_node(config: &Config, control: &ControlPlane, stop: &CancellationToken) -> anyhow::Result<Started> {
     let name = node_name();
     let user = User {
         name: format!("system:node:{name}"),
@@ -150,12 +163,8 @@ fn start_node(
         certificates: certificates.clone(),
         node_ports: Some(config.bind),
     };
-    let ingress = Ingress::new(
-        ingress::Config { http, https: Some(https), certificates, patience: ingress::Patience::default() },
-        fabric,
-    );
     let mut parts = JoinSet::new();
-    let (a, b, c) = (stop.clone(), stop.clone(), stop.clone());
+    let (a, b) = (stop.clone(), stop.clone());
     parts.spawn(async move {
         node.run(a).await;
         "the node"
@@ -164,11 +173,7 @@ fn start_node(
         network_driver::run(tables, b).await;
         "the virtual network"
     });
-    parts.spawn(async move {
-        ingress.run(c).await;
-        "the Ingress"
-    });
-    Ok(parts)
+    Ok((fabric, certificates, parts))
 }
 
 async fn ended(parts: &mut JoinSet<&'static str>) -> &'static str {

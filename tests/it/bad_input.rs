@@ -43,6 +43,8 @@ fn a_manifest_that_is_wrong_is_refused_in_kubernetes_words() {
     }
     for kubectl in Kubectl::all() {
         for (manifest, expected) in &cases[..5] {
+            // kubectl takes what begins with a brace for JSON.
+            let manifest = &format!("---\n{manifest}");
             let said = kubectl.run_with(&cluster, &["create", "-f", "-"], manifest).fails();
             assert!(said.contains(expected), "kubectl {}: {manifest}\n→ {said}", kubectl.version);
         }
