@@ -3,6 +3,8 @@
 //! Events inform; nothing waits for them. When their queue is full, further ones are lost, and said so in the trace.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as k8s;
@@ -30,39 +32,42 @@ pub(crate) struct Note {
 
 /// Takes notes. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Recorder(mpsc::Sender<Note>);
+pub(crate) struct Recorder {
+    notes: mpsc::Sender<Note>,
+    lost: Arc<AtomicU64>,
+}
+
+/// What a recorder's writer reads.
+#[derive(Debug)]
+pub(crate) struct Notes {
+    notes: mpsc::Receiver<Note>,
+    lost: Arc<AtomicU64>,
+}
 
 impl Recorder {
     /// A recorder, and what its writer reads.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Note>) {
+    pub(crate) fn new() -> (Self, Notes) {
         let (sender, notes) = mpsc::channel(EVENTS_QUEUE_MAX);
-        (Self(sender), notes)
+        let lost = Arc::<AtomicU64>::default();
+        (Self { notes: sender, lost: lost.clone() }, Notes { notes, lost })
     }
 
     pub(crate) fn tell(&self, mut note: Note) {
         if let Some((end, _)) = note.message.char_indices().find(|(at, _)| *at >= EVENT_MESSAGE_BYTES_MAX) {
             note.message.truncate(end);
         }
-        if let Err(error) = self.0.try_send(note) {
-            tracing::warn!(%error, "an event is lost");
+        if self.notes.try_send(note).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-/// Writes events until `stop`.
-pub(crate) async fn run(client: Client, node: String, mut notes: mpsc::Receiver<Note>, stop: CancellationToken) {
-    let mut writer = Writer { client, node, known: HashMap::new(), order: VecDeque::new(), written: 0 };
-    loop {
-        let note = tokio::select! {
-            () = stop.cancelled() => return,
-            note = notes.recv() => note,
-        };
-        let Some(note) = note else { return };
-        match tokio::time::timeout(REQUEST_TIME_MAX, writer.write(note)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "an event could not be written"),
-            Err(_) => tracing::debug!("an event could not be written in time"),
-        }
+/// Writes events until `stop`; one that is being written then is left.
+pub(crate) async fn run(client: Client, node: String, notes: Notes, stop: CancellationToken) {
+    let writer = Writer { client, node, known: HashMap::new(), order: VecDeque::new(), written: 0 };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = writer.run(notes) => {}
     }
 }
 
@@ -76,6 +81,20 @@ struct Writer {
 }
 
 impl Writer {
+    async fn run(mut self, mut notes: Notes) {
+        while let Some(note) = notes.notes.recv().await {
+            let lost = notes.lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                tracing::warn!(lost, "more happened than could be told; events are lost");
+            }
+            match tokio::time::timeout(REQUEST_TIME_MAX, self.write(note)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "an event could not be written"),
+                Err(_) => tracing::debug!("an event could not be written in time"),
+            }
+        }
+    }
+
     async fn write(&mut self, note: Note) -> Result<(), kube::Error> {
         let events: Api<k8s::Event> = Api::namespaced(self.client.clone(), &note.namespace);
         if let Some((name, count)) = self.known.get_mut(&note) {

@@ -24,8 +24,9 @@ pub const RETRY_MAX: Duration = Duration::from_secs(10);
 /// Longest answer time of one request to the API; then it is tried again.
 pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Events waiting to be written. When full, further ones are lost: they inform, nothing depends on them.
-pub const EVENTS_QUEUE_MAX: usize = 1024;
+/// Events waiting to be written: ten thousand pods that start at once with three each. When full, further ones are
+/// lost: they inform, nothing depends on them.
+pub const EVENTS_QUEUE_MAX: usize = 32 << 10;
 
 /// Different events remembered in order to count repeats instead of writing them anew; the oldest is forgotten first.
 pub const EVENTS_KNOWN_MAX: usize = 4096;

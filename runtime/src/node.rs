@@ -9,12 +9,11 @@ use engine::Engine;
 use image::Images;
 use kube::Client;
 use network::Fabric;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses::Addresses;
 use crate::environment::Place;
-use crate::events::{self, Note, Recorder};
+use crate::events::{self, Notes, Recorder};
 use crate::host::Capacity;
 use crate::kubelet::KubeletService;
 use crate::limits;
@@ -101,7 +100,7 @@ impl Agent {
 /// A node. Nothing happens before [`Node::run`].
 pub struct Node {
     agent: Arc<Agent>,
-    notes: mpsc::Receiver<Note>,
+    notes: Notes,
 }
 
 impl Node {
@@ -147,8 +146,10 @@ impl Node {
                 }
                 None => tracing::error!(cidr, "the node's pod CIDR cannot be used; its pods stay pending"),
             }
-            let heartbeat = registration::keep_alive(client, &agent.config, &uid, agent.capacity, stop.clone());
-            tokio::join!(heartbeat, pods::run(agent.clone(), stop));
+            tokio::select! {
+                () = registration::keep_alive(client, &agent.config, &uid, agent.capacity) => {}
+                () = pods::run(agent.clone(), stop) => {}
+            }
         }
         // The writer ends with `stop`; a panic in it was reported when it happened.
         let _ = writer.await;

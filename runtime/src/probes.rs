@@ -86,3 +86,66 @@ fn port(wanted: &IntOrString, container: &k8s::Container) -> Result<u16, String>
     let unknown = || format!("couldn't find port: {wanted:?}");
     number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0).ok_or_else(unknown)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::Response;
+    use network::{BoxFuture, HttpError, HttpService, PodIdentity};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Answers each path with the status it names; `/slow` never.
+    struct Statuses;
+
+    impl HttpService for Statuses {
+        fn call(self: Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
+            Box::pin(async move {
+                let path = request.uri().path().trim_start_matches('/').to_owned();
+                if path == "slow" {
+                    std::future::pending::<()>().await;
+                }
+                let mut response = Response::new(network::body::empty());
+                *response.status_mut() = path.parse().unwrap_or(http::StatusCode::OK);
+                Ok(response)
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_each_probe_answers() {
+        let fabric = Fabric::new(network::Config::default());
+        let address = IpAddr::from([10, 42, 0, 9]);
+        let text = |text: &str| text.to_owned();
+        let (namespace, name) = (text("default"), text("web"));
+        let identity = PodIdentity { namespace, hostname: name.clone(), name, addresses: vec![address] };
+        let net = fabric.attach(identity);
+        let _bound = net.serve_http(8080, Arc::new(Statuses)).unwrap();
+        let get = |path: &str, port: Value| json!({"httpGet": {"path": path, "port": port}});
+        let table = [
+            (get("/", json!(8080)), ""),
+            (get("204", json!("http")), ""),
+            (get("/399", json!(8080)), ""),
+            (get("/500", json!(8080)), "HTTP probe failed with statuscode: 500"),
+            (get("/slow", json!(8080)), "context deadline exceeded"),
+            (get("/", json!(9)), "dial tcp 10.42.0.9:9"),
+            (get("/", json!("ghost")), "couldn't find port"),
+            (json!({"httpGet": {"port": 8080, "scheme": "HTTPS"}}), "HTTPS probes are not offered"),
+            (json!({"tcpSocket": {"port": 8080}}), ""),
+            (json!({"tcpSocket": {"port": 9}}), "dial tcp 10.42.0.9:9"),
+            (json!({"exec": {"command": ["true"]}}), "only httpGet and tcpSocket probes"),
+        ];
+        for (probe, complaint) in table {
+            let container = json!({
+                "name": "web", "livenessProbe": probe, "ports": [{"name": "http", "containerPort": 8080}],
+            });
+            let container = serde_json::from_value(container).unwrap();
+            match ask(&fabric, &container, Some(address), ProbeKind::Liveness).await {
+                Ok(()) => assert_eq!(complaint, "", "{probe}"),
+                Err(error) => assert!(!complaint.is_empty() && error.contains(complaint), "{probe}: {error}"),
+            }
+        }
+    }
+}

@@ -11,7 +11,6 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use crate::addresses::Addresses;
 use crate::events::now;
@@ -64,21 +63,14 @@ fn pod_cidr(node: &k8s::Node) -> Option<&str> {
     node.spec.as_ref()?.pod_cidr.as_deref().filter(|cidr| !cidr.is_empty())
 }
 
-/// Renews the Lease and, more rarely, the status, until `stop`.
-pub(crate) async fn keep_alive(
-    client: Client,
-    config: &NodeConfig,
-    uid: &str,
-    capacity: Capacity,
-    stop: CancellationToken,
-) {
+/// Renews the Lease and, more rarely, the status. The caller ends it by dropping the future.
+pub(crate) async fn keep_alive(client: Client, config: &NodeConfig, uid: &str, capacity: Capacity) {
     let nodes: Api<k8s::Node> = Api::all(client.clone());
     let leases: Api<Lease> = Api::namespaced(client, LEASE_NAMESPACE);
     let mut renew = tokio::time::interval(LEASE_RENEW);
     let mut status = tokio::time::interval(NODE_STATUS_RENEW);
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
             _ = renew.tick() => until_ok("renew the lease", || renew_lease(&leases, config, uid)).await,
             _ = status.tick() => write_status(&nodes, config, capacity).await,
         }
@@ -196,4 +188,34 @@ fn conditions(known: &k8s::NodeStatus, now: &Time) -> Vec<k8s::NodeCondition> {
     };
     let theirs = known.iter().filter(|old| ours.iter().all(|(type_, ..)| old.type_ != *type_));
     ours.into_iter().map(condition).chain(theirs.map(|old| (*old).clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_keeps_the_time_of_its_last_change_and_strangers_are_kept() {
+        let at = |second| Time(Timestamp::from_second(second).unwrap());
+        let old = |type_: &str, status: &str| k8s::NodeCondition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            last_transition_time: Some(at(1)),
+            ..k8s::NodeCondition::default()
+        };
+        let conditions_known = vec![old("Ready", "Unknown"), old("DiskPressure", "False"), old("Custom", "True")];
+        let known = k8s::NodeStatus { conditions: Some(conditions_known), ..k8s::NodeStatus::default() };
+        let found: Vec<String> = conditions(&known, &at(9))
+            .into_iter()
+            .map(|c| format!("{}={} since {}", c.type_, c.status, c.last_transition_time.unwrap().0.as_second()))
+            .collect();
+        let expected = [
+            "MemoryPressure=False since 9",
+            "DiskPressure=False since 1",
+            "PIDPressure=False since 9",
+            "Ready=True since 9",
+            "Custom=True since 1",
+        ];
+        assert_eq!(found, expected);
+    }
 }
