@@ -179,6 +179,22 @@ fn valid_for(days: i64) -> CertificateParams {
     params
 }
 
+/// The key that signs service-account tokens, PKCS #8 in DER: made once and kept beside the authority's, so that tokens
+/// outlive the process.
+///
+/// # Errors
+/// When the file cannot be read, written or understood.
+pub fn service_account_key(folder: &Path) -> Result<Vec<u8>, PkiError> {
+    let path = folder.join("service-accounts.key");
+    if !path.exists() {
+        create_folder(folder)?;
+        write_private(&path, &KeyPair::generate()?.serialize_pem())?;
+    }
+    let key = KeyPair::from_pem(&read(&path)?);
+    let key = key.map_err(|error| PkiError::Authority(folder.to_owned(), error.to_string()))?;
+    Ok(key.serialize_der())
+}
+
 fn create_folder(folder: &Path) -> Result<(), PkiError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
@@ -225,6 +241,16 @@ mod tests {
         let server = again.server("kogia", &["localhost".into()], &["127.0.0.1".parse().unwrap()]).unwrap();
         again.server_tls(&server).unwrap();
         assert!(again.client("admin", &["system:masters"]).unwrap().certificate_pem.contains("BEGIN CERTIFICATE"));
+    }
+
+    #[test]
+    fn the_token_key_is_made_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = service_account_key(folder.path()).unwrap();
+        assert_eq!(first, service_account_key(folder.path()).unwrap());
+        http_api::ServiceAccountTokens::from_pkcs8(&first).unwrap();
+        fs::write(folder.path().join("service-accounts.key"), "nonsense").unwrap();
+        assert!(service_account_key(folder.path()).is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use api::{Resource, Status};
 use http::{Request, Response};
-use http_api::{ApiService, Body, BoxError, Relay};
+use http_api::{ApiService, Body, BoxError, Relay, ServiceAccountTokens};
 use objects::{Objects, User, WriteOptions};
 use raft_store::Store;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use tower::{Service, ServiceExt};
 use tracing::info;
 
 use crate::pki::{Authority, Identity, PkiError};
-use crate::{controllers_driver, scheduler_driver};
+use crate::{controllers_driver, pki, scheduler_driver};
 
 /// The names under which clients inside and outside know the API server.
 const NAMES: [&str; 5] = [
@@ -95,7 +95,10 @@ impl ControlPlane {
         // The port first: nothing has been touched when it is taken.
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let authority = Authority::open(&config.data_dir.join("pki"))?;
+        let pki = config.data_dir.join("pki");
+        let authority = Authority::open(&pki)?;
+        let tokens = ServiceAccountTokens::from_pkcs8(&pki::service_account_key(&pki)?)
+            .map_err(|error| PkiError::Authority(pki, error.to_string()))?;
         let names = NAMES.map(str::to_owned);
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         let addresses = [loopback[0], loopback[1], SERVICE_ADDRESS.into(), config.bind];
@@ -112,6 +115,7 @@ impl ControlPlane {
             http_api::Config {
                 server_version: config.version,
                 node_relay: relay.clone(),
+                service_accounts: Some(Arc::new(tokens)),
                 status: {
                     let store = store.clone();
                     Arc::new(move || status(&store))
