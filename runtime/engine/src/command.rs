@@ -3,33 +3,32 @@
 use crate::component::Pre;
 use crate::exit::Exit;
 use crate::guest::{Container, Guest, Usage};
+use crate::threads::Spawned;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 /// A command that runs on the guests' threads. Await it for its [`Exit`]; dropping it ends it at its next yield.
 #[must_use = "dropping it ends the command"]
 pub struct Running {
-    task: JoinHandle<Exit>,
+    task: Spawned<Exit>,
     container: Arc<Container>,
 }
 
 impl Running {
     pub(crate) fn start(container: Arc<Container>, stop: CancellationToken) -> Running {
         let shared = container.clone();
-        let task = container.code.parts().spawn(async move {
+        let task = container.code.parts().threads.spawn(&container.meter, async move {
             let Pre::Command(pre) = shared.code.pre() else {
                 return Exit::Failed("the component answers HTTP requests; it is not a command".into());
             };
-            let guest = shared.meter.run(&shared.code.parts().ticker, execute(pre, &shared));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => Exit::Stopped,
-                exit = guest => exit,
+                exit = execute(pre, &shared) => exit,
             }
         });
         Running { task, container }
@@ -51,17 +50,13 @@ impl Future for Running {
     type Output = Exit;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Exit> {
-        Pin::new(&mut self.task).poll(cx).map(|ended| match ended {
-            Ok(exit) => exit,
-            Err(error) if error.is_cancelled() => Exit::Stopped,
-            Err(error) => Exit::Failed(format!("the engine failed: {error}")),
-        })
+        Pin::new(&mut self.task).poll(cx).map(|exit| exit.unwrap_or_else(|| Exit::Failed("the engine failed".into())))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.task.abort();
+        self.task.cancel();
     }
 }
 

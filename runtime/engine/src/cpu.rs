@@ -5,14 +5,10 @@
 //! until the debt is paid. What one slice overdraws is carried over, so the long-run rate is exact.
 
 use crate::limits;
-use crate::ticker::Ticker;
-use std::future::Future;
-use std::pin::Pin;
+use crate::turns::Lane;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::time::Sleep;
 
 /// CPU time of a rate, saved up to a burst; in debt after an overdraw. Pure: the caller brings the time.
 #[derive(Debug)]
@@ -60,6 +56,7 @@ impl Bucket {
 #[derive(Debug)]
 pub(crate) struct Meter {
     used_nanos: AtomicU64,
+    lane: Arc<Lane>,
     began: Instant,
     bucket: Option<Mutex<Bucket>>,
 }
@@ -68,6 +65,7 @@ impl Meter {
     pub(crate) fn new(limit_millis: Option<u64>) -> Arc<Meter> {
         Arc::new(Meter {
             used_nanos: AtomicU64::new(0),
+            lane: Lane::new(),
             began: Instant::now(),
             bucket: limit_millis.map(|millis| Mutex::new(Bucket::new(millis))),
         })
@@ -78,66 +76,38 @@ impl Meter {
         self.used_nanos.load(Ordering::Relaxed)
     }
 
-    fn charge(&self, nanos: u64) {
+    /// The container's place among those that want to run.
+    pub(crate) fn lane(&self) -> &Arc<Lane> {
+        &self.lane
+    }
+
+    /// Charges CPU time that was spent.
+    pub(crate) fn charge(&self, nanos: u64) {
+        self.lane.charge(nanos);
         self.used_nanos.fetch_add(nanos, Ordering::Relaxed);
         if let Some(bucket) = &self.bucket {
             bucket.lock().unwrap_or_else(PoisonError::into_inner).charge(nanos);
         }
     }
 
-    fn wait(&self) -> Option<Duration> {
+    /// How long the container has to rest; `None` is not at all.
+    pub(crate) fn wait(&self) -> Option<Duration> {
         let bucket = self.bucket.as_ref()?;
         let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         bucket.lock().unwrap_or_else(PoisonError::into_inner).wait(now)
-    }
-
-    /// Runs `guest` on this account.
-    pub(crate) fn run<F: Future>(self: &Arc<Self>, ticker: &Arc<Ticker>, guest: F) -> Metered<F> {
-        Metered { meter: self.clone(), ticker: ticker.clone(), pause: None, guest: Box::pin(guest) }
-    }
-}
-
-/// A guest whose polls are timed, charged and, in debt, put off.
-pub(crate) struct Metered<F> {
-    meter: Arc<Meter>,
-    ticker: Arc<Ticker>,
-    pause: Option<Pin<Box<Sleep>>>,
-    guest: Pin<Box<F>>,
-}
-
-impl<F: Future> Future for Metered<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = &mut *self;
-        loop {
-            if let Some(pause) = &mut this.pause {
-                ready!(pause.as_mut().poll(cx));
-                this.pause = None;
-            }
-            match this.meter.wait() {
-                Some(wait) => this.pause = Some(Box::pin(tokio::time::sleep(wait))),
-                None => break,
-            }
-        }
-        let _ticking = this.ticker.guest_on_cpu();
-        let before = thread_cpu_nanos();
-        let polled = this.guest.as_mut().poll(cx);
-        this.meter.charge(thread_cpu_nanos().saturating_sub(before));
-        polled
     }
 }
 
 /// CPU time of the calling thread.
 #[cfg(unix)]
-fn thread_cpu_nanos() -> u64 {
+pub(crate) fn thread_cpu_nanos() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
 /// Wall time where threads have no CPU clock at hand: a poll never sleeps, so it differs only under contention.
 #[cfg(not(unix))]
-fn thread_cpu_nanos() -> u64 {
+pub(crate) fn thread_cpu_nanos() -> u64 {
     static BEGAN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     u64::try_from(BEGAN.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

@@ -9,6 +9,7 @@ use crate::component::{CodeError, Kind, Pre};
 use crate::exit::Exit;
 use crate::guest::{Container, Usage};
 use crate::limits;
+use crate::threads::Spawned;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -21,7 +22,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
@@ -105,7 +105,8 @@ impl HttpContainer {
         let call = Arc::new(Call::default());
         let (send, head) = oneshot::channel();
         let task = self.clone().serve(line.clone(), request, send, call.clone(), slot);
-        let mut instance = Instance { task: self.container.code.parts().spawn(task), call, detached: false };
+        let threads = &self.container.code.parts().threads;
+        let mut instance = Instance { task: threads.spawn(&self.container.meter, task), call, detached: false };
 
         match tokio::time::timeout(limits::REQUEST_TIMEOUT, head).await {
             Ok(Ok(Ok(response))) => {
@@ -118,10 +119,10 @@ impl HttpContainer {
             }
             // The instance ended without a response; why is the task's result.
             Ok(Err(_)) => Err(match (&mut instance.task).await {
-                Ok(Ended::Busy) => overloaded(),
-                Ok(Ended::Failed(exit)) => HttpError::Internal(exit.to_string()),
-                Ok(Ended::Done) => HttpError::Internal("the component gave no response".into()),
-                Err(error) => HttpError::Internal(format!("the engine failed: {error}")),
+                Some(Ended::Busy) => overloaded(),
+                Some(Ended::Failed(exit)) => HttpError::Internal(exit.to_string()),
+                Some(Ended::Done) => HttpError::Internal("the component gave no response".into()),
+                None => HttpError::Internal("the engine failed".into()),
             }),
             Err(_) => {
                 self.container.note(&format!("{line}: no response within {:?}\n", limits::REQUEST_TIMEOUT));
@@ -139,13 +140,11 @@ impl HttpContainer {
         call: Arc<Call>,
         _slot: OwnedSemaphorePermit,
     ) -> Ended {
-        let Container { meter, code, .. } = &*self.container;
-        let guest = meter.run(&code.parts().ticker, self.invoke(request, head, &call));
         let ended = tokio::select! {
             biased;
             () = self.stop.cancelled() => Ended::Failed(Exit::Stopped),
             () = call.overdue() => Ended::Failed(Exit::Stopped),
-            ended = guest => ended,
+            ended = self.invoke(request, head, &call) => ended,
         };
         match &ended {
             Ended::Failed(exit) if *exit != Exit::Stopped && !call.abandoned() => self.report(&line, exit.clone()),
@@ -265,7 +264,7 @@ impl Drop for Unfinished<'_> {
 
 /// The instance behind a response. Dropped before the response has been read, it takes the instance along.
 struct Instance {
-    task: JoinHandle<Ended>,
+    task: Spawned<Ended>,
     call: Arc<Call>,
     detached: bool,
 }
@@ -282,7 +281,7 @@ impl Drop for Instance {
     fn drop(&mut self) {
         if !self.detached {
             self.call.abandoned.store(true, Ordering::Release);
-            self.task.abort();
+            self.task.cancel();
         }
     }
 }

@@ -25,7 +25,9 @@ mod outgoing;
 mod output;
 mod parts;
 mod sockets;
+mod threads;
 mod ticker;
+mod turns;
 
 pub use command::Running;
 pub use compile::{COMPILE_COMMAND, compile_main};

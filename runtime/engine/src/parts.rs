@@ -3,16 +3,12 @@
 use crate::component::Kind;
 use crate::guest::{self, Guest};
 use crate::memory::Account;
+use crate::threads::Threads;
 use crate::ticker::Ticker;
 use crate::{EngineConfig, limits};
-use std::future::Future;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -45,12 +41,11 @@ pub(crate) struct Pool {
 pub(crate) struct Parts {
     commands: Pool,
     requests: Pool,
-    pub(crate) ticker: Arc<Ticker>,
+    ticker: Arc<Ticker>,
+    pub(crate) threads: Threads,
     /// What all guests hold together.
     pub(crate) memory: Arc<Account>,
     pub(crate) compilations: Semaphore,
-    /// Only `None` while being dropped.
-    runtime: Option<Runtime>,
 }
 
 impl Parts {
@@ -61,10 +56,10 @@ impl Parts {
         let commands = Pool::new(giving_back, pool_of_commands(config.commands_max))?;
         let requests = Pool::new(code_config(), pool_of_requests(config.requests_max))?;
         let ticker = Ticker::start([commands.wasm.clone(), requests.wasm.clone()])?;
-        let runtime = guest_runtime(config.threads)?;
+        let threads = Threads::start(config.threads, ticker.clone())?;
         let memory = Account::of_node(config.memory_max_bytes);
         let compilations = Semaphore::new(limits::COMPILATIONS_MAX);
-        Ok(Parts { commands, requests, ticker, memory, compilations, runtime: Some(runtime) })
+        Ok(Parts { commands, requests, ticker, threads, memory, compilations })
     }
 
     /// Where components of this kind run.
@@ -74,23 +69,11 @@ impl Parts {
             Kind::HttpProxy => &self.requests,
         }
     }
-
-    /// Spawns onto the guests' threads.
-    pub(crate) fn spawn<F>(&self, guest: F) -> JoinHandle<F::Output>
-    where
-        F: Future<Output: Send + 'static> + Send + 'static,
-    {
-        self.runtime.as_ref().expect("the runtime is taken only by drop").spawn(guest)
-    }
 }
 
 impl Drop for Parts {
     fn drop(&mut self) {
         self.ticker.stop();
-        if let Some(runtime) = self.runtime.take() {
-            // The last owner may be a task of this very runtime or of another: neither may block.
-            runtime.shutdown_background();
-        }
     }
 }
 
@@ -149,19 +132,4 @@ fn pool_of_requests(instances: u32) -> PoolingAllocationConfig {
             .table_keep_resident(limits::WARM_TABLE_BYTES);
     }
     pool
-}
-
-/// Threads for guests only. Guests yield but are seldom idle, so a worker looks at timers and at its neighbours' work
-/// after every poll; tokio's default of 61 polls would be 61 ms.
-fn guest_runtime(threads: usize) -> std::io::Result<Runtime> {
-    let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    Builder::new_multi_thread()
-        .worker_threads(if threads == 0 { cpus } else { threads })
-        .max_blocking_threads(limits::BLOCKING_THREADS_MAX)
-        .thread_keep_alive(Duration::from_secs(5))
-        .thread_name("guest")
-        .event_interval(1)
-        .global_queue_interval(1)
-        .enable_all()
-        .build()
 }

@@ -1,0 +1,134 @@
+//! Whose turn it is: the container that has used the least CPU time goes next, its instances in order. Pure.
+//!
+//! Every container has a lane with a virtual clock that advances by the CPU time it uses. Ten looping containers and
+//! one that wakes up for half a millisecond at a time therefore share the threads as everybody expects: the looping
+//! ones equally, the other at once. A container that slept does not save up turns: it comes back at most
+//! [`limits::WAKE_CREDIT_NANOS`] ahead of those that did not.
+
+use crate::limits;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A container among those that want to run.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    id: u64,
+    /// Nanoseconds used, moved forward over sleep.
+    clock: AtomicU64,
+}
+
+impl Lane {
+    pub(crate) fn new() -> Arc<Lane> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Arc::new(Lane { id: NEXT.fetch_add(1, Ordering::Relaxed), clock: AtomicU64::new(0) })
+    }
+
+    pub(crate) fn charge(&self, nanos: u64) {
+        self.clock.fetch_add(nanos, Ordering::Relaxed);
+    }
+}
+
+/// What wants to run.
+#[derive(Debug)]
+pub(crate) struct Turns<T> {
+    waiting: HashMap<u64, Waiting<T>>,
+    /// Clock and id of every lane in `waiting`.
+    order: BTreeSet<(u64, u64)>,
+    /// The clock of those that ran last.
+    now: u64,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    lane: Arc<Lane>,
+    clock: u64,
+    items: VecDeque<T>,
+}
+
+impl<T> Turns<T> {
+    pub(crate) fn new() -> Turns<T> {
+        Turns { waiting: HashMap::new(), order: BTreeSet::new(), now: 0 }
+    }
+
+    /// Queues an item of a lane behind the lane's others.
+    pub(crate) fn push(&mut self, lane: &Arc<Lane>, item: T) {
+        if let Some(waiting) = self.waiting.get_mut(&lane.id) {
+            waiting.items.push_back(item);
+            return;
+        }
+        let clock = self.now.saturating_sub(limits::WAKE_CREDIT_NANOS);
+        let clock = clock.max(lane.clock.fetch_max(clock, Ordering::Relaxed));
+        self.order.insert((clock, lane.id));
+        self.waiting.insert(lane.id, Waiting { lane: lane.clone(), clock, items: VecDeque::from([item]) });
+    }
+
+    /// Takes the item whose turn it is.
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        let (clock, id) = self.order.pop_first()?;
+        self.now = self.now.max(clock);
+        let waiting = self.waiting.get_mut(&id)?;
+        let item = waiting.items.pop_front();
+        if waiting.items.is_empty() {
+            self.waiting.remove(&id);
+        } else {
+            waiting.clock = waiting.lane.clock.load(Ordering::Relaxed);
+            self.order.insert((waiting.clock, id));
+        }
+        item
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// Runs `slices` turns of a millisecond; every item comes back at once. Returns how many each lane got.
+    fn run(turns: &mut Turns<usize>, lanes: &[Arc<Lane>], slices: usize) -> Vec<usize> {
+        let mut ran = vec![0; lanes.len()];
+        for _ in 0..slices {
+            let Some(lane) = turns.pop() else { break };
+            ran[lane] += 1;
+            lanes[lane].charge(MS);
+            turns.push(&lanes[lane], lane);
+        }
+        ran
+    }
+
+    #[test]
+    fn containers_share_equally_however_many_instances_they_have() {
+        let lanes = [Lane::new(), Lane::new()];
+        let mut turns = Turns::new();
+        (0..50).for_each(|_| turns.push(&lanes[0], 0));
+        turns.push(&lanes[1], 1);
+        let ran = run(&mut turns, &lanes, 1000);
+        assert!(ran[0].abs_diff(ran[1]) <= 2, "{ran:?}");
+    }
+
+    #[test]
+    fn who_wakes_goes_first_but_has_saved_nothing_up() {
+        let lanes = [Lane::new(), Lane::new(), Lane::new()];
+        let mut turns = Turns::new();
+        turns.push(&lanes[0], 0);
+        turns.push(&lanes[1], 1);
+        run(&mut turns, &lanes, 10_000);
+        turns.push(&lanes[2], 2);
+        assert_eq!(turns.pop(), Some(2), "the next turn is that of who just woke");
+        lanes[2].charge(MS);
+        turns.push(&lanes[2], 2);
+        let ran = run(&mut turns, &lanes, 300);
+        assert!(ran.iter().all(|turns| turns.abs_diff(100) <= 5), "{ran:?}");
+    }
+
+    #[test]
+    fn nothing_waits_for_ever() {
+        let lanes: Vec<_> = (0..20).map(|_| Lane::new()).collect();
+        let mut turns = Turns::new();
+        (0..20).for_each(|lane| turns.push(&lanes[lane], lane));
+        let ran = run(&mut turns, &lanes, 2000);
+        assert!(ran.iter().all(|turns| *turns == 100), "{ran:?}");
+        assert_eq!(std::iter::from_fn(|| turns.pop()).count(), 20);
+    }
+}
