@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use api::selector::LabelSelector;
 use api::{Action, Cause, Key, Object, Precondition, Resource, Status, View, meta};
-use raft_store::{Compare, Target, Txn, Write};
 use serde_json::{Value, json};
 
 use crate::admission::namespace_open;
 use crate::door::Decision;
-use crate::error::refused;
 use crate::events::{self, Told};
-use crate::limits::{BUDGET_RETRY_SECONDS, EVENT_SWEEP_MAX};
+use crate::limits::BUDGET_RETRY_SECONDS;
 use crate::managed::{self, Writer};
 use crate::plan::Request;
 use crate::request::{DeleteOptions, Patch, User, WriteOptions};
@@ -122,27 +120,6 @@ impl Objects {
             Ok(told.decide(view, &uid, now_ms()))
         };
         self.door.transact(false, decide).await.map(|_| ())
-    }
-
-    /// Removes Events older than an hour, a bounded number at a time; answers how many went. Call it every few
-    /// minutes on the leader, and again at once when it answers `true` as its second half: there are more.
-    ///
-    /// # Errors
-    /// 503 and 504 when the store cannot answer.
-    pub async fn sweep_events(&self) -> Result<(usize, bool), Status> {
-        let old = events::expired(&self.view(), now_ms(), EVENT_SWEEP_MAX);
-        let key = |event: &Arc<Object>| bytes::Bytes::from(event.key.store_key());
-        let compare = |event| Compare { key: key(event), target: Target::ModRevision(event.revision) };
-        let txn = Txn {
-            compares: old.iter().map(compare).collect(),
-            then: old.iter().map(|event| Write::Delete { key: key(event) }).collect(),
-        };
-        if old.is_empty() {
-            return Ok((0, false));
-        }
-        let reply = self.door.store.txn(txn).await.map_err(|error| refused(&error))?;
-        let count = if reply.succeeded { old.len() } else { 0 };
-        Ok((count, old.len() == EVENT_SWEEP_MAX))
     }
 
     fn resource(&self, name: &str) -> Result<Arc<Resource>, Status> {

@@ -99,12 +99,6 @@ fn last_told_ms(event: &Object) -> i64 {
     times.filter_map(Value::as_str).find_map(api::time::parse).unwrap_or(0)
 }
 
-/// The Events that nobody has told for longer than an Event is kept, at most `limit`.
-pub(crate) fn expired(view: &View, now_ms: i64, limit: usize) -> Vec<Arc<Object>> {
-    let old = view.list(EVENTS).filter(|event| now_ms - last_told_ms(event) > EVENT_TTL_MS);
-    old.take(limit).cloned().collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,7 +136,6 @@ mod tests {
         assert_eq!(view.count(EVENTS), 2);
         let late = tell(&mut view, "no nodes", NOW + 2 * EVENT_TTL_MS);
         assert_eq!(late.field("count"), &json!(1));
-        assert_eq!(expired(&view, NOW + 2 * EVENT_TTL_MS, 10).len(), 1);
     }
 
     #[test]

@@ -44,9 +44,6 @@ pub(crate) const UPDATE_MANAGERS_MAX: usize = 10;
 /// How long an Event is kept: kube-apiserver's `--event-ttl`.
 pub(crate) const EVENT_TTL_MS: i64 = 60 * 60 * 1000;
 
-/// How many old Events one sweep removes, so that a burst never stalls other writes.
-pub(crate) const EVENT_SWEEP_MAX: usize = 500;
-
 /// Longest message of an Event, as upstream validates it.
 pub(crate) const EVENT_MESSAGE_MAX: usize = 1_024;
 

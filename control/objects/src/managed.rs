@@ -116,6 +116,10 @@ fn encode(mut entries: Vec<Entry>, object: &mut Value) {
 /// What a write through this door may manage of a set.
 fn managed_part(mut set: FieldSet, shape: Shape<'_>, subresource: &str) -> FieldSet {
     set.unmark();
+    if set.child("f:metadata").is_some_and(FieldSet::is_member) {
+        // Empty metadata is nobody's: giving it up must not take the object's name.
+        set.prune(&["f:metadata"]);
+    }
     for path in UNMANAGED {
         set.prune(path);
     }
@@ -201,13 +205,14 @@ pub(crate) fn apply(
 ) -> Result<Value, Vec<Conflict>> {
     let mut entries = decode(live);
     let last = entries.extract_if(.., |entry| entry.is_of(writer, true)).next();
-    let mut merged = merge(shape, live, &without_server_fields(config));
     let wanted = managed_part(fields_of(shape, config), shape, writer.subresource);
-    if let Some(last) = &last {
+    let kept = last.as_ref().and_then(|last| {
         let others = entries.iter().fold(FieldSet::default(), |all, entry| all.union(&entry.fields));
         let gone = last.fields.minus(&wanted).minus_kept_by(&others).minus_kept_by(&wanted);
-        merged = remove(shape, &merged, &gone).unwrap_or(merged);
-    }
+        remove(shape, live, &gone)
+    });
+    // What goes, goes first: an empty value that is wanted must not vanish with what was in it.
+    let mut merged = merge(shape, kept.as_ref().unwrap_or(live), &without_server_fields(config));
     let difference = compare(shape, live, &merged);
     let changed = managed_part(difference.changed, shape, writer.subresource);
     let conflicts: Vec<Conflict> = entries.iter().flat_map(|entry| conflicts(entry, &changed)).collect();

@@ -242,3 +242,70 @@ fn what_has_no_schema_is_granular_in_objects_and_atomic_in_lists() {
     assert_eq!(live.value["spec"], json!({"size": {"x": 1, "y": 2}, "list": [{"name": "a"}]}));
     assert_eq!(live.managed("a"), [".spec.list", ".spec.size.x"]);
 }
+
+/// A small random pod from a generator without state to share: every value is chosen by one number of the sequence.
+fn random_config(seed: &mut u64) -> Value {
+    let mut choose = |below: u64| {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*seed >> 33) % below
+    };
+    let mut config = json!({"metadata": {}, "spec": {}});
+    for label in ["a", "b", "c"] {
+        if choose(2) == 0 {
+            config["metadata"]["labels"][label] = json!(choose(3).to_string());
+        }
+    }
+    if choose(2) == 0 {
+        config["spec"]["hostname"] = json!(choose(3).to_string());
+    }
+    let mut list = Vec::new();
+    for name in ["x", "y", "z"] {
+        if choose(2) == 0 {
+            let mut container = json!({"name": name, "image": choose(3).to_string()});
+            if choose(2) == 0 {
+                container["args"] = json!([choose(3).to_string()]);
+            }
+            list.insert(usize::try_from(choose(list.len() as u64 + 1)).unwrap(), container);
+        }
+    }
+    if !list.is_empty() {
+        config["spec"]["containers"] = json!(list);
+    }
+    config
+}
+
+/// Every leaf of `part` is in `whole`, items found by their name.
+fn contains(whole: &Value, part: &Value) -> bool {
+    match (whole, part) {
+        (Value::Object(whole), Value::Object(part)) => {
+            part.iter().all(|(name, value)| whole.get(name).is_some_and(|whole| contains(whole, value)))
+        }
+        (Value::Array(whole), Value::Array(part)) if part.iter().all(Value::is_object) => {
+            part.iter().all(|item| whole.iter().any(|whole| whole["name"] == item["name"] && contains(whole, item)))
+        }
+        _ => whole == part,
+    }
+}
+
+#[test]
+fn whatever_managers_want_in_whatever_order() {
+    for seed in 0..400 {
+        let mut live = Live::pod();
+        let mut random = seed;
+        for step in 0..6 {
+            let manager = ["a", "b", "c"][step % 3];
+            let config = random_config(&mut random);
+            live.seconds = 0;
+            live.try_apply(manager, &config, true).unwrap();
+            let applied = live.value.clone();
+            assert!(contains(&applied, &config), "seed {seed}, step {step}: {config} is not in {applied}");
+            live.try_apply(manager, &config, false).unwrap_or_else(|why| panic!("seed {seed}, step {step}: {why:?}"));
+            live.value["metadata"]["managedFields"] = applied["metadata"]["managedFields"].clone();
+            assert_eq!(live.value, applied, "seed {seed}, step {step}: a second time changes nothing");
+        }
+        for manager in ["a", "b", "c"] {
+            live.apply(manager, &json!({}));
+        }
+        assert_eq!(live.value, json!({"metadata": {"name": "x"}}), "seed {seed}: nobody wants anything");
+    }
+}
