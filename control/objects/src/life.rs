@@ -110,10 +110,10 @@ fn same_but_for(old: &Value, new: &Value, ignored: &[&str]) -> bool {
 /// Whether a write would change nothing that anybody can see. Times in `managedFields` do not count.
 pub(crate) fn is_same(old: &Value, new: &Value) -> bool {
     let metadata_same = match (old["metadata"].as_object(), new["metadata"].as_object()) {
-        (Some(old), Some(new)) => {
+        (Some(before), Some(after)) => {
             let kept = |field: &&String| !["managedFields", "resourceVersion"].contains(&field.as_str());
-            old.keys().chain(new.keys()).filter(kept).all(|field| old.get(field) == new.get(field))
-                && timeless(&old["managedFields"]).eq(timeless(&new["managedFields"]))
+            before.keys().chain(after.keys()).filter(kept).all(|field| before.get(field) == after.get(field))
+                && timeless(&old["metadata"]["managedFields"]).eq(timeless(&new["metadata"]["managedFields"]))
         }
         _ => false,
     };
