@@ -214,3 +214,36 @@ impl Follower {
         Some(Arc::new(Change { revision: record.revision, kind, object, previous }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft_store::{Config, Txn, put};
+
+    #[tokio::test]
+    async fn a_follower_that_the_history_left_behind_loads_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(Config::single(directory.path())).await.unwrap();
+        for name in ["a", "b"] {
+            let key = Key::new("configmaps", "default", name).store_key();
+            let then = vec![put(key, format!(r#"{{"metadata":{{"name":"{name}"}}}}"#))];
+            store.txn(Txn { compares: Vec::new(), then }).await.unwrap();
+        }
+        store.compact(2).await.unwrap();
+        let ring = Arc::new(Ring::new(0));
+        let mut cursor = ring.cursor(0).unwrap();
+        let (sender, mut views) = watch::channel(View::default());
+        let follower = Follower { store: store.clone(), view: View::default(), views: sender, ring: ring.clone() };
+        tokio::spawn(follower.run());
+        let view = views.wait_for(|view| view.revision() == 2).await.unwrap().clone();
+        assert_eq!(view.count("configmaps"), 2);
+        assert_eq!(cursor.next().await.err(), Some(crate::ChangesEnd::Lagged));
+        let mut cursor = ring.cursor(2).unwrap();
+        let key = Key::new("configmaps", "default", "a").store_key();
+        store
+            .txn(Txn { compares: Vec::new(), then: vec![raft_store::Write::Delete { key: key.into() }] })
+            .await
+            .unwrap();
+        assert_eq!(cursor.next().await.unwrap()[0].kind, ChangeKind::Deleted);
+    }
+}

@@ -213,6 +213,11 @@ pub(crate) fn apply(
     });
     // What goes, goes first: an empty value that is wanted must not vanish with what was in it.
     let mut merged = merge(shape, kept.as_ref().unwrap_or(live), &without_server_fields(config));
+    if let Shape::Struct(message) = shape {
+        // An applied zero is a wish, but what is stored has none that Go leaves out: two who wish the same must not
+        // seem to differ. Both parts fit their type, so the whole does.
+        drop(api::check::check(&mut merged, &message.name));
+    }
     let difference = compare(shape, live, &merged);
     let changed = managed_part(difference.changed, shape, writer.subresource);
     let conflicts: Vec<Conflict> = entries.iter().flat_map(|entry| conflicts(entry, &changed)).collect();

@@ -259,10 +259,6 @@ impl Request<'_> {
         }
         let applied = managed::apply(self.shape(), live, config, &writer, force);
         let mut merged = applied.map_err(|conflicts| conflict(&conflicts))?;
-        if !self.resource.message.is_empty() {
-            // What was applied may hold zero values, which are wishes; what is stored has none that Go leaves out.
-            api::check::check(&mut merged, &self.resource.message)?;
-        }
         let managed = meta::metadata_mut(&mut merged).remove("managedFields").unwrap_or_default();
         match old {
             Some(old) => self.change(view, old, merged, Some(managed)),

@@ -92,6 +92,16 @@ fn the_same_value_is_shared_and_another_is_a_conflict() {
 }
 
 #[test]
+fn a_zero_is_a_wish_that_two_may_share() {
+    let mut live = Live::deployment();
+    live.apply("a", &json!({"spec": {"paused": true}}));
+    live.apply("a", &json!({"spec": {"paused": false}}));
+    live.apply("b", &json!({"spec": {"paused": false}}));
+    assert_eq!(live.value["spec"].get("paused"), None);
+    assert_eq!((live.managed("a"), live.managed("b")), (vec![".spec.paused".into()], vec![".spec.paused".into()]));
+}
+
+#[test]
 fn what_another_still_wants_stays() {
     let mut live = Live::deployment();
     live.apply("a", &json!({"spec": {"replicas": 1, "paused": true}}));
