@@ -55,7 +55,7 @@ pub(crate) fn spell(path: &[Step]) -> String {
     text
 }
 
-/// Builds a [`Value`]; `budget` bounds how many values a document may unfold to, where a format has aliases.
+/// Builds a [`Value`]; `budget` bounds how many bytes a document may unfold to, where a format has aliases.
 pub(crate) struct Seed<'a> {
     pub(crate) path: &'a mut Vec<Step>,
     pub(crate) duplicates: &'a mut Vec<String>,
@@ -67,10 +67,18 @@ impl Seed<'_> {
         Seed { path: self.path, duplicates: self.duplicates, budget: self.budget.as_deref_mut() }
     }
 
-    fn enter<E: Error>(&mut self, step: Step) -> Result<(), E> {
+    /// Takes what a value costs from the budget.
+    fn charge<E: Error>(&mut self, bytes: usize) -> Result<(), E> {
         if let Some(budget) = &mut self.budget {
-            **budget = budget.checked_sub(1).ok_or_else(|| E::custom("the document unfolds to too many values"))?;
+            let rest = budget.checked_sub(bytes).ok_or_else(|| E::custom("the document unfolds to too much"))?;
+            **budget = rest;
         }
+        Ok(())
+    }
+
+    fn enter<E: Error>(&mut self, step: Step) -> Result<(), E> {
+        let text_bytes = if let Step::Key(key) = &step { key.len() } else { 0 };
+        self.charge(size_of::<Value>() + text_bytes)?;
         if self.path.len() >= DEPTH_MAX {
             return Err(E::custom(format!("exceeded max depth of {DEPTH_MAX}")));
         }
@@ -114,11 +122,13 @@ impl<'de> Visitor<'de> for Seed<'_> {
         Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number must be finite"))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+    fn visit_str<E: Error>(mut self, value: &str) -> Result<Value, E> {
+        self.charge(value.len())?;
         Ok(Value::String(value.to_owned()))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+    fn visit_string<E: Error>(mut self, value: String) -> Result<Value, E> {
+        self.charge(value.len())?;
         Ok(Value::String(value))
     }
 

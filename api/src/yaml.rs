@@ -7,7 +7,7 @@ use serde::de::DeserializeSeed;
 use serde_json::Value;
 
 use crate::json::{Decoded, Seed};
-use crate::limits::{YAML_DOCUMENTS_MAX, YAML_VALUES_MAX};
+use crate::limits::{YAML_DOCUMENTS_MAX, YAML_UNFOLDED_BYTES_MAX};
 use crate::status::Status;
 
 /// Every document of a stream (`---`), empty ones left out.
@@ -50,7 +50,7 @@ pub fn to_string(value: &Value) -> Result<String, Status> {
 
 fn stream(bytes: &[u8]) -> Result<Vec<Decoded>, Status> {
     let text = std::str::from_utf8(bytes).map_err(malformed)?;
-    let mut budget = YAML_VALUES_MAX;
+    let mut budget = YAML_UNFOLDED_BYTES_MAX;
     let mut found = Vec::new();
     for document in serde_norway::Deserializer::from_str(text) {
         if found.len() == YAML_DOCUMENTS_MAX {
@@ -94,6 +94,8 @@ mod tests {
             let last = format!("*a{}", n - 1);
             bomb += &format!("a{n}: &a{n} [{}]\n", vec![last; 10].join(","));
         }
+        let text = format!("a: &a {}\nb: [{}]", "x".repeat(1 << 20), "*a,".repeat(200));
+        assert!(decode(text.as_bytes()).unwrap_err().message.contains("unfolds to too much"));
         for bad in ["a: b: c", "{", "a: 1\n---\nb: 1", "", "\u{1}", &bomb] {
             assert_eq!(decode(bad.as_bytes()).unwrap_err().code, 400, "{bad}");
         }

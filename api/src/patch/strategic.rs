@@ -4,6 +4,8 @@
 //! without a counterpart are ignored). The directives are `$patch: merge|replace|delete`, `$retainKeys`,
 //! `$setElementOrder/FIELD` and `$deleteFromPrimitiveList/FIELD`. Only types of the table can be patched this way.
 
+use std::collections::{HashMap, HashSet, VecDeque};
+
 use serde_json::{Map, Value};
 
 use crate::schema::{Field, Message, Schema, Shape};
@@ -113,7 +115,8 @@ fn merge_key<'a>(message: Option<&'a Message>, name: &str) -> Option<&'a str> {
 /// `$retainKeys`: the union's other members go.
 fn retain(original: &mut Object, patch: &Object, retained: &Value) -> Result<(), String> {
     let Some(retained) = retained.as_array() else { return Err("invalid $retainKeys: not a list".to_owned()) };
-    let listed = |name: &str| retained.iter().any(|entry| entry == name);
+    let retained: HashSet<&str> = retained.iter().filter_map(Value::as_str).collect();
+    let listed = |name: &str| retained.contains(name);
     let stray = patch.iter().find(|(name, value)| !name.starts_with('$') && !value.is_null() && !listed(name));
     if let Some((name, _)) = stray {
         return Err(format!("$retainKeys should contain all keys present in the patch: {name} is missing"));
@@ -125,17 +128,15 @@ fn retain(original: &mut Object, patch: &Object, retained: &Value) -> Result<(),
 fn delete_from(original: &mut Object, name: &str, gone: &Value) -> Result<(), String> {
     let Some(gone) = gone.as_array() else { return Err(format!("{DELETE_FROM}{name} is not a list")) };
     if let Some(Value::Array(list)) = original.get_mut(name) {
+        let gone: HashSet<&Value> = gone.iter().collect();
         list.retain(|item| !gone.contains(item));
     }
     Ok(())
 }
 
 fn merge_scalars(mut old: Vec<Value>, new: &[Value]) -> Vec<Value> {
-    for item in new {
-        if !old.contains(item) {
-            old.push(item.clone());
-        }
-    }
+    let mut known: HashSet<Value> = old.iter().cloned().collect();
+    old.extend(new.iter().filter(|item| known.insert((*item).clone())).cloned());
     old
 }
 
@@ -143,23 +144,51 @@ fn merge_list(mut old: Vec<Value>, new: &[Value], key: &str, message: Option<&Me
     if new.iter().any(|item| item[PATCH] == "replace") {
         return Ok(new.iter().filter_map(plain).collect());
     }
+    let mut items = Vec::with_capacity(new.len());
+    let mut gone = HashSet::new();
     for item in new {
         let Value::Object(item) = item else { return Err(format!("an element with merge key {key} is not an object")) };
         let Some(id) = item.get(key) else {
             return Err(format!("map: {} does not contain declared merge key: {key}", Value::Object(item.clone())));
         };
-        let found = old.iter().position(|candidate| candidate.get(key) == Some(id));
         if item.get(PATCH).is_some_and(|directive| directive == "delete") {
-            old.retain(|candidate| candidate.get(key) != Some(id));
-        } else if let Some(index) = found {
-            if let Value::Object(object) = old[index].take() {
-                old[index] = Value::Object(merge_map(object, item, message)?);
-            }
+            gone.insert(id);
         } else {
-            old.push(Value::Object(plain_map(item)));
+            items.push((id, item));
+        }
+    }
+    old.retain(|item| item.get(key).is_none_or(|id| !gone.contains(id)));
+    let mut places = places(&old, Some(key));
+    for (id, item) in items {
+        match places.get(id) {
+            Some(&index) => {
+                if let Value::Object(object) = old[index].take() {
+                    old[index] = Value::Object(merge_map(object, item, message)?);
+                }
+            }
+            None => {
+                places.insert(id.clone(), old.len());
+                old.push(Value::Object(plain_map(item)));
+            }
         }
     }
     Ok(old)
+}
+
+/// What tells an element from others: its key, or the scalar itself.
+fn identity<'a>(item: &'a Value, key: Option<&str>) -> Option<&'a Value> {
+    key.map_or(Some(item), |key| item.get(key))
+}
+
+/// Where each element first stands.
+fn places(list: &[Value], key: Option<&str>) -> HashMap<Value, usize> {
+    let mut places = HashMap::with_capacity(list.len());
+    for (index, item) in list.iter().enumerate() {
+        if let Some(id) = identity(item, key) {
+            places.entry(id.clone()).or_insert(index);
+        }
+    }
+    places
 }
 
 /// The listed elements in that order (a patch's own, or that of `$setElementOrder`); those only the server knows keep
@@ -168,14 +197,16 @@ fn merge_list(mut old: Vec<Value>, new: &[Value], key: &str, message: Option<&Me
 /// Server `[a, b, c]`, wanted `[c, a]`: `b` stood after `a` and before `c`. The walk takes `c` only once `b` is out, so
 /// the outcome is `[b, c, a]`.
 fn in_order(merged: Vec<Value>, order: &[Value], server: &[Value], key: Option<&str>) -> Vec<Value> {
-    let rank = |list: &[Value], item: &Value| list.iter().position(|candidate| same(candidate, item, key));
-    let (mut wanted, rest): (Vec<Value>, Vec<Value>) = merged.into_iter().partition(|item| rank(order, item).is_some());
-    wanted.sort_by_key(|item| rank(order, item));
-    let mut rest: std::collections::VecDeque<Value> = rest.into();
+    let (order, server) = (places(order, key), places(server, key));
+    let rank = |places: &HashMap<Value, usize>, item: &Value| places.get(identity(item, key)?).copied();
+    let (mut wanted, rest): (Vec<Value>, Vec<Value>) =
+        merged.into_iter().partition(|item| rank(&order, item).is_some());
+    wanted.sort_by_cached_key(|item| rank(&order, item));
+    let mut rest: VecDeque<Value> = rest.into();
     let mut out = Vec::with_capacity(wanted.len() + rest.len());
     for item in wanted {
         while let Some(other) = rest.front() {
-            match (rank(server, &item), rank(server, other)) {
+            match (rank(&server, &item), rank(&server, other)) {
                 (Some(item), Some(other)) if other < item => out.extend(rest.pop_front()),
                 _ => break,
             }
@@ -186,19 +217,11 @@ fn in_order(merged: Vec<Value>, order: &[Value], server: &[Value], key: Option<&
     out
 }
 
-/// Whether two elements are the same one: equal keys, or equal scalars.
-fn same(a: &Value, b: &Value, key: Option<&str>) -> bool {
-    match key {
-        Some(key) => a.get(key).is_some() && a.get(key) == b.get(key),
-        None => a == b,
-    }
-}
-
 /// What a patch says about elements must come in the order it asks for.
 fn check_order(patch: &[Value], order: &[Value], key: Option<&str>) -> Result<(), String> {
     let mut rest = order.iter();
     for item in patch.iter().filter(|item| item.get(PATCH).is_none()) {
-        if !rest.any(|wanted| same(wanted, item, key)) {
+        if !rest.any(|wanted| identity(wanted, key) == identity(item, key)) {
             return Err(format!("the order in the patch list doesn't match {ELEMENT_ORDER}: {item}"));
         }
     }

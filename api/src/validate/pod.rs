@@ -381,12 +381,12 @@ pub(super) fn check_update(old: &Value, new: &Value, report: &mut Report) {
         }
         _ => {}
     }
-    let kept = |one: &Value| items(&after["tolerations"]).any(|other| other == one);
-    let gates = |one: &Value| items(&before["schedulingGates"]).any(|other| other == one);
-    if !items(&before["tolerations"]).all(kept) {
+    let kept: HashSet<&Value> = items(&after["tolerations"]).collect();
+    let gates: HashSet<&Value> = items(&before["schedulingGates"]).collect();
+    if !items(&before["tolerations"]).all(|one| kept.contains(one)) {
         report.forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds");
     }
-    if !items(&after["schedulingGates"]).all(gates) {
+    if !items(&after["schedulingGates"]).all(|one| gates.contains(one)) {
         report.forbidden("spec.schedulingGates", "only deletion is allowed, but found new scheduling gate");
     }
     let gated = items(&before["schedulingGates"]).next().is_some();
