@@ -5,6 +5,7 @@
 //! reads the difference.
 
 mod interpreter;
+mod simulation;
 
 use std::path::Path;
 use std::{env, fs};

@@ -59,7 +59,7 @@ impl World {
         let options: Vec<(&str, &str)> = words.map(|word| word.split_once('=').unwrap_or((word, ""))).collect();
         match verb {
             "node" => self.put("nodes", "", name, node(&options)),
-            "pod" => self.put("pods", "default", name, pod(&options, serde_json::from_str(spec).unwrap())),
+            "pod" => self.put("pods", "default", name, pod(&options, &serde_json::from_str(spec).unwrap())),
             "gone" => self.remove("nodes", "", name),
             "delete" => self.remove("pods", "default", name),
             "end" => {
@@ -123,7 +123,7 @@ impl World {
                         lines.push(format!("{name} is Unschedulable"));
                     }
                     Action::Tell { reason: "FailedScheduling", message, .. } => {
-                        lines.push(format!("{name}: {message}"))
+                        lines.push(format!("{name}: {message}"));
                     }
                     _ => {}
                 }
@@ -151,7 +151,7 @@ fn node(options: &[(&str, &str)]) -> Value {
     node
 }
 
-fn pod(options: &[(&str, &str)], spec: Value) -> Value {
+fn pod(options: &[(&str, &str)], spec: &Value) -> Value {
     let mut container = json!({"name": "c", "resources": {"requests": {}}});
     let mut pod = json!({"metadata": {"labels": {}}, "spec": spec});
     for &(name, value) in options {

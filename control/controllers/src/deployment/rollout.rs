@@ -87,7 +87,8 @@ impl Turn<'_> {
     }
 
     fn shrink_available(&mut self, old: &[usize], minimum: i64) {
-        let available: i64 = self.sets.iter().map(|set| set.available).sum();
+        // Pods beyond what their ReplicaSet is asked to keep are as good as gone, though its status may still count them.
+        let available: i64 = self.sets.iter().map(|set| set.available.min(set.replicas)).sum();
         let mut spare = available - minimum;
         for &index in old {
             let step = self.sets[index].replicas.min(spare);

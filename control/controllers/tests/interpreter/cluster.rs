@@ -49,6 +49,9 @@ impl Names {
     }
 }
 
+/// A controller's place in the table, and one of its keys.
+pub(crate) type Work = (usize, Key);
+
 pub(crate) struct Cluster {
     pub(crate) view: View,
     pub(crate) now_ms: i64,
@@ -58,7 +61,7 @@ pub(crate) struct Cluster {
     settings: Settings,
     uids: usize,
     addresses: usize,
-    woken: BTreeSet<(usize, Key)>,
+    woken: BTreeSet<Work>,
     timers: BTreeSet<(i64, usize, Key)>,
 }
 
@@ -120,26 +123,38 @@ impl Cluster {
 
     /// Gives every woken key one turn, and writes down what they do; `false` when nobody was woken.
     pub(crate) fn round(&mut self, log: &mut String) -> bool {
-        let due: Vec<_> = self.timers.iter().take_while(|(due, ..)| *due <= self.now_ms).cloned().collect();
-        for timer in due {
-            self.timers.remove(&timer);
-            self.woken.insert((timer.1, timer.2));
-        }
-        let woken = std::mem::take(&mut self.woken);
-        for (index, key) in &woken {
-            let controller = &controllers::table()[*index];
-            let view = self.view.clone();
-            let world = World { view: &view, now_ms: self.now_ms, settings: &self.settings };
-            for action in (controller.reconcile)(&world, key) {
-                if let Action::Again { after_ms } = action {
-                    self.timers.insert((self.now_ms.saturating_add_unsigned(after_ms), *index, key.clone()));
-                    continue;
-                }
+        let woken = self.woken();
+        for work in &woken {
+            for action in self.decide(work) {
                 log.push_str(&table::sentence(&action));
                 self.perform(action);
             }
         }
         !woken.is_empty()
+    }
+
+    /// The keys that want a turn.
+    pub(crate) fn woken(&mut self) -> BTreeSet<Work> {
+        while let Some((_, index, key)) = self.timers.first().filter(|(due, ..)| *due <= self.now_ms).cloned() {
+            self.timers.pop_first();
+            self.woken.insert((index, key));
+        }
+        self.woken.clone()
+    }
+
+    /// One turn of one key: what it wants done.
+    pub(crate) fn decide(&mut self, work: &Work) -> Vec<Action> {
+        self.woken.remove(work);
+        let (index, key) = work;
+        let world = World { view: &self.view, now_ms: self.now_ms, settings: &self.settings };
+        let mut actions = (controllers::table()[*index].reconcile)(&world, key);
+        actions.retain(|action| {
+            if let Action::Again { after_ms } = action {
+                self.timers.insert((self.now_ms.saturating_add_unsigned(*after_ms), *index, key.clone()));
+            }
+            !matches!(action, Action::Again { .. })
+        });
+        actions
     }
 
     fn put(&mut self, old: Option<&Arc<Object>>, key: Key, value: Value) {
@@ -258,19 +273,25 @@ impl Cluster {
         let pods: Vec<_> = self.view.list("pods").cloned().collect();
         let mut busy = false;
         for pod in pods {
-            let phase = pod.field("status.phase").as_str().unwrap_or("Pending").to_owned();
-            if pod.deletion_timestamp().is_some() {
-                let waits = pod.value["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0;
-                if waits {
-                    busy = true;
-                    self.delete(&pod, Some(0));
-                }
-            } else if phase == "Pending" {
-                busy = true;
-                self.start(&pod);
-            }
+            busy |= self.run_pod(&pod);
         }
         busy
+    }
+
+    /// The node does the next thing for one pod, if there is any.
+    pub(crate) fn run_pod(&mut self, pod: &Arc<Object>) -> bool {
+        let phase = pod.field("status.phase").as_str().unwrap_or("Pending");
+        if pod.deletion_timestamp().is_some() {
+            let waits = pod.value["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0;
+            if waits {
+                self.delete(pod, Some(0));
+            }
+            return waits;
+        }
+        if phase == "Pending" {
+            self.start(pod);
+        }
+        phase == "Pending"
     }
 
     fn start(&mut self, pod: &Arc<Object>) {

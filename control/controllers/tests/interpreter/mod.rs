@@ -11,7 +11,7 @@
 //! Generated names are shown as they would read in a book: `web-A` is the first ReplicaSet of `web`, `web-A-1` its
 //! first pod.
 
-mod cluster;
+pub(crate) mod cluster;
 mod table;
 
 use std::fmt::Write as _;
