@@ -66,11 +66,11 @@ pub fn parse(path: &str) -> Route {
         _ if path.contains("//") && !path.contains("/proxy/") => Route::NonResource(path.into()),
         ["api"] => Route::Discovery(Discovery::Core),
         ["api", version] => resources("", version),
-        ["api", version, rest @ ..] => Route::Resource(target("", version, rest)),
+        ["api", version, rest @ ..] => Route::Resource(target("", version, rest, path)),
         ["apis"] => Route::Discovery(Discovery::Groups),
         ["apis", group] => Route::Discovery(Discovery::Group((*group).into())),
         ["apis", group, version] => resources(group, version),
-        ["apis", group, version, rest @ ..] => Route::Resource(target(group, version, rest)),
+        ["apis", group, version, rest @ ..] => Route::Resource(target(group, version, rest, path)),
         _ => Route::NonResource(if trimmed.is_empty() { "/".into() } else { trimmed.into() }),
     }
 }
@@ -78,7 +78,7 @@ pub fn parse(path: &str) -> Route {
 /// What may follow `namespaces/NAME` and belongs to the namespace itself.
 const OF_NAMESPACES: &[&str] = &["status", "finalize"];
 
-fn target(group: &str, version: &str, segments: &[&str]) -> Target {
+fn target(group: &str, version: &str, segments: &[&str], path: &str) -> Target {
     let (watch, segments) = match segments {
         ["watch", rest @ ..] if !rest.is_empty() => (true, rest),
         _ => (false, segments),
@@ -90,6 +90,11 @@ fn target(group: &str, version: &str, segments: &[&str]) -> Target {
         _ => ("", segments),
     };
     let at = |index: usize| segments.get(index).map_or_else(String::new, |segment| (*segment).to_owned());
+    let mut rest = segments.get(3..).unwrap_or_default().join("/");
+    if !rest.is_empty() && path.ends_with('/') {
+        // Behind a proxy a trailing slash means something.
+        rest.push('/');
+    }
     Target {
         group: group.into(),
         version: version.into(),
@@ -97,7 +102,7 @@ fn target(group: &str, version: &str, segments: &[&str]) -> Target {
         namespace: namespace.into(),
         name: at(1),
         subresource: at(2),
-        rest: segments.get(3..).unwrap_or_default().join("/"),
+        rest,
         watch,
     }
 }
@@ -173,6 +178,7 @@ mod tests {
             ("/api/v1/namespaces/a/pods/web-1/", "|v1|pods|a|web-1||"),
             ("/api/v1/namespaces/a/pods/web-1/log", "|v1|pods|a|web-1|log|"),
             ("/api/v1/namespaces/a/services/x:80/proxy/b/c%20d", "|v1|services|a|x:80|proxy|b/c d"),
+            ("/api/v1/nodes/n/proxy/a//b/", "|v1|nodes||n|proxy|a//b/"),
             ("/apis/apps/v1/namespaces/a/deployments/x/scale", "apps|v1|deployments|a|x|scale|"),
             (
                 "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
