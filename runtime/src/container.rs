@@ -100,6 +100,7 @@ pub(crate) async fn prepare(
         args: arguments(container, &env),
         env,
         memory_limit_bytes: limit(container, "memory").map(|memory| memory.bytes()).and_then(|n| u64::try_from(n).ok()),
+        cpu_request_millis: request(container, "cpu").map(|cpu| cpu.millis()).and_then(|n| u64::try_from(n).ok()),
         cpu_limit_millis: limit(container, "cpu").map(|cpu| cpu.millis()).and_then(|n| u64::try_from(n).ok()),
         mounts,
         output: Arc::new(output),
@@ -111,6 +112,11 @@ pub(crate) async fn prepare(
 fn limit(container: &k8s::Container, name: &str) -> Option<Quantity> {
     let limits = container.resources.as_ref()?.limits.as_ref()?;
     Quantity::parse(&limits.get(name)?.0).filter(|limit| !limit.is_zero())
+}
+
+fn request(container: &k8s::Container, name: &str) -> Option<Quantity> {
+    let requests = container.resources.as_ref()?.requests.as_ref()?;
+    Quantity::parse(&requests.get(name)?.0)
 }
 
 /// The TCP ports a container declares, or the usual one.

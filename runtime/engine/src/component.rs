@@ -263,6 +263,19 @@ mod tests {
     }
 
     #[test]
+    fn no_bytes_make_it_panic() {
+        let whole = wat::parse_str(r#"(component (core module (func)) (import "a:b/c@1.0.0" (instance)))"#).unwrap();
+        for length in 0..whole.len() {
+            assert!(inspect(&whole[..length]).is_err());
+        }
+        for at in 8..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0xff;
+            let _ = inspect(&damaged);
+        }
+    }
+
+    #[test]
     fn many_unknown_imports_are_counted() {
         let names = (0..40).map(|n| format!("acme:x/y{n}@1.0.0")).collect();
         assert!(CodeError::UnknownImports(names).to_string().contains("and 24 more, which"));

@@ -62,10 +62,10 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    pub(crate) fn new(limit_millis: Option<u64>) -> Arc<Meter> {
+    pub(crate) fn new(request_millis: Option<u64>, limit_millis: Option<u64>) -> Arc<Meter> {
         Arc::new(Meter {
             used_nanos: AtomicU64::new(0),
-            lane: Lane::new(),
+            lane: Lane::new(request_millis),
             began: Instant::now(),
             bucket: limit_millis.map(|millis| Mutex::new(Bucket::new(millis))),
         })

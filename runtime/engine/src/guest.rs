@@ -45,7 +45,7 @@ impl Container {
     pub(crate) fn new(code: &Arc<Code>, spec: ContainerSpec) -> Arc<Container> {
         Arc::new(Container {
             code: code.clone(),
-            meter: Meter::new(spec.cpu_limit_millis),
+            meter: Meter::new(spec.cpu_request_millis, spec.cpu_limit_millis),
             memory: Account::new(spec.memory_limit_bytes, &code.parts().memory),
             outgoing: Arc::new(Semaphore::new(limits::OUTGOING_MAX)),
             spec,

@@ -101,7 +101,9 @@ pub struct ContainerSpec {
     pub env: Vec<(String, String)>,
     /// Bytes of all memories and tables of all its instances together.
     pub memory_limit_bytes: Option<u64>,
-    /// Thousandths of a CPU.
+    /// Thousandths of a CPU: its weight when containers want more than there is.
+    pub cpu_request_millis: Option<u64>,
+    /// Thousandths of a CPU it may use.
     pub cpu_limit_millis: Option<u64>,
     /// The only files it sees.
     pub mounts: Vec<Mount>,

@@ -55,6 +55,9 @@ pub(crate) const IDLE_TICKS_MAX: u32 = 50;
 /// Epoch ticks a guest runs before it yields.
 pub(crate) const SLICE_TICKS: u64 = 1;
 
+/// Weight of a container that requests less CPU than this or none, in thousandths of a CPU: enough to be answered.
+pub(crate) const WEIGHT_MIN: u64 = 100;
+
 /// How far ahead of the others a container comes that slept: a few slices, so that it is answered at once.
 pub(crate) const WAKE_CREDIT_NANOS: u64 = 3_000_000;
 

@@ -1,9 +1,9 @@
 //! Whose turn it is: the container that has used the least CPU time goes next, its instances in order. Pure.
 //!
-//! Every container has a lane with a virtual clock that advances by the CPU time it uses. Ten looping containers and
-//! one that wakes up for half a millisecond at a time therefore share the threads as everybody expects: the looping
-//! ones equally, the other at once. A container that slept does not save up turns: it comes back at most
-//! [`limits::WAKE_CREDIT_NANOS`] ahead of those that did not.
+//! Every container has a lane with a virtual clock that advances by the CPU time it uses, divided by its weight: its
+//! CPU request, as in Kubernetes. Ten looping containers and one that wakes up for half a millisecond at a time
+//! therefore share the threads as everybody expects: the looping ones by their weights, the other at once. A container
+//! that slept does not save up turns: it comes back at most [`limits::WAKE_CREDIT_NANOS`] ahead of those that did not.
 
 use crate::limits;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -14,18 +14,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub(crate) struct Lane {
     id: u64,
-    /// Nanoseconds used, moved forward over sleep.
+    weight: u64,
+    /// Nanoseconds used at weight 1000, moved forward over sleep.
     clock: AtomicU64,
 }
 
 impl Lane {
-    pub(crate) fn new() -> Arc<Lane> {
+    /// A lane with the weight of a CPU request in thousandths of a CPU.
+    pub(crate) fn new(request_millis: Option<u64>) -> Arc<Lane> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Arc::new(Lane { id: NEXT.fetch_add(1, Ordering::Relaxed), clock: AtomicU64::new(0) })
+        let weight = request_millis.unwrap_or(0).max(limits::WEIGHT_MIN);
+        Arc::new(Lane { id: NEXT.fetch_add(1, Ordering::Relaxed), weight, clock: AtomicU64::new(0) })
     }
 
     pub(crate) fn charge(&self, nanos: u64) {
-        self.clock.fetch_add(nanos, Ordering::Relaxed);
+        self.clock.fetch_add(nanos.saturating_mul(1000) / self.weight, Ordering::Relaxed);
     }
 }
 
@@ -99,7 +102,7 @@ mod tests {
 
     #[test]
     fn containers_share_equally_however_many_instances_they_have() {
-        let lanes = [Lane::new(), Lane::new()];
+        let lanes = [None, None].map(Lane::new);
         let mut turns = Turns::new();
         (0..50).for_each(|_| turns.push(&lanes[0], 0));
         turns.push(&lanes[1], 1);
@@ -109,7 +112,7 @@ mod tests {
 
     #[test]
     fn who_wakes_goes_first_but_has_saved_nothing_up() {
-        let lanes = [Lane::new(), Lane::new(), Lane::new()];
+        let lanes = [None, None, None].map(Lane::new);
         let mut turns = Turns::new();
         turns.push(&lanes[0], 0);
         turns.push(&lanes[1], 1);
@@ -123,8 +126,17 @@ mod tests {
     }
 
     #[test]
+    fn cpu_requests_are_weights() {
+        let lanes = [Some(500), Some(1500)].map(Lane::new);
+        let mut turns = Turns::new();
+        (0..2).for_each(|lane| turns.push(&lanes[lane], lane));
+        let ran = run(&mut turns, &lanes, 4000);
+        assert!(ran[0].abs_diff(1000) <= 10, "{ran:?}");
+    }
+
+    #[test]
     fn nothing_waits_for_ever() {
-        let lanes: Vec<_> = (0..20).map(|_| Lane::new()).collect();
+        let lanes: Vec<_> = (0..20).map(|_| Lane::new(Some(1000))).collect();
         let mut turns = Turns::new();
         (0..20).for_each(|lane| turns.push(&lanes[lane], lane));
         let ran = run(&mut turns, &lanes, 2000);

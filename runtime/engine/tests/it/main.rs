@@ -97,6 +97,7 @@ fn spec() -> (ContainerSpec, Arc<Collected>) {
         args: vec!["main".into()],
         env: Vec::new(),
         memory_limit_bytes: None,
+        cpu_request_millis: None,
         cpu_limit_millis: None,
         mounts: Vec::new(),
         output: output.clone(),
