@@ -26,6 +26,8 @@ mod status;
 
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod simulation;
 
 pub use action::{Input, PodAction, Seat};
 pub use container::{Exit, ImageFault, Role};

@@ -72,8 +72,11 @@ impl Machine {
         }
     }
 
-    /// Takes one input and appends what follows from it.
+    /// Takes one input and appends what follows from it. After [`PodAction::Forget`] nothing does.
     pub fn step(&mut self, now_ms: i64, input: Input, actions: &mut Vec<PodAction>) {
+        if self.forgotten {
+            return;
+        }
         match input {
             Input::PodAssigned | Input::TimePassed => {}
             Input::PodSetUp { addresses } => {
@@ -145,7 +148,7 @@ impl Machine {
             self.published = status.clone();
             actions.push(PodAction::UpdateStatus(Box::new(status)));
         }
-        if over && self.stopping && !self.forgotten {
+        if over && self.stopping {
             self.forgotten = true;
             actions.push(PodAction::Forget);
         }
@@ -248,7 +251,11 @@ impl Machine {
         now_ms: i64,
         actions: &mut Vec<PodAction>,
     ) {
+        let ending = self.is_ending();
         let Some(container) = self.container(name).filter(|c| matches!(c.state, State::Pulling)) else { return };
+        if ending {
+            return;
+        }
         let image = container.image();
         let failed = format!("Failed to pull image \"{image}\": {message}");
         actions.push(tell("Warning", "Failed", failed, Some(name)));
