@@ -66,6 +66,8 @@ pub(crate) fn carry_over(resource: &Resource, old: &Value, new: &mut Value, subr
             replace(&mut kept, "metadata", new.get("metadata").cloned());
             *new = kept;
         }
+        // The approval of a CertificateSigningRequest is a condition of its status.
+        Some("approval") => {}
         _ if resource.has_status => replace(new, "status", old.get("status").cloned()),
         _ => {}
     }
