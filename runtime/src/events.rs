@@ -157,3 +157,60 @@ impl Writer {
 pub(crate) fn now() -> Time {
     Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or(Timestamp::UNIX_EPOCH))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// An API that takes everything and remembers it: `POST Started` or `PATCH 2`.
+    fn api(seen: Arc<Mutex<Vec<String>>>) -> Client {
+        let answer = move |request: http::Request<Body>| {
+            let seen = seen.clone();
+            async move {
+                let method = request.method().clone();
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let mut event: Value = serde_json::from_slice(&body).unwrap();
+                let what = if method == http::Method::POST { &event["reason"] } else { &event["count"] };
+                seen.lock().unwrap().push(format!("{method} {what}").replace('"', ""));
+                event["metadata"] = json!({"name": "x", "namespace": "default"});
+                event["involvedObject"] = json!({});
+                Ok::<_, Infallible>(http::Response::new(Body::from(event.to_string().into_bytes())))
+            }
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    #[tokio::test]
+    async fn repeats_are_counted_and_many_repeats_are_counted_in_tens() {
+        let seen = Arc::<Mutex<Vec<String>>>::default();
+        let (recorder, notes) = Recorder::new();
+        let text = |text: &str| text.to_owned();
+        let note = |reason, message: &str| Note {
+            namespace: text("default"),
+            pod: text("web"),
+            uid: text("u1"),
+            container: Some(text("web")),
+            severity: "Normal",
+            reason,
+            message: text(message),
+        };
+        recorder.tell(note("Pulled", "here"));
+        for _ in 0..22 {
+            recorder.tell(note("Started", "off it goes"));
+        }
+        recorder.tell(note("Started", &"long ".repeat(400)));
+        drop(recorder);
+        run(api(seen.clone()), text("n1"), notes, CancellationToken::new()).await;
+        let mut expected = vec![text("POST Pulled"), text("POST Started")];
+        expected.extend((2..=10).chain([20]).map(|count| format!("PATCH {count}")));
+        expected.push(text("POST Started"));
+        assert_eq!(*seen.lock().unwrap(), expected);
+    }
+}

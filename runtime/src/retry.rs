@@ -46,3 +46,17 @@ where
 pub(crate) fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404 || status.code == 409)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_their_bound() {
+        let mut retry = Retry::default();
+        let waits: Vec<u128> = (0..10).map(|_| retry.wait().as_millis()).collect();
+        assert_eq!(waits, [0, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        retry.reset();
+        assert_eq!(retry.wait(), Duration::ZERO);
+    }
+}
