@@ -4,6 +4,7 @@
 //! version and the health, nothing more. Rights: `system:masters` may everything; a node what a node needs; everybody
 //! else what RBAC says.
 
+pub(crate) mod escalation;
 mod node;
 pub(crate) mod rbac;
 pub(crate) mod reviews;

@@ -2,7 +2,7 @@
 //!
 //! Source: `k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac`. Rules only ever allow; there is no deny.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use api::selector::LabelSelector;
 use api::{Object, View};
@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use super::Attributes;
 
-const GROUP: &str = "rbac.authorization.k8s.io";
-const ROLES: &str = "roles.rbac.authorization.k8s.io";
-const CLUSTER_ROLES: &str = "clusterroles.rbac.authorization.k8s.io";
-const ROLE_BINDINGS: &str = "rolebindings.rbac.authorization.k8s.io";
-const CLUSTER_ROLE_BINDINGS: &str = "clusterrolebindings.rbac.authorization.k8s.io";
+pub(super) const GROUP: &str = "rbac.authorization.k8s.io";
+pub(super) const ROLES: &str = "roles.rbac.authorization.k8s.io";
+pub(super) const CLUSTER_ROLES: &str = "clusterroles.rbac.authorization.k8s.io";
+pub(super) const ROLE_BINDINGS: &str = "rolebindings.rbac.authorization.k8s.io";
+pub(super) const CLUSTER_ROLE_BINDINGS: &str = "clusterrolebindings.rbac.authorization.k8s.io";
 
 /// Rules that hold in every cluster, whatever its objects say: (group, where they come from, rules).
 ///
@@ -82,20 +82,25 @@ fn visit(view: &View, user: &User, namespace: &str, visitor: Visitor<'_>) {
         let kind = binding.field("roleRef.kind").as_str().unwrap_or_default();
         let name = binding.field("roleRef.name").as_str().unwrap_or_default();
         let source = || format!("RBAC: allowed by binding {:?} of {kind} {name:?}", binding.name());
-        let role = match kind {
-            "ClusterRole" => view.get(CLUSTER_ROLES, "", name),
-            "Role" if !binding.namespace().is_empty() => view.get(ROLES, binding.namespace(), name),
-            _ => None,
-        };
-        let Some(role) = role else { continue };
+        let Some(role) = bound_role(view, binding) else { continue };
         if !of_role(view, role, &mut |rule| visitor(rule, &source)) {
             return;
         }
     }
 }
 
+/// The role that a binding gives.
+pub(super) fn bound_role<'a>(view: &'a View, binding: &Object) -> Option<&'a Arc<Object>> {
+    let name = binding.field("roleRef.name").as_str()?;
+    match binding.field("roleRef.kind").as_str()? {
+        "ClusterRole" => view.get(CLUSTER_ROLES, "", name),
+        "Role" if !binding.namespace().is_empty() => view.get(ROLES, binding.namespace(), name),
+        _ => None,
+    }
+}
+
 /// A role's rules; an aggregated role's are those of the roles it selects, so that no controller need copy them.
-fn of_role(view: &View, role: &Object, visitor: &mut dyn FnMut(&Value) -> bool) -> bool {
+pub(super) fn of_role(view: &View, role: &Object, visitor: &mut dyn FnMut(&Value) -> bool) -> bool {
     let selectors = role.value["aggregationRule"]["clusterRoleSelectors"].as_array();
     for selector in selectors.into_iter().flatten().map(LabelSelector::from_value) {
         for part in view.list(CLUSTER_ROLES).filter(|part| selector.matches(api::meta::labels(&part.value))) {
@@ -154,7 +159,6 @@ fn permits(rule: &Value, a: &Attributes) -> bool {
 mod tests {
     use super::*;
     use api::{ChangeKind, Key};
-    use std::sync::Arc;
 
     fn view(objects: Vec<(&str, &str, &str, Value)>) -> View {
         let mut view = View::default();

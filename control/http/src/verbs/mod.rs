@@ -3,6 +3,7 @@
 mod list;
 mod output;
 mod page;
+mod precaution;
 mod read;
 mod subresources;
 mod watch;

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::list::encode;
 use super::page::Filter;
+use super::precaution::Precaution;
 use super::{Form, Place};
 use crate::Body;
 use crate::auth::{node_may_create, reviews};
@@ -37,7 +38,13 @@ pub(super) async fn create(inner: &Inner, call: &Call, body: Body, place: &Place
     }
     node_may_create(&call.user, &place.resource.name, &decoded.value)?;
     options.duplicates = decoded.duplicates;
-    let written = inner.objects.create(&call.user, &place.resource, &place.namespace, decoded.value, &options).await?;
+    let (objects, who, resource) = (&inner.objects, &call.user, &place.resource);
+    let precaution = Precaution::of_creation(inner, who, place);
+    if let Some(rehearsal) = precaution.rehearsal(&options) {
+        let body = decoded.value.clone();
+        precaution.check(&objects.create(who, resource, &place.namespace, body, &rehearsal).await?)?;
+    }
+    let written = objects.create(who, resource, &place.namespace, decoded.value, &options).await?;
     Ok(reply(&form, None, &written))
 }
 
@@ -53,10 +60,14 @@ pub(super) async fn update(
     let form = Form::of(call, &place.resource)?;
     let decoded = bodies::object(&call.headers, body).await?;
     options.duplicates = decoded.duplicates;
-    let (who, resource) = (&call.user, &place.resource);
-    let objects = &inner.objects;
-    let written =
-        objects.update(who, resource, &place.namespace, &place.name, subresource, decoded.value, &options).await?;
+    let (objects, who, resource) = (&inner.objects, &call.user, &place.resource);
+    let (namespace, name) = (&place.namespace, &place.name);
+    let precaution = Precaution::of_change(inner, who, place);
+    if let Some(rehearsal) = precaution.rehearsal(&options) {
+        let body = decoded.value.clone();
+        precaution.check(&objects.update(who, resource, namespace, name, subresource, body, &rehearsal).await?)?;
+    }
+    let written = objects.update(who, resource, namespace, name, subresource, decoded.value, &options).await?;
     Ok(reply(&form, subresource, &written))
 }
 
@@ -69,13 +80,25 @@ pub(super) async fn patch(
     subresource: Option<&str>,
 ) -> Result<Reply, Status> {
     let mut options = options(call, "PatchOptions")?;
-    let force = call.query.optional_flag("force")?;
     let form = Form::of(call, &place.resource)?;
-    let named = call.query.get("fieldManager").is_some();
     let (type_, decoded) = bodies::patch(&call.headers, body).await?;
     options.duplicates = decoded.duplicates;
-    let body = decoded.value;
-    let patch = match (type_, force) {
+    let patch = in_language(type_, decoded.value, &call.query)?;
+    let (objects, who, resource) = (&inner.objects, &call.user, &place.resource);
+    let (namespace, name) = (&place.namespace, &place.name);
+    let precaution = Precaution::of_change(inner, who, place);
+    if let Some(rehearsal) = precaution.rehearsal(&options) {
+        let patch = patch.clone();
+        precaution.check(&objects.patch(who, resource, namespace, name, subresource, patch, &rehearsal).await?)?;
+    }
+    let written = objects.patch(who, resource, namespace, name, subresource, patch, &options).await?;
+    Ok(reply(&form, subresource, &written))
+}
+
+/// The patch in the language of its media type; 422 for options that do not go with it.
+fn in_language(type_: PatchType, body: Value, query: &Query) -> Result<Patch, Status> {
+    let named = query.get("fieldManager").is_some();
+    Ok(match (type_, query.optional_flag("force")?) {
         (PatchType::Apply, _) if !named => {
             let cause = Cause::required("fieldManager", "is required for apply patch");
             return Err(invalid("PatchOptions", cause));
@@ -88,11 +111,7 @@ pub(super) async fn patch(
         (PatchType::Json, _) => Patch::Json(body),
         (PatchType::Merge, _) => Patch::Merge(body),
         (PatchType::Strategic, _) => Patch::Strategic(body),
-    };
-    let (who, resource) = (&call.user, &place.resource);
-    let objects = &inner.objects;
-    let written = objects.patch(who, resource, &place.namespace, &place.name, subresource, patch, &options).await?;
-    Ok(reply(&form, subresource, &written))
+    })
 }
 
 /// DELETE of one object.

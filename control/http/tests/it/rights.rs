@@ -7,7 +7,7 @@ use http::{Method, Request, Response};
 use http_api::{Authenticator, Body, BoxError, Config, Relay, ServiceAccountTokens, StaticTokens};
 use http_body_util::{BodyExt, Full};
 use objects::User;
-use serde_json::json;
+use serde_json::{Value, json};
 use tower::util::BoxCloneSyncService;
 
 use crate::harness::Api;
@@ -53,6 +53,48 @@ async fn strangers_see_the_version_and_the_known_see_what_roles_say() {
     assert_eq!((answer.code, &answer.json()["status"]["allowed"]), (201, &json!(true)), "{}", answer.text());
     let who = ann.send(Method::POST, "/apis/authentication.k8s.io/v1/selfsubjectreviews", &[], "{}").await;
     assert_eq!(who.json()["status"]["userInfo"]["username"], "ann", "{}", who.text());
+    api.close().await;
+}
+
+#[tokio::test]
+async fn rights_cannot_be_taken_by_writing_roles() {
+    let api = Api::start().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let group = "rbac.authorization.k8s.io";
+    let role = |name: &str, groups: &str, resources: &str, verbs: Value| json!({"metadata": {"name": name}, "rules": [{"apiGroups": [groups], "resources": [resources], "verbs": verbs}]});
+    let bind = |name: &str, role: &str| {
+        json!({"metadata": {"name": name}, "subjects": [{"kind": "User", "apiGroup": group, "name": "ann"}],
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": role}})
+    };
+    api.post(&format!("{rbac}/roles"), &role("roles", group, "*", json!(["*"]))).await;
+    api.post(&format!("{rbac}/roles"), &role("patcher", "", "configmaps", json!(["patch", "update"]))).await;
+    api.post(&format!("{rbac}/roles"), &role("all", "*", "*", json!(["*"]))).await;
+    // `escalate` and `bind` are verbs, too; a role writer has neither.
+    let writes = json!(["get", "create", "update", "patch"]);
+    api.post(&format!("{rbac}/roles"), &role("writer", group, "*", writes)).await;
+    api.post(&format!("{rbac}/rolebindings"), &bind("one", "writer")).await;
+    api.post(&format!("{rbac}/rolebindings"), &bind("two", "patcher")).await;
+    let ann = api.as_user("ann", &["system:authenticated"]);
+    let post = async |path: &str, body: &Value| {
+        ann.send(Method::POST, &format!("{rbac}/{path}"), &[], body.to_string()).await.code
+    };
+    assert_eq!(post("roles", &role("mine", "", "configmaps", json!(["patch"]))).await, 201);
+    assert_eq!(post("roles", &role("more", "", "secrets", json!(["get"]))).await, 403);
+    assert_eq!(post("rolebindings", &bind("three", "patcher")).await, 201);
+    assert_eq!(post("rolebindings", &bind("four", "all")).await, 403);
+    let merge = [("content-type", "application/merge-patch+json")];
+    let more = role("mine", "*", "*", json!(["*"])).to_string();
+    assert_eq!(ann.send(Method::PATCH, &format!("{rbac}/roles/mine"), &merge, more.clone()).await.code, 403);
+    assert_eq!(ann.send(Method::PUT, &format!("{rbac}/roles/mine"), &[], more).await.code, 403);
+
+    // Who may change but not create does not create by applying either.
+    let apply = [("content-type", "application/apply-patch+yaml")];
+    let map = "/api/v1/namespaces/default/configmaps/a";
+    let body = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"x":"y"}}"#;
+    assert_eq!(ann.send(Method::PATCH, &format!("{map}?fieldManager=m"), &apply, body).await.code, 403);
+    assert_eq!(ann.send(Method::PUT, map, &[], body).await.code, 404);
+    api.config_map("a", json!({})).await;
+    assert_eq!(ann.send(Method::PATCH, &format!("{map}?fieldManager=m"), &apply, body).await.code, 200);
     api.close().await;
 }
 
