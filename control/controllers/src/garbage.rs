@@ -18,13 +18,15 @@ use crate::{World, limits, owner, status};
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 
-/// An object wakes with itself while it has owners or must wait for dependents; with its owners' deletion; and with
-/// its dependents' while it waits for them.
+/// An object wakes with itself while it lacks an owner or must wait for dependents; with its owners' deletion; and
+/// with its dependents' while it waits for them.
 pub(crate) fn keys(change: &Change, view: &View) -> Vec<Key> {
     let object = &change.object;
     let gone = change.kind == ChangeKind::Deleted;
     let mut keys = Vec::new();
-    if !gone && (object.owner_uids().next().is_some() || holds(object).is_some()) {
+    // Objects whose owners are all well are most of what changes; they need no turn.
+    let bereft = |uid| view.find(uid).is_none_or(|owner| holds(owner) == Some(FOREGROUND) || !may_own(owner, object));
+    if !gone && (holds(object).is_some() || object.owner_uids().any(bereft)) {
         keys.push(object.key.clone());
     }
     let leaves_foreground = holds(object) == Some(FOREGROUND);
@@ -118,6 +120,9 @@ fn collect(view: &View, object: &Arc<Object>) -> Vec<Action> {
 
 /// The owner that a reference means: the same uid, in the same namespace or in none.
 fn owner_of<'a>(view: &'a View, object: &Object, reference: &OwnerReference) -> Option<&'a Arc<Object>> {
-    let owner = view.find(&reference.uid)?;
-    (owner.namespace().is_empty() || owner.key.namespace == object.key.namespace).then_some(owner)
+    view.find(&reference.uid).filter(|owner| may_own(owner, object))
+}
+
+fn may_own(owner: &Object, object: &Object) -> bool {
+    owner.namespace().is_empty() || owner.key.namespace == object.key.namespace
 }

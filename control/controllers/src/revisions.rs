@@ -27,7 +27,9 @@ pub(crate) struct Revisions {
 
 /// Finds the revision of the owner's current template, or plans it; gives it the highest number.
 pub(crate) fn sync(view: &View, owner: &Object, kind: &Kind, actions: &mut Vec<Action>) -> Revisions {
-    let mut list: Vec<_> = view.owned(owner.uid()).filter(|o| &*o.key.resource == REVISIONS).cloned().collect();
+    let claim = owner::claim(view, owner, kind, REVISIONS);
+    actions.extend(claim.actions);
+    let mut list = claim.mine;
     list.sort_by_key(|revision| number(revision));
     let highest = list.last().map_or(0, |revision| number(revision));
     let mut template = owner.field("spec.template").clone();

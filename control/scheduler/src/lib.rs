@@ -138,8 +138,8 @@ impl Scheduler {
                     bind(&wanted.object, &node)
                 }
                 Err(why) => {
-                    self.queue.failed(&key, now_ms);
-                    explain(&wanted.object, why, now_ms)
+                    let remind = self.queue.failed(&key, now_ms);
+                    explain(&wanted.object, why, remind, now_ms)
                 }
             };
             plan.push(Decision { pod: key, actions });
@@ -210,8 +210,8 @@ fn bind(pod: &Object, node: &str) -> Vec<Action> {
     ]
 }
 
-/// The pod's condition says why it waits; it is written only when the reason is new.
-fn explain(pod: &Object, why: String, now_ms: i64) -> Vec<Action> {
+/// The pod's condition says why it waits; it is written only when the reason is new, and told then and now and again.
+fn explain(pod: &Object, why: String, remind: bool, now_ms: i64) -> Vec<Action> {
     let mut conditions = pod.field("status.conditions").as_array().cloned().unwrap_or_default();
     let old = conditions.iter().find(|condition| condition["type"] == "PodScheduled").cloned();
     let told = old.as_ref().is_some_and(|old| old["reason"] == "Unschedulable" && old["message"] == why);
@@ -231,7 +231,9 @@ fn explain(pod: &Object, why: String, now_ms: i64) -> Vec<Action> {
             precondition: Precondition::unchanged(pod),
         });
     }
-    actions.push(tell(pod, Severity::Warning, "FailedScheduling", why));
+    if !told || remind {
+        actions.push(tell(pod, Severity::Warning, "FailedScheduling", why));
+    }
     actions
 }
 

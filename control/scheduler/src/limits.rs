@@ -8,8 +8,9 @@ pub const PLAN_PODS_MAX: usize = 256;
 /// few nodes the best one is wanted, with thousands a good one soon.
 pub const FEASIBLE_MIN: usize = 100;
 
-/// The first pause after a pod fitted nowhere; doubled with each further attempt.
-pub const BACKOFF_MS: i64 = 1_000;
+/// The first pause after a pod fitted nowhere; doubled with each further attempt. Kubernetes pauses a second; an
+/// attempt costs far less than that, and a node that is just getting ready changes several times.
+pub const BACKOFF_MS: i64 = 100;
 
 /// The longest such pause.
 pub const BACKOFF_MAX_MS: i64 = 10_000;

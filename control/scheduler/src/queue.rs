@@ -27,6 +27,8 @@ struct Entry {
     state: State,
     attempts: u32,
     last_ms: i64,
+    /// When people were last told why it waits.
+    told_ms: Option<i64>,
 }
 
 impl Entry {
@@ -63,7 +65,7 @@ impl Queue {
             return;
         }
         self.remove(&key);
-        let entry = Entry { wanted, state: State::Active, attempts: 0, last_ms: 0 };
+        let entry = Entry { wanted, state: State::Active, attempts: 0, last_ms: 0, told_ms: None };
         self.active.insert(entry.rank());
         self.entries.insert(key, entry);
     }
@@ -119,10 +121,16 @@ impl Queue {
         self.entries.get(key).map(|entry| entry.wanted.clone())
     }
 
-    /// The pod fits nowhere.
-    pub(crate) fn failed(&mut self, key: &Key, now_ms: i64) {
+    /// The pod fits nowhere. Returns whether people should be told again although they know the reason.
+    pub(crate) fn failed(&mut self, key: &Key, now_ms: i64) -> bool {
         self.attempted(key, now_ms);
         self.set(key, State::Stuck(now_ms + RETRY_MS));
+        let Some(entry) = self.entries.get_mut(key) else { return false };
+        let due = entry.told_ms.is_none_or(|told| now_ms - told >= RETRY_MS);
+        if due {
+            entry.told_ms = Some(now_ms);
+        }
+        due
     }
 
     /// The pod's node was found but the bind was refused.
