@@ -18,6 +18,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::limits::CHECKPOINT_CACHE_BYTES;
 use crate::log::Identity;
 use crate::mvcc::{Change, KeyValue, Mvcc, Revision};
+use crate::planted::{Bug, planted};
 use crate::state::{Membership, State};
 
 /// File of the checkpoint within the member's directory.
@@ -106,7 +107,12 @@ impl Checkpoint {
         let found = load(&database)?;
         let write = begin(&database)?;
         let state = match found {
-            Some(state) => state,
+            Some(mut state) => {
+                if planted(Bug::MembershipFromConfig) {
+                    state.membership = initial.clone();
+                }
+                state
+            }
             None => {
                 let state = State::new(initial.clone());
                 write_delta(&write, &Delta { head: encode_head(&state), ..Delta::default() }, 0)?;
@@ -139,9 +145,24 @@ impl Checkpoint {
         Ok((Checkpoint { disk, database: Some(database), forgotten }, boot, state))
     }
 
+    /// Whose checkpoint this is; `None` when there is none.
+    pub(crate) fn identity(disk: &dyn Disk) -> Result<Option<Identity>, CheckpointError> {
+        let read = open_database(disk)?.begin_read()?;
+        let table = match read.open_table(MEMBER) {
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            table => table?,
+        };
+        let get = |name: &str| Ok::<_, CheckpointError>(table.get(name)?.map(|guard| guard.value()));
+        Ok(get("id")?.zip(get("cluster")?).map(|(member, cluster)| Identity { member, cluster }))
+    }
+
     /// Makes the changes durable, all or none. After [`CheckpointError::Full`] the same call may be repeated.
     pub(crate) fn commit(&mut self, delta: &Delta) -> Result<(), CheckpointError> {
         let forgotten = self.forgotten;
+        if planted(Bug::IndexApart) {
+            let index = Delta { head: delta.head.clone(), floor: forgotten, ..Delta::default() };
+            self.transaction(|write| write_delta(write, &index, forgotten))?;
+        }
         self.transaction(|write| write_delta(write, delta, forgotten))?;
         self.forgotten = delta.floor;
         Ok(())

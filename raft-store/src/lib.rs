@@ -20,7 +20,8 @@
 //! ```
 //!
 //! Pure: `command`, `state`, `mvcc`, `watch`, `requests`, `tail`, `member`. Blocking: `disk`, `log`, `checkpoint`,
-//! `recovery`, `snapshot`. Tasks and threads: `driver`, `store`, `transport`. raft's and redb's types stay inside.
+//! `recovery`, `snapshot`, `offline`. Tasks and threads: `driver`, `store`, `transport`. raft's and redb's types stay
+//! inside.
 #![forbid(unsafe_code)]
 
 mod checkpoint;
@@ -33,6 +34,8 @@ pub mod limits;
 mod log;
 mod member;
 mod mvcc;
+mod offline;
+mod planted;
 mod recovery;
 mod requests;
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::limits::{CHECKPOINT_LAG_BYTES_MAX, HASH_CHECK_ENTRIES, MEMBERS_MAX, P
 use crate::limits::{DISK_CHECK_MS, TRANSFER_MS};
 use crate::log::Record;
 use crate::mvcc::mix;
+use crate::planted::{Bug, planted};
 use crate::requests::{Proposals, Reads};
 use crate::state::State;
 use crate::tail::Tail;
@@ -320,8 +321,10 @@ impl Member {
             }
             Input::Received(message) => self.received(message),
             Input::SnapshotReceived(message, state) => {
-                self.incoming = Some(state);
-                self.feed(message);
+                if !self.is_installing() {
+                    self.incoming = Some(state);
+                    self.feed(message);
+                }
             }
             Input::SnapshotSent { to, delivered } => {
                 let status = if delivered { raft::SnapshotStatus::Finish } else { raft::SnapshotStatus::Failure };
@@ -356,9 +359,15 @@ impl Member {
 
     fn received(&mut self, message: Message) {
         // A snapshot without its state is of no use; the sender is told by the transport.
-        if message.get_msg_type() != MessageType::MsgSnapshot && message.to == self.id {
+        if message.get_msg_type() != MessageType::MsgSnapshot && message.to == self.id && !self.is_installing() {
             self.feed(message);
         }
+    }
+
+    /// Between taking over a snapshot and having it on disk a member hears and does nothing: raft would campaign over
+    /// entries that are no longer there. To its peers it looks slow.
+    fn is_installing(&self) -> bool {
+        self.unsynced.iter().any(|batch| batch.installed.is_some())
     }
 
     fn feed(&mut self, message: Message) {
@@ -373,7 +382,7 @@ impl Member {
         const TICKS_MAX: u64 = 2;
         let due = self.now.mono_ms.saturating_sub(self.ticked_ms) / self.tick_ms;
         self.ticked_ms += due * self.tick_ms;
-        if !self.has_peers() {
+        if !self.has_peers() || self.is_installing() {
             return;
         }
         for _ in 0..due.min(TICKS_MAX) {
@@ -436,13 +445,15 @@ impl Member {
             }
             self.proposals.offered(due.into_iter().map(|(sequence, _)| sequence), leadership);
         }
-        let gated = self.is_leader() && !self.raw.raft.commit_to_current_term();
-        if gated && !cfg!(feature = "planted_read_without_term_gate") {
+        if self.is_leader() && !self.raw.raft.commit_to_current_term() {
             return;
         }
         if let Some(asked) = self.reads.ask() {
             let mut w = Writer::default();
             Origin { member: self.id, boot: self.boot, sequence: asked }.encode(&mut w);
+            if planted(Bug::ReadsUnconfirmed) && self.is_leader() {
+                return self.confirm(&w.0, self.raw.raft.raft_log.committed);
+            }
             self.raw.read_index(w.0);
         }
     }

@@ -11,6 +11,7 @@ use crate::disk::Disk;
 use crate::error::OpenError;
 use crate::log::{Identity, Log, LogError, Recovered};
 use crate::member::conf_state;
+use crate::planted::{Bug, planted};
 use crate::state::{Membership, State};
 use crate::tail::Tail;
 
@@ -77,7 +78,7 @@ fn join(state: &State, recovered: Recovered) -> Result<(Tail, bool), String> {
         tail.start = entries.pop_front().map_or(applied, |first| (first.index, first.term));
     }
     tail.entries = entries;
-    if tail.hard.commit > tail.last() && !cfg!(feature = "planted_truncated_tail_accepted") {
+    if tail.hard.commit > tail.last() && !planted(Bug::TruncatedTailAccepted) {
         return Err(format!("entries up to {} were committed, the log ends at {}", tail.hard.commit, tail.last()));
     }
     tail.hard.commit = tail.hard.commit.clamp(applied.0, tail.last());

@@ -21,12 +21,13 @@ use crate::checkpoint::{
     Checkpoint, CheckpointError, decode_history, decode_live, encode_head, encode_history, encode_live,
 };
 use crate::codec::{Malformed, Reader, Writer};
-use crate::disk::{Directory, Disk};
-use crate::error::StoreError;
+use crate::disk::Disk;
+use crate::error::{OpenError, StoreError};
 use crate::limits::{SNAPSHOT_CHUNK_BYTES, WIRE_FRAME_BYTES_MAX};
 use crate::log::Identity;
 use crate::mvcc::{KeyValue, Mvcc, Revision};
-use crate::state::{Head, Membership, State};
+use crate::offline;
+use crate::state::{Head, State};
 use crate::store::Store;
 
 const MAGIC: &[u8; 8] = b"KGSNAP\0\x01";
@@ -40,6 +41,12 @@ pub enum SnapshotError {
     /// A snapshot is restored into an empty directory only.
     #[error("{0} is not empty; a snapshot is restored into an empty directory")]
     NotEmpty(PathBuf),
+    /// No member has ever been opened there.
+    #[error("there is no store in {0}")]
+    NoStore(PathBuf),
+    /// The directory is in use or damaged.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The member could not give its state.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -79,7 +86,7 @@ pub struct SnapshotStatus {
 }
 
 impl SnapshotStatus {
-    fn of(state: &State) -> SnapshotStatus {
+    pub(crate) fn of(state: &State) -> SnapshotStatus {
         SnapshotStatus {
             revision: state.mvcc.revision(),
             oldest_revision: state.mvcc.floor(),
@@ -112,10 +119,8 @@ impl Store {
         cluster_id: u64,
     ) -> Result<SnapshotStatus, SnapshotError> {
         let mut state = read_file(file)?;
-        let address = state.membership.addresses.remove(&member_id).unwrap_or_default();
-        let addresses = [(member_id, address)].into();
-        state.membership = Membership { voters: vec![member_id], addresses, ..Membership::default() };
-        let disk: Arc<dyn Disk> = Arc::new(Directory::lock(data_dir.clone())?);
+        state.membership = offline::alone(&state.membership, member_id);
+        let disk: Arc<dyn Disk> = Arc::new(offline::lock(&data_dir)?);
         if disk.names()?.iter().any(|name| name != "lock") {
             return Err(SnapshotError::NotEmpty(data_dir));
         }
@@ -126,7 +131,7 @@ impl Store {
     }
 }
 
-fn save_file(state: &State, path: &Path) -> Result<SnapshotStatus, SnapshotError> {
+pub(crate) fn save_file(state: &State, path: &Path) -> Result<SnapshotStatus, SnapshotError> {
     let partial = path.with_extension("partial");
     let mut file = BufWriter::new(File::create(&partial)?);
     file.write_all(MAGIC)?;
@@ -141,19 +146,26 @@ fn save_file(state: &State, path: &Path) -> Result<SnapshotStatus, SnapshotError
 fn read_file(path: &Path) -> Result<State, SnapshotError> {
     let mut file = BufReader::new(File::open(path)?);
     let mut magic = [0; 8];
-    file.read_exact(&mut magic)?;
+    file.read_exact(&mut magic).map_err(cut_short)?;
     if magic != *MAGIC {
         return Err(SnapshotError::Malformed);
     }
     let mut assembly = Assembly::default();
     loop {
         let mut head = [0; CHUNK_HEAD_BYTES];
-        file.read_exact(&mut head)?;
+        file.read_exact(&mut head).map_err(cut_short)?;
         let mut rows = vec![0; chunk_length(&head)?];
-        file.read_exact(&mut rows)?;
+        file.read_exact(&mut rows).map_err(cut_short)?;
         if let Some(state) = assembly.add(&head, rows.into())? {
             return Ok(state);
         }
+    }
+}
+
+fn cut_short(error: io::Error) -> SnapshotError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => SnapshotError::Malformed,
+        _ => SnapshotError::Io(error),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::command::{Command, Operation, Origin, Txn, TxnReply};
 use crate::error::StoreError;
 use crate::limits::{HISTORY_BYTES_MAX, HISTORY_MS, SESSION_WINDOW};
 use crate::mvcc::{Mvcc, Revision};
+use crate::planted::{Bug, planted};
 
 /// Who decides, who listens, and where they are reached. The only record of membership.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +47,7 @@ impl Session {
             *self = Session { boot: origin.boot, ..Session::default() };
         }
         if origin.boot < self.boot || origin.sequence <= self.through || !self.above.insert(origin.sequence) {
-            return cfg!(feature = "planted_apply_duplicates");
+            return planted(Bug::DuplicatesApplied);
         }
         if self.above.len() > SESSION_WINDOW {
             self.through = self.above.first().map_or(self.through, |oldest| oldest - 1);
@@ -89,7 +90,7 @@ impl State {
     /// The state before the first entry. The founders' membership stands in no entry, so they count it as the first:
     /// whoever joins later then lacks an entry nobody has, and is sent the whole state instead.
     pub(crate) fn new(membership: Membership) -> State {
-        let founded = u64::from(!membership.voters.is_empty());
+        let founded = u64::from(!membership.voters.is_empty() && !planted(Bug::FoundersUncounted));
         State { membership, index: founded, term: founded, ..State::default() }
     }
 
@@ -159,8 +160,9 @@ impl State {
             w.u64(*member);
             w.bytes(address.as_bytes());
         }
-        w.count(self.sessions.len());
-        for (member, session) in &self.sessions {
+        let sessions = if planted(Bug::SessionsForgotten) { &BTreeMap::new() } else { &self.sessions };
+        w.count(sessions.len());
+        for (member, session) in sessions {
             w.u64(*member);
             w.u64(session.boot);
             w.u64(session.through);

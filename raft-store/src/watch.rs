@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::error::Cancelled;
 use crate::limits::WATCH_CHANGES_MAX;
 use crate::mvcc::Mvcc;
+use crate::planted::{Bug, planted};
 
 /// What to follow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl Cursor {
         match (from < oldest, self.started) {
             (false, _) => Ok(()),
             (true, false) => Err(Cancelled::TooOld { from, oldest }),
-            (true, true) if cfg!(feature = "planted_compaction_past_watcher") => Ok(()),
+            (true, true) if planted(Bug::CompactionPastWatcher) => Ok(()),
             (true, true) => Err(Cancelled::Lagging { from, oldest }),
         }
     }

@@ -13,6 +13,7 @@ use crate::command::{Command, Origin};
 use crate::error::StoreError;
 use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_MS, PEER_LAG_ENTRIES};
 use crate::log::Record;
+use crate::planted::{Bug, planted};
 use crate::state::{Applied, Membership, State};
 
 impl Member {
@@ -62,7 +63,8 @@ impl Member {
         if self.hard_dirty {
             self.hard_dirty = false;
             let hard = self.raw.store().hard.clone();
-            let commit = hard.commit.min(self.raw.raft.raft_log.persisted);
+            let durable = self.raw.raft.raft_log.persisted;
+            let commit = hard.commit.min(durable);
             records.push(Record::Hard(HardState { commit, ..hard }));
         }
     }
@@ -76,6 +78,11 @@ impl Member {
         out: &mut Vec<Output>,
     ) {
         let written = !records.is_empty();
+        let (early, messages) =
+            if planted(Bug::MessagesBeforeFsync) { (messages, Vec::new()) } else { (Vec::new(), messages) };
+        for message in early {
+            self.send(message, out);
+        }
         self.unsynced.push_back(Unsynced { number, written, messages, installed });
         if written {
             let batch = Batch { number, records };
@@ -84,7 +91,7 @@ impl Member {
                 None => out.push(Output::Write(batch)),
             }
         }
-        let through = if cfg!(feature = "planted_ack_before_fsync") && self.held.is_none() { number } else { 0 };
+        let through = if planted(Bug::AckBeforeFsync) && self.held.is_none() { number } else { 0 };
         self.log_synced(through, out);
     }
 
@@ -123,8 +130,12 @@ impl Member {
         self.raw.mut_store().restart(index, term);
         self.raw.mut_store().conf = conf_state(&state.membership);
         self.state = *state;
-        self.delta = Delta::default();
-        self.held.get_or_insert_default();
+        if !planted(Bug::OldDeltaKept) {
+            self.delta = Delta::default();
+        }
+        if !planted(Bug::InstallNotAwaited) {
+            self.held.get_or_insert_default();
+        }
         // A checkpoint may be in flight; this one comes after it and replaces it.
         self.in_flight += 1;
         self.checkpointing = Some(index);
@@ -238,7 +249,11 @@ impl Member {
         for batch in self.held.take().into_iter().flatten() {
             out.push(Output::Write(batch));
         }
-        let unneeded = if self.has_peers() { index.saturating_sub(PEER_LAG_ENTRIES) } else { index };
+        let unneeded = match self.has_peers() {
+            _ if planted(Bug::TruncatedAboveCheckpoint) => self.state.index,
+            true => index.saturating_sub(PEER_LAG_ENTRIES),
+            false => index,
+        };
         if self.raw.store().first_index().is_ok_and(|first| first <= unneeded) {
             self.raw.mut_store().truncate(unneeded);
             out.push(Output::Truncate(unneeded));

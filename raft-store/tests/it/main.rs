@@ -1,5 +1,8 @@
 //! The store from outside: what a caller may rely on, on real disks, threads and sockets.
 
+mod cluster;
+mod crash;
+
 use std::time::{Duration, Instant};
 
 use raft_store::{

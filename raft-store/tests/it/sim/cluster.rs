@@ -1,6 +1,7 @@
 //! A cluster of simulated members, its clients, its operator and its misfortunes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,13 +10,13 @@ use raft::eraftpb::Message;
 use super::Rng;
 use super::checks::{Checks, Op};
 use super::disk::SimDisk;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::command::{Compare, Operation, Target, Txn, Write};
 use crate::driver::{CheckpointWork, LogWork};
 use crate::error::{Cancelled, OpenError};
 use crate::limits::REQUEST_MS;
-use crate::log::{Identity, Log};
-use crate::member::{Answer, Input, Member, MemberChange, Now, Output, Start};
+use crate::log::{Identity, Log, LogError};
+use crate::member::{Answer, Batch, Input, Member, MemberChange, Now, Output, Start};
 use crate::mvcc::Range;
 use crate::recovery;
 use crate::snapshot::{Assembly, CHUNK_HEAD_BYTES, chunks};
@@ -61,6 +62,7 @@ pub(crate) struct Summary {
     member_changes: u64,
     transfers: u64,
     compactions: u64,
+    full_disks: u64,
     trace: u64,
 }
 
@@ -77,11 +79,12 @@ impl Summary {
         self.member_changes += other.member_changes;
         self.transfers += other.transfers;
         self.compactions += other.compactions;
+        self.full_disks += other.full_disks;
     }
 
     pub(crate) fn covers_everything(&self) -> bool {
         let counts = [self.acknowledged, self.reads, self.crashes, self.failed_syncs, self.partitions, self.pauses];
-        let rare = [self.snapshots, self.member_changes, self.transfers, self.compactions];
+        let rare = [self.snapshots, self.member_changes, self.transfers, self.compactions, self.full_disks];
         counts.iter().chain(&rare).all(|count| *count > 0)
     }
 }
@@ -487,7 +490,7 @@ impl Cluster {
         let mut records = Vec::new();
         let mut last = 0;
         let mut truncate = None;
-        for work in live.log_queue.drain(..) {
+        for work in std::mem::take(&mut live.log_queue) {
             match work {
                 LogWork::Write(batch) => {
                     records.extend(batch.records);
@@ -499,6 +502,12 @@ impl Cluster {
         let written = live.log.write(&records).and_then(|()| truncate.map_or(Ok(()), |index| live.log.truncate(index)));
         match written {
             Ok(()) => self.after(delay, Event::LogSync(id, life, last)),
+            Err(LogError::Io(error)) if error.kind() == ErrorKind::StorageFull => {
+                live.log_queue.push_front(LogWork::Write(Batch { number: last, records }));
+                live.log_queue.extend(truncate.map(LogWork::Truncate));
+                self.after(200, Event::LogWrite(id, life));
+                self.step(id, vec![Input::SpaceChecked { full: true }]);
+            }
             Err(_) => self.crash(id),
         }
     }
@@ -536,17 +545,25 @@ impl Cluster {
             CheckpointWork::Install(state) => live.checkpoint.install(state),
             CheckpointWork::CheckSpace => Ok(()),
         };
-        if done.is_err() {
-            self.summary.failed_syncs += 1;
-            return self.crash(id);
+        match done {
+            Ok(()) => {}
+            Err(CheckpointError::Full) => {
+                live.checkpoint_queue.push_front(work);
+                self.after(200, Event::Checkpoint(id, life));
+                return self.step(id, vec![Input::SpaceChecked { full: true }]);
+            }
+            Err(_) => {
+                self.summary.failed_syncs += 1;
+                return self.crash(id);
+            }
         }
         live.checkpoint_busy = !live.checkpoint_queue.is_empty();
         if live.checkpoint_busy {
             self.after(delay, Event::Checkpoint(id, life));
         }
-        if !matches!(work, CheckpointWork::CheckSpace) {
-            self.step(id, vec![Input::CheckpointDone]);
-        }
+        let full = self.process(id).disk.is_full();
+        let done = (!matches!(work, CheckpointWork::CheckSpace)).then_some(Input::CheckpointDone);
+        self.step(id, done.into_iter().chain([Input::SpaceChecked { full }]).collect());
     }
 
     fn client(&mut self, client: u64) {
@@ -557,7 +574,9 @@ impl Cluster {
         self.last_request += 1;
         let request = self.last_request;
         let key: Bytes = format!("k{}", self.rng.below(KEYS)).into();
-        let value: Bytes = format!("v{request}").into();
+        // Now and then a value that makes a batch span frames of the log.
+        let size = if self.rng.chance(5) { 6000 } else { 8 };
+        let value: Bytes = format!("v{request:<size$}").into();
         let op = match self.rng.below(10) {
             0..4 => Op::Put { key, value },
             4..6 => {
@@ -625,13 +644,21 @@ impl Cluster {
         }
         let victim = 1 + self.rng.below(4);
         let other = 1 + self.rng.below(4);
-        match self.rng.below(9) {
+        match self.rng.below(10) {
             0 | 1 => {
                 if self.process(victim).live.is_some() {
                     self.crash(victim);
                 }
             }
-            2 => self.process(victim).disk.fail_syncs(),
+            2 => {
+                let after = self.rng.below(8);
+                self.process(victim).disk.fail_syncs(after);
+            }
+            7 => {
+                let full = self.rng.chance(50);
+                self.summary.full_disks += u64::from(full);
+                self.process(victim).disk.set_full(full);
+            }
             3 => {
                 self.summary.partitions += 1;
                 for peer in 1..=4 {

@@ -85,7 +85,8 @@ struct FileState {
 struct DiskState {
     files: BTreeMap<String, FileState>,
     durable_names: BTreeSet<String>,
-    fail_syncs: bool,
+    // How many syncs are left until all fail.
+    syncs_left: Option<u64>,
     full: bool,
 }
 
@@ -101,7 +102,7 @@ impl SimDisk {
     /// The machine stops: each unsynced write is kept, lost or torn between sectors, independently of the others.
     pub(crate) fn crash(&self, rng: &mut Rng) {
         let mut state = self.state();
-        state.fail_syncs = false;
+        state.syncs_left = None;
         state.full = false;
         let names = state.durable_names.clone();
         state.files.retain(|name, _| names.contains(name) || rng.chance(50));
@@ -132,14 +133,18 @@ impl SimDisk {
         }
     }
 
-    /// Every sync fails from now on, until the next crash.
-    pub(crate) fn fail_syncs(&self) {
-        self.state().fail_syncs = true;
+    /// After this many more syncs every sync fails, until the next crash.
+    pub(crate) fn fail_syncs(&self, after: u64) {
+        self.state().syncs_left = Some(after);
     }
 
     /// There is no more space, or there is again.
     pub(crate) fn set_full(&self, full: bool) {
         self.state().full = full;
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.state().full
     }
 
     /// The durable bytes of a file.
@@ -259,8 +264,8 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        if self.disk.state().fail_syncs {
-            return Err(io::Error::other("the simulated disk failed"));
+        if let Some(left) = &mut self.disk.state().syncs_left {
+            *left = left.checked_sub(1).ok_or_else(|| io::Error::other("the simulated disk failed"))?;
         }
         self.with(|file| {
             for change in std::mem::take(&mut file.unsynced) {

@@ -17,6 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use crate::mvcc::mix;
+use crate::planted::{Bug, with_bug};
 use cluster::{Cluster, RUN_MS, Summary};
 
 /// The source of every decision of a run.
@@ -80,4 +81,40 @@ fn a_seed_gives_the_same_run_again() {
     for seed in [1, 2] {
         assert_eq!(run(seed), run(seed), "SEED={seed}");
     }
+}
+
+/// The ledger of planted bugs: each is found by some seed, or by the tests of the log. A check that finds nothing any
+/// more has lost its teeth.
+#[test]
+fn planted_bugs_are_found() {
+    const SEEDS_MAX: u64 = 400;
+    // With the seed that found it last, tried first.
+    const BUGS: [(Bug, u64); 16] = [
+        (Bug::AckBeforeFsync, 0),
+        (Bug::MessagesBeforeFsync, 0),
+        (Bug::SyncErrorIgnored, 1),
+        (Bug::LeftoversAccepted, 24),
+        (Bug::TornTailKept, 0),
+        (Bug::TruncatedTailAccepted, 0),
+        (Bug::TruncatedAboveCheckpoint, 110),
+        (Bug::IndexApart, 0),
+        (Bug::OldDeltaKept, 33),
+        (Bug::InstallNotAwaited, 18),
+        (Bug::MembershipFromConfig, 0),
+        (Bug::FoundersUncounted, 0),
+        (Bug::DuplicatesApplied, 0),
+        (Bug::SessionsForgotten, 1),
+        (Bug::ReadsUnconfirmed, 88),
+        (Bug::CompactionPastWatcher, 0),
+    ];
+    let find = |bug: Bug, hint: u64| {
+        let by_log = || catch_unwind(log::all).err().map(|_| "the tests of the log".to_owned());
+        let try_seed = |seed| run(seed).err().map(|what| format!("seed {seed}: {what}"));
+        let by_seed = || std::iter::once(hint).chain(0..SEEDS_MAX).find_map(try_seed);
+        let found = with_bug(bug, || by_log().or_else(by_seed));
+        println!("{bug:?} is found by {}", found.as_deref().unwrap_or("nobody"));
+        found.is_some()
+    };
+    let missed: Vec<Bug> = BUGS.into_iter().filter(|(bug, hint)| !find(*bug, *hint)).map(|(bug, _)| bug).collect();
+    assert!(missed.is_empty(), "nobody finds {missed:?}");
 }
