@@ -58,8 +58,9 @@ pub(crate) const SLICE_TICKS: u64 = 1;
 /// Weight of a container that requests less CPU than this or none, in thousandths of a CPU: enough to be answered.
 pub(crate) const WEIGHT_MIN: u64 = 100;
 
-/// How far ahead of the others a container comes that slept: a few slices, so that it is answered at once.
-pub(crate) const WAKE_CREDIT_NANOS: u64 = 3_000_000;
+/// CPU time a container that slept may use before those that did not: a few slices, so that whoever uses less than its
+/// share is never behind a whole round of those that use all they get.
+pub(crate) const WAKE_CREDIT_NANOS: u64 = 5_000_000;
 
 /// CPU time a container may save up while idle, in milliseconds of its own rate: the CFS period of Kubernetes.
 pub(crate) const CPU_BURST_MS: u64 = 100;
