@@ -136,6 +136,7 @@ mod tests {
         let lanes: Vec<_> = (0..21).map(|_| Lane::new(None)).collect();
         let mut turns = Turns::new();
         (0..20).for_each(|lane| turns.push(&lanes[lane], lane));
+        run(&mut turns, &lanes, 1000);
         for _ in 0..1000 {
             run(&mut turns, &lanes, 6);
             turns.push(&lanes[20], 20);
