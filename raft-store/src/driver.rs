@@ -44,6 +44,8 @@ pub(crate) enum Envelope {
     Input(Input),
     /// A message of a peer; the place bounds how many of them wait.
     Peer(Input, OwnedSemaphorePermit),
+    /// A peer connected and told where it is reached.
+    Introduced(u64, String, OwnedSemaphorePermit),
     /// The disk failed, or nobody is left to ask: end now.
     End(String),
 }
@@ -143,6 +145,11 @@ impl Driver {
             Envelope::Capture(to) => drop(to.send(self.member.state().clone())),
             Envelope::Input(input) => inputs.push(input),
             Envelope::Peer(input, _place) => inputs.push(input),
+            Envelope::Introduced(member, address, _place) => {
+                if let Some(transport) = &mut self.transport {
+                    transport.introduce(member, address);
+                }
+            }
             Envelope::End(reason) => return Some(reason),
         }
         None

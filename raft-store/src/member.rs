@@ -6,17 +6,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use raft::eraftpb::{
-    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Entry, Message, MessageType,
-};
+use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{RawNode, StateRole};
 
 use crate::checkpoint::Delta;
 use crate::codec::{Reader, Writer};
 use crate::command::{Command, Operation, Origin, TxnReply};
 use crate::error::StoreError;
-use crate::limits::{CHECKPOINT_LAG_BYTES_MAX, HASH_CHECK_ENTRIES, MEMBERS_MAX, PROMOTE_LAG_ENTRIES};
-use crate::limits::{DISK_CHECK_MS, TRANSFER_MS};
+use crate::limits::{CHECKPOINT_LAG_BYTES_MAX, DISK_CHECK_MS, HASH_CHECK_ENTRIES, TRANSFER_MS};
 use crate::log::Record;
 use crate::mvcc::mix;
 use crate::planted::{Bug, planted};
@@ -24,8 +21,10 @@ use crate::requests::{Proposals, Reads};
 use crate::state::State;
 use crate::tail::Tail;
 
+mod membership;
 mod ready;
-pub(crate) use ready::{conf_state, speaks_of};
+pub(crate) use membership::conf_state;
+pub(crate) use ready::speaks_of;
 
 /// The time, as the driver sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -464,72 +463,6 @@ impl Member {
         {
             self.reads.confirm(origin.sequence, index);
         }
-    }
-
-    fn change(&mut self, id: u64, change: MemberChange) -> Result<(), StoreError> {
-        if !self.is_leader() {
-            return Err(StoreError::NotLeader { leader: self.leader() });
-        }
-        if self.raw.raft.has_pending_conf() || !self.state.membership.voters_outgoing.is_empty() {
-            return Err(StoreError::Busy("another change of membership is under way"));
-        }
-        let (single, context) = self.plan_change(change)?;
-        let mut conf_change = ConfChangeV2 { context: context.into_bytes().into(), ..ConfChangeV2::default() };
-        if single.get_change_type() != ConfChangeType::AddLearnerNode {
-            conf_change.set_transition(ConfChangeTransition::Implicit);
-        }
-        conf_change.mut_changes().push(single);
-        let sequence = self.proposals.next_sequence();
-        let mut w = Writer::default();
-        Origin { member: self.id, boot: self.boot, sequence }.encode(&mut w);
-        let refused = |_| StoreError::Busy("leadership is being handed over");
-        self.raw.propose_conf_change(w.0, conf_change).map_err(refused)?;
-        self.changes.insert(sequence, (id, self.now.mono_ms + crate::limits::REQUEST_MS));
-        Ok(())
-    }
-
-    fn plan_change(&self, change: MemberChange) -> Result<(ConfChangeSingle, String), StoreError> {
-        let m = &self.state.membership;
-        let invalid = |what: &str| Err(StoreError::Invalid(what.to_owned()));
-        let (kind, member, address) = match change {
-            MemberChange::AddLearner { member, .. } if member == 0 || m.all().contains(&member) => {
-                return invalid("the member's number is 0 or already used");
-            }
-            MemberChange::AddLearner { .. } if m.all().len() >= MEMBERS_MAX => {
-                return invalid("the cluster has as many members as it can have");
-            }
-            MemberChange::AddLearner { member, address } => (ConfChangeType::AddLearnerNode, member, address),
-            MemberChange::Promote { member } if !m.learners.contains(&member) => {
-                return invalid("the member is not a learner");
-            }
-            MemberChange::Promote { member } => {
-                let matched = self.raw.raft.prs().get(member).map_or(0, |progress| progress.matched);
-                if matched + PROMOTE_LAG_ENTRIES < self.raw.raft.raft_log.last_index() {
-                    return Err(StoreError::Busy("the learner has not caught up"));
-                }
-                (ConfChangeType::AddNode, member, m.addresses.get(&member).cloned().unwrap_or_default())
-            }
-            MemberChange::Remove { member } if !m.all().contains(&member) => return invalid("there is no such member"),
-            MemberChange::Remove { member } if member == self.id => {
-                return Err(StoreError::Busy("the leader must hand over leadership before it is removed"));
-            }
-            MemberChange::Remove { member } => (ConfChangeType::RemoveNode, member, String::new()),
-        };
-        let mut single = ConfChangeSingle { node_id: member, ..ConfChangeSingle::default() };
-        single.set_change_type(kind);
-        Ok((single, address))
-    }
-
-    fn transfer(&mut self, to: u64) -> Result<(), StoreError> {
-        if !self.is_leader() {
-            return Err(StoreError::NotLeader { leader: self.leader() });
-        }
-        if !self.state.membership.voters.contains(&to) {
-            return Err(StoreError::Invalid("leadership can only go to a voter".to_owned()));
-        }
-        self.raw.transfer_leader(to);
-        self.settle_timeout();
-        Ok(())
     }
 
     fn check_hash(&mut self) {

@@ -5,7 +5,6 @@
 
 /// The ledger: every bug here is found by `sim::planted_bugs_are_found`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "the ledger is read by the tests; code only asks about its own bug"))]
 pub(crate) enum Bug {
     /// A batch counts as durable before it was written.
     AckBeforeFsync,

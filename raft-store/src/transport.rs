@@ -3,6 +3,7 @@
 //! ```text
 //! connection = hello · frame*                 one direction only; every member dials each of its peers
 //! hello      = "KGRAFT" 0 1 · cluster u64 · from u64 · to u64 · purpose u8 (1 messages | 2 snapshot)
+//!              · length u8 · address the sender is reached at, so that a member that joins can answer
 //! frame      = length u32 · raft message (protobuf)
 //! snapshot   = hello · frame (the message) · chunk* · end (see `snapshot`), answered by one byte: 1 taken, 0 not
 //! ```
@@ -58,6 +59,7 @@ pub struct TransportConfig {
 /// Everything a connection needs to know.
 struct Shared {
     identity: Identity,
+    address: String,
     client: TlsConnector,
     server: TlsAcceptor,
     server_name: ServerName<'static>,
@@ -100,6 +102,7 @@ impl Transport {
     ) -> Transport {
         let shared = Arc::new(Shared {
             identity,
+            address: addresses.get(&identity.member).cloned().unwrap_or_default(),
             client: config.client.into(),
             server: config.server.into(),
             server_name: config.server_name,
@@ -122,6 +125,17 @@ impl Transport {
             }
             stays
         });
+        self.dial_all(addresses);
+    }
+
+    /// Dials whoever introduced itself before the membership told of it, so that it can be answered.
+    pub(crate) fn introduce(&mut self, member: u64, address: String) {
+        if self.peers.len() < MEMBERS_MAX {
+            self.dial_all([(member, address)].into());
+        }
+    }
+
+    fn dial_all(&mut self, addresses: BTreeMap<u64, String>) {
         for (member, address) in addresses {
             if member != self.shared.identity.member && !address.is_empty() && !self.peers.contains_key(&member) {
                 let (queue, messages) = mpsc::channel(PEER_QUEUE_MAX);
@@ -178,6 +192,10 @@ impl Shared {
             w.u64(field);
         }
         w.u8(purpose);
+        let address = self.address.as_bytes();
+        let length = u8::try_from(address.len()).map_err(|_| refused("the member's own address is too long"))?;
+        w.u8(length);
+        w.0.extend_from_slice(address);
         stream.write_all(&w.0).await?;
         Ok(stream)
     }
@@ -317,14 +335,22 @@ async fn receive(shared: &Shared, tcp: TcpStream) -> io::Result<()> {
     if (cluster, to) != (shared.identity.cluster, shared.identity.member) {
         return Err(refused("the peer looks for another cluster or member"));
     }
+    let mut address = vec![0; usize::from(in_time(stream.read_u8()).await?)];
+    in_time(stream.read_exact(&mut address)).await?;
+    let address = String::from_utf8(address).map_err(|_| refused("the peer's address is no text"))?;
     match hello[HELLO_BYTES - 1] {
-        MESSAGES => loop {
-            let message = read_message(&mut stream).await?;
-            if message.from != from {
-                return Err(refused("a message carries another sender than the connection"));
+        MESSAGES => {
+            if let Ok(place) = shared.places.clone().acquire_owned().await {
+                drop(shared.inbox.try_send(Envelope::Introduced(from, address, place)));
             }
-            shared.report(Input::Received(message)).await;
-        },
+            loop {
+                let message = read_message(&mut stream).await?;
+                if message.from != from {
+                    return Err(refused("a message carries another sender than the connection"));
+                }
+                shared.report(Input::Received(message)).await;
+            }
+        }
         SNAPSHOT => {
             let taken = receive_snapshot(shared, from, &mut stream).await;
             in_time(stream.write_u8(u8::from(taken.is_ok()))).await?;

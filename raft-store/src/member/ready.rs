@@ -1,20 +1,16 @@
 //! The member's dealings with what raft has ready: persist, send, apply, checkpoint.
 
-use std::collections::BTreeMap;
-
-use protobuf::Message as _;
 use raft::Storage as _;
-use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 
+use super::membership::conf_state;
 use super::{Answer, Batch, Member, Output, Unsynced};
 use crate::checkpoint::{Delta, encode_head};
-use crate::codec::Reader;
-use crate::command::{Command, Origin};
-use crate::error::StoreError;
+use crate::command::Command;
 use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_MS, PEER_LAG_ENTRIES};
 use crate::log::Record;
 use crate::planted::{Bug, planted};
-use crate::state::{Applied, Membership, State};
+use crate::state::{Applied, State};
 
 impl Member {
     /// Takes one portion of work from raft.
@@ -190,40 +186,6 @@ impl Member {
         }
     }
 
-    fn apply_change(&mut self, entry: &Entry, out: &mut Vec<Output>) {
-        let Ok(change) = ConfChangeV2::parse_from_bytes(&entry.data) else {
-            out.push(unreadable(entry.index));
-            return;
-        };
-        let answer = match self.raw.apply_conf_change(&change) {
-            Ok(conf) => {
-                let addresses = self.addresses_after(&change, &conf);
-                self.state.membership = membership(&conf, addresses);
-                self.raw.mut_store().conf = conf_state(&self.state.membership);
-                out.push(Output::Peers(self.state.membership.addresses.clone()));
-                Ok(Answer::Done)
-            }
-            Err(error) => Err(StoreError::Invalid(error.to_string())),
-        };
-        if let Ok(origin) = Origin::decode(&mut Reader::new(entry.context.clone()))
-            && (origin.member, origin.boot) == (self.id, self.boot)
-            && let Some((id, _)) = self.changes.remove(&origin.sequence)
-        {
-            self.answers.push((id, answer));
-        }
-    }
-
-    fn addresses_after(&self, change: &ConfChangeV2, conf: &ConfState) -> BTreeMap<u64, String> {
-        let mut addresses = self.state.membership.addresses.clone();
-        if !change.context.is_empty() {
-            let address = String::from_utf8_lossy(&change.context).into_owned();
-            addresses.extend(change.changes.iter().map(|single| (single.node_id, address.clone())));
-        }
-        let stays = membership(conf, Default::default()).all();
-        addresses.retain(|member, _| stays.contains(member));
-        addresses
-    }
-
     pub(super) fn checkpoint_due(&self) -> Option<u64> {
         let dirty = self.checkpointing.is_none() && self.state.index > self.checkpointed;
         let soon = self.delta.bytes >= CHECKPOINT_BYTES || self.stopping.is_some();
@@ -261,37 +223,8 @@ impl Member {
     }
 }
 
-fn unreadable(index: u64) -> Output {
+pub(super) fn unreadable(index: u64) -> Output {
     Output::Fail(format!("entry {index} cannot be read by this version"))
-}
-
-/// raft's words for a membership.
-pub(crate) fn conf_state(membership: &Membership) -> ConfState {
-    ConfState {
-        voters: membership.voters.clone(),
-        learners: membership.learners.clone(),
-        voters_outgoing: membership.voters_outgoing.clone(),
-        learners_next: membership.learners_next.clone(),
-        auto_leave: membership.auto_leave,
-        ..ConfState::default()
-    }
-}
-
-/// Our words for raft's; sorted, since raft's order differs between members.
-fn membership(conf: &ConfState, addresses: BTreeMap<u64, String>) -> Membership {
-    let sorted = |members: &[u64]| {
-        let mut members = members.to_vec();
-        members.sort_unstable();
-        members
-    };
-    Membership {
-        voters: sorted(&conf.voters),
-        learners: sorted(&conf.learners),
-        voters_outgoing: sorted(&conf.voters_outgoing),
-        learners_next: sorted(&conf.learners_next),
-        auto_leave: conf.auto_leave,
-        addresses,
-    }
 }
 
 /// The state a message's snapshot speaks of, as far as the message tells.

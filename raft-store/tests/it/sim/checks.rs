@@ -142,11 +142,15 @@ impl Checks {
     }
 
     /// A linearizable read was answered from a state of this revision.
-    pub(crate) fn read(&mut self, id: u64, revision: u64, value: Option<Bytes>) {
+    pub(crate) fn read(&mut self, id: u64, revision: u64, value: Option<&Bytes>) {
         let Some(Open { op, told }) = self.ended(id, revision) else { return };
         let Op::Read { key } = &op else { panic!("{op:?} was answered as a read") };
         assert!(revision >= told, "{op:?} saw revision {revision}, after {told} had been told");
-        assert_eq!(self.value_at(key, revision), value, "{op:?} saw another value than that of revision {revision}");
+        assert_eq!(
+            self.value_at(key, revision).as_ref(),
+            value,
+            "{op:?} saw another value than that of revision {revision}"
+        );
         self.reads += 1;
     }
 

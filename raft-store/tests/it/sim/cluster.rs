@@ -626,7 +626,7 @@ impl Cluster {
                 let live = self.processes[&id].live.as_ref().expect("an answer comes from a live member");
                 let seen = live.member.state().mvcc.range(&Range::key(key.clone())).expect("the present can be read");
                 assert!(seen.revision >= revision, "a picture is behind what was answered");
-                self.checks.read(request, seen.revision, seen.items.first().map(|kv| kv.value.clone()));
+                self.checks.read(request, seen.revision, seen.items.first().map(|kv| &kv.value));
             }
             Ok(Answer::Done) => {}
             Err(error) => self.checks.answered(request, Err(error)),
