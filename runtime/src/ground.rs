@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use k8s_openapi::api::core::v1 as k8s;
 use network::{PodIdentity, PodNet};
 
+use crate::host::private_folder;
 use crate::node::Agent;
 use crate::volumes::{self, Volume};
 use crate::{environment, settings};
@@ -54,12 +56,52 @@ pub(crate) async fn set_up(agent: &Agent, pod: &k8s::Pod, address: IpAddr) -> Re
     Ok(Ground { network: agent.config.fabric.attach(identity), volumes, folder })
 }
 
+const VOLUMES: &str = "pods";
+const OUTPUT: &str = "output";
+
 /// Where the pod keeps its volumes.
 pub(crate) fn pod_folder(agent: &Agent, pod: &k8s::Pod) -> PathBuf {
-    agent.config.data_dir.join("pods").join(pod.metadata.uid.as_deref().unwrap_or_default())
+    agent.config.data_dir.join(VOLUMES).join(pod.metadata.uid.as_deref().unwrap_or_default())
 }
 
 /// Where the pod's output is kept.
 pub(crate) fn output_folder(agent: &Agent, pod: &k8s::Pod) -> PathBuf {
-    agent.config.data_dir.join("output").join(pod.metadata.uid.as_deref().unwrap_or_default())
+    agent.config.data_dir.join(OUTPUT).join(pod.metadata.uid.as_deref().unwrap_or_default())
+}
+
+/// Makes the folders in which pods get theirs.
+pub(crate) fn make_folders(data_dir: &Path) -> io::Result<()> {
+    private_folder(&data_dir.join(VOLUMES))?;
+    private_folder(&data_dir.join(OUTPUT))
+}
+
+/// The folders of pods that are there now, by uid.
+pub(crate) fn leftovers(data_dir: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for folder in [VOLUMES, OUTPUT] {
+        for entry in fs::read_dir(data_dir.join(folder))? {
+            let entry = entry?;
+            found.extend(entry.file_name().into_string().ok().map(|uid| (uid, entry.path())));
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_folder_tells_whose_it_is() {
+        let data_dir = tempfile::tempdir().unwrap();
+        make_folders(data_dir.path()).unwrap();
+        assert_eq!(leftovers(data_dir.path()).unwrap(), []);
+        for folder in ["pods/u1/volumes", "output/u1", "output/u2/web"] {
+            fs::create_dir_all(data_dir.path().join(folder)).unwrap();
+        }
+        let mut found = leftovers(data_dir.path()).unwrap();
+        found.sort();
+        let expected = [("u1", "output/u1"), ("u1", "pods/u1"), ("u2", "output/u2")];
+        assert_eq!(found, expected.map(|(uid, path)| (uid.to_owned(), data_dir.path().join(path))));
+    }
 }

@@ -18,7 +18,7 @@ use crate::host::Capacity;
 use crate::kubelet::KubeletService;
 use crate::limits;
 use crate::roster::Roster;
-use crate::{host, pods, registration};
+use crate::{ground, pods, registration};
 
 /// What a node is made of.
 #[derive(Clone)]
@@ -126,10 +126,8 @@ impl Node {
     pub async fn run(self, stop: CancellationToken) {
         let Self { agent, notes } = self;
         let client = agent.config.client.clone();
-        for folder in ["pods", "output"] {
-            if let Err(error) = host::private_folder(&agent.config.data_dir.join(folder)) {
-                tracing::error!(folder, %error, "the node's folder cannot be made; its pods will say so");
-            }
+        if let Err(error) = ground::make_folders(&agent.config.data_dir) {
+            tracing::error!(%error, "the node's folders cannot be made; its pods will say so");
         }
         let writer = tokio::spawn(events::run(client.clone(), agent.config.name.clone(), notes, stop.clone()));
         let registered = tokio::select! {

@@ -411,7 +411,6 @@ impl Driver {
     }
 
     async fn clean_up(mut self) {
-        self.tear_down();
         self.outcomes.shutdown().await;
         self.outputs.values().for_each(|output| output.finish());
         self.agent.roster.remove(&self.pod);
@@ -442,6 +441,13 @@ impl Driver {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let (namespace, pod, uid) = (text(&meta.namespace), text(&meta.name), text(&meta.uid));
         Note { namespace, pod, uid, container, severity, reason, message }
+    }
+}
+
+impl Drop for Driver {
+    /// Also when the node stops, or the task failed: others may have the address, and nobody reaches the pod any more.
+    fn drop(&mut self) {
+        self.tear_down();
     }
 }
 

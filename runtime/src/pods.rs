@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt};
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::ground;
 use crate::node::Agent;
 use crate::pod_driver::{self, Known};
 
@@ -21,7 +23,8 @@ pub(crate) async fn run(agent: Arc<Agent>, stop: CancellationToken) {
     let pods: Api<Pod> = Api::all(agent.config.client.clone());
     let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", agent.config.name));
     let mut changes = watcher(pods, mine).default_backoff().boxed();
-    let mut household = Household { agent, tasks: JoinSet::new(), pods: HashMap::new(), listed: None };
+    let leftovers = ground::leftovers(&agent.config.data_dir).unwrap_or_default();
+    let mut household = Household { agent, tasks: JoinSet::new(), pods: HashMap::new(), listed: None, leftovers };
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -45,6 +48,8 @@ struct Household {
     pods: HashMap<Uid, watch::Sender<Known>>,
     /// While a list is arriving: whom it has named.
     listed: Option<HashSet<Uid>>,
+    /// Folders that were here before the first list came, by the uid of their pod.
+    leftovers: Vec<(Uid, PathBuf)>,
 }
 
 impl Household {
@@ -57,8 +62,22 @@ impl Household {
                 let listed = self.listed.take().unwrap_or_default();
                 let lost: Vec<Uid> = self.pods.keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
                 lost.iter().for_each(|uid| self.lose(uid));
+                self.sweep(&listed);
             }
         }
+    }
+
+    /// Removes what pods left that went while the node was away.
+    fn sweep(&mut self, listed: &HashSet<Uid>) {
+        let leftovers = std::mem::take(&mut self.leftovers).into_iter();
+        let orphans: Vec<PathBuf> = leftovers.filter(|(uid, _)| !listed.contains(uid)).map(|(_, path)| path).collect();
+        tokio::task::spawn_blocking(move || {
+            for path in orphans {
+                if let Err(error) = std::fs::remove_dir_all(&path) {
+                    tracing::warn!(path = %path.display(), %error, "files of an earlier pod are left behind");
+                }
+            }
+        });
     }
 
     fn see(&mut self, pod: Pod) {
