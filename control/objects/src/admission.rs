@@ -23,6 +23,8 @@ pub(crate) struct Entrant<'a> {
     pub(crate) namespace: &'a str,
     /// The stored object that it replaces.
     pub(crate) old: Option<&'a Object>,
+    /// How many free addresses and ports to leave to others.
+    pub(crate) skip: usize,
 }
 
 /// Refuses objects of namespaces that are not there or are going (`NamespaceLifecycle`).
@@ -49,7 +51,7 @@ pub(crate) fn admit(view: &View, entrant: &Entrant<'_>, value: &mut Value) -> Re
     let creating = entrant.old.is_none();
     match &*entrant.resource.name {
         "pods" if creating => pod(view, entrant, value),
-        "services" => allocate::service(view, entrant.old, value)
+        "services" => allocate::service(view, entrant.old, value, entrant.skip)
             .map_err(|causes| Status::invalid("", "Service", meta::name(value), causes)),
         "namespaces" => {
             namespace(value, creating);
@@ -340,6 +342,7 @@ mod tests {
             resource: catalog.by_name("pods").unwrap(),
             namespace: "shop",
             old: None,
+            skip: 0,
         };
         let mut value = json!({"metadata": {"name": "web"}, "spec": spec});
         admit(view, &entrant, &mut value).map_err(|refusal| refusal.message.clone())?;

@@ -59,8 +59,8 @@ fn number(value: &Value) -> Option<u16> {
 }
 
 /// Fills in what a Service gets from the cluster: `clusterIP(s)`, `ipFamilies`, `ipFamilyPolicy`, `nodePort`s.
-/// An update that leaves them out keeps what the Service has.
-pub(crate) fn service(view: &View, old: Option<&Object>, new: &mut Value) -> Result<(), Vec<Cause>> {
+/// An update that leaves them out keeps what the Service has. The first `skip` that are free are left to others.
+pub(crate) fn service(view: &View, old: Option<&Object>, new: &mut Value, skip: usize) -> Result<(), Vec<Cause>> {
     let before = old.map_or(&Value::Null, |old| &old.value["spec"]);
     if !new["spec"].is_object() {
         return Ok(());
@@ -73,10 +73,10 @@ pub(crate) fn service(view: &View, old: Option<&Object>, new: &mut Value) -> Res
     }
     keep_allocated(before, &mut new["spec"]);
     let others = || view.list("services").filter(|other| old.is_none_or(|old| old.key != other.key));
-    cluster_address(others(), &mut new["spec"])?;
+    cluster_address(others(), &mut new["spec"], skip)?;
     if matches!(new["spec"]["type"].as_str(), Some("NodePort" | "LoadBalancer")) {
         let allocated = new["spec"]["type"] == "NodePort" || new["spec"]["allocateLoadBalancerNodePorts"] != false;
-        assign_node_ports(others(), &mut new["spec"], allocated)?;
+        assign_node_ports(others(), &mut new["spec"], allocated.then_some(skip))?;
     } else {
         for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
             remove(port, "nodePort");
@@ -120,6 +120,7 @@ fn keep_allocated(before: &Value, spec: &mut Value) {
 fn cluster_address<'a>(
     others: impl Iterator<Item = &'a std::sync::Arc<Object>>,
     spec: &mut Value,
+    skip: usize,
 ) -> Result<(), Vec<Cause>> {
     let asked = [&spec["clusterIP"], &spec["clusterIPs"][0]]
         .into_iter()
@@ -135,18 +136,18 @@ fn cluster_address<'a>(
         "None".to_owned()
     } else {
         let used: BTreeSet<u32> = others.flat_map(|other| addresses(&other.value)).map(u32::from).collect();
-        choose_address(asked.as_deref(), &used)?.to_string()
+        choose_address(asked.as_deref(), &used, skip)?.to_string()
     };
     spec["clusterIP"] = json!(address);
     spec["clusterIPs"] = json!([address]);
     Ok(())
 }
 
-fn choose_address(asked: Option<&str>, used: &BTreeSet<u32>) -> Result<Ipv4Addr, Vec<Cause>> {
+fn choose_address(asked: Option<&str>, used: &BTreeSet<u32>, skip: usize) -> Result<Ipv4Addr, Vec<Cause>> {
     let Some(asked) = asked else {
         let free = (NETWORK + ASKED_FOR..BROADCAST).chain(NETWORK + 1..NETWORK + ASKED_FOR);
-        let mut free = free.filter(|address| ![API_ADDRESS, DNS_ADDRESS].contains(address) && !used.contains(address));
-        return free.next().map(Ipv4Addr::from).ok_or_else(|| {
+        let free = free.filter(|address| ![API_ADDRESS, DNS_ADDRESS].contains(address) && !used.contains(address));
+        return nth_or_last(free, skip).map(Ipv4Addr::from).ok_or_else(|| {
             vec![Cause::invalid("spec.clusterIPs", &json!([]), "failed to allocate a serviceIP: range is full")]
         });
     };
@@ -163,10 +164,15 @@ fn choose_address(asked: Option<&str>, used: &BTreeSet<u32>) -> Result<Ipv4Addr,
     Ok(address)
 }
 
+fn nth_or_last<T>(free: impl Iterator<Item = T>, skip: usize) -> Option<T> {
+    free.take(skip + 1).last()
+}
+
+/// Gives every port that has none a node port, unless `skip` is `None`; checks those that are asked for.
 fn assign_node_ports<'a>(
     others: impl Iterator<Item = &'a std::sync::Arc<Object>>,
     spec: &mut Value,
-    allocate: bool,
+    skip: Option<usize>,
 ) -> Result<(), Vec<Cause>> {
     let used: BTreeSet<(u16, String)> = others.flat_map(|other| node_ports(&other.value)).collect();
     let mut taken: BTreeSet<u16> = used.iter().map(|(port, _)| *port).collect();
@@ -182,11 +188,13 @@ fn assign_node_ports<'a>(
         }
         taken.insert(number);
     }
-    for (index, port) in ports.iter_mut().enumerate().filter(|_| allocate) {
+    let Some(skip) = skip else { return Ok(()) };
+    for (index, port) in ports.iter_mut().enumerate() {
         if !is_unset(&port["nodePort"]) {
             continue;
         }
-        let Some(free) = NODE_PORTS.clone().find(|number| !taken.contains(number)) else {
+        let free = NODE_PORTS.filter(|number| !taken.contains(number));
+        let Some(free) = nth_or_last(free, skip) else {
             let why = "failed to allocate a nodePort: range is full";
             return Err(vec![Cause::invalid(format!("spec.ports[{index}].nodePort"), &json!(0), why)]);
         };
@@ -204,7 +212,7 @@ mod tests {
 
     fn stored(view: &mut View, name: &str, spec: &Value) -> Arc<Object> {
         let mut value = json!({"metadata": {"name": name}, "spec": spec});
-        service(view, None, &mut value).unwrap();
+        service(view, None, &mut value, 0).unwrap();
         let revision = view.revision() + 1;
         let object = Arc::new(Object::new(Key::new("services", "default", name), revision, value));
         view.apply(ChangeKind::Added, &object);
@@ -212,7 +220,7 @@ mod tests {
     }
 
     fn refusal(view: &View, spec: &Value) -> String {
-        service(view, None, &mut json!({"spec": spec})).unwrap_err()[0].message.clone()
+        service(view, None, &mut json!({"spec": spec}), 0).unwrap_err()[0].message.clone()
     }
 
     #[test]
@@ -256,10 +264,10 @@ mod tests {
         let ports = json!([{"port": 80, "protocol": "TCP"}]);
         let old = stored(&mut view, "a", &json!({"type": "NodePort", "ports": ports}));
         let mut new = json!({"spec": {"type": "NodePort", "ports": ports}});
-        service(&view, Some(&old), &mut new).unwrap();
+        service(&view, Some(&old), &mut new, 0).unwrap();
         assert_eq!(new["spec"], old.value["spec"]);
         new["spec"]["type"] = json!("ClusterIP");
-        service(&view, Some(&old), &mut new).unwrap();
+        service(&view, Some(&old), &mut new, 0).unwrap();
         assert_eq!((&new["spec"]["clusterIP"], &new["spec"]["ports"]), (&json!("10.43.1.0"), &ports));
     }
 }

@@ -1,8 +1,8 @@
 //! The write path: decide from the picture, write with a precondition, answer when the picture has it.
 //!
 //! Every write is a pure decision over a [`View`] followed by one transaction. If somebody else wrote first, the
-//! decision is made anew from the new picture, a bounded number of times. A refusal that a stale picture may have
-//! caused is checked against a fresh one before it is given.
+//! decision is made anew from the new picture, a bounded number of times. A decision that writes nothing (a refusal, an
+//! object that is as it should be) is checked against a fresh picture before it is given.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -95,20 +95,16 @@ impl Door {
         let mut contended = None;
         let mut turn = None;
         for _ in 0..ATTEMPTS_MAX {
-            let decision = match decide(&view) {
-                Ok(decision) => decision,
-                Err(refusal) => {
-                    if checked || !may_be_stale(&refusal) {
-                        return Err(refusal);
-                    }
-                    let fresh = self.fresh_view().await?;
-                    if fresh.revision() == view.revision() {
-                        return Err(refusal);
-                    }
-                    (view, checked) = (fresh, true);
+            let decision = decide(&view);
+            if !checked && leaves_unwritten(&decision) {
+                let fresh = self.fresh_view().await?;
+                checked = true;
+                if fresh.revision() != view.revision() {
+                    view = fresh;
                     continue;
                 }
-            };
+            }
+            let decision = decision?;
             match self.carry_out(decision, dry_run).await? {
                 Ok(done) => return Ok(done),
                 Err(key) => {
@@ -161,9 +157,12 @@ fn meeting(key: &Key) -> usize {
     usize::try_from(hasher.finish() % MEETINGS as u64).unwrap_or_default()
 }
 
-/// Whether a newer picture might not lead to this refusal.
-fn may_be_stale(refusal: &Status) -> bool {
-    !matches!(refusal.code, 400 | 413 | 415)
+/// Whether no transaction will tell that the picture was stale, although it may have mattered.
+fn leaves_unwritten(decision: &Result<Decision, Status>) -> bool {
+    match decision {
+        Ok(decision) => matches!(decision, Decision::Keep(_)),
+        Err(refusal) => !matches!(refusal.code, 400 | 413 | 415),
+    }
 }
 
 /// The transaction of one decision: the object in the version it was decided from, the namespace it is born into,

@@ -55,3 +55,6 @@ pub(crate) const DELETIONS_AT_ONCE: usize = 32;
 
 /// When an eviction may be tried again while its budget is being counted, in seconds; upstream says 10.
 pub(crate) const BUDGET_RETRY_SECONDS: u32 = 10;
+
+/// From how many free addresses more a writer chooses each time that another member took its choice.
+pub(crate) const ALLOCATION_SPREAD: usize = 8;

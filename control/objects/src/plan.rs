@@ -31,6 +31,8 @@ pub(crate) struct Request<'a> {
 pub(crate) struct Chance {
     pub(crate) uid: String,
     pub(crate) suffix: [u8; 5],
+    /// How many free addresses and ports to leave to others.
+    pub(crate) skip: usize,
 }
 
 impl Request<'_> {
@@ -132,7 +134,7 @@ impl Request<'_> {
         }
         let now = self.now();
         life::give_birth(resource, &mut value, &chance.uid, &now);
-        self.let_in(view, None, &mut value)?;
+        self.let_in(view, None, &mut value, chance.skip)?;
         let causes = validate::create(resource, &value);
         if !causes.is_empty() {
             return Err(self.invalid(&name, causes));
@@ -149,9 +151,9 @@ impl Request<'_> {
         Ok(Decision::Put { key: self.key(&name), base: None, value })
     }
 
-    fn let_in(&self, view: &View, old: Option<&Object>, value: &mut Value) -> Result<(), Status> {
+    fn let_in(&self, view: &View, old: Option<&Object>, value: &mut Value, skip: usize) -> Result<(), Status> {
         defaults::apply(self.resource, value);
-        let entrant = Entrant { who: self.who, resource: self.resource, namespace: self.namespace, old };
+        let entrant = Entrant { who: self.who, resource: self.resource, namespace: self.namespace, old, skip };
         admit(view, &entrant, value)?;
         // What admission put in has defaults too (`roundTrip` of kube-apiserver's mutating phase).
         defaults::apply(self.resource, value);
@@ -183,7 +185,7 @@ impl Request<'_> {
         let resource = self.resource;
         self.narrow(&old.value, &mut new);
         life::carry_over(resource, &old.value, &mut new, self.subresource);
-        self.let_in(view, Some(old), &mut new)?;
+        self.let_in(view, Some(old), &mut new, 0)?;
         life::count_generation(resource, &old.value, &mut new);
         let mut causes: Vec<Cause> = life::check_finalizers(&old.value, &new).into_iter().collect();
         causes.extend(match self.subresource {

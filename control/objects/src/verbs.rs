@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::door::{Decision, Done, Effect};
 use crate::life::check_preconditions;
-use crate::limits::DELETIONS_AT_ONCE;
+use crate::limits::{ALLOCATION_SPREAD, DELETIONS_AT_ONCE};
 use crate::plan::{Chance, Request};
 use crate::request::{DeleteOptions, Deleted, Patch, User, WriteOptions, Written};
 use crate::scale::{scale_of, scaled};
@@ -32,9 +32,21 @@ const CREATED_BY_PUT: [&str; 14] = [
     "services",
 ];
 
-/// Random parts of an object that may be made.
-fn chance() -> Chance {
-    Chance { uid: uuid::Uuid::new_v4().to_string(), suffix: rand::random() }
+/// Where the random parts of an object that may be made come from.
+#[derive(Default)]
+struct Dice {
+    throws: usize,
+}
+
+impl Dice {
+    /// A throw for the next time that the request is decided. Only the first takes the first free address: whoever
+    /// decides again may have lost it to another member, and would again if both went on along the same line.
+    fn throw(&mut self) -> Chance {
+        let spread = self.throws * ALLOCATION_SPREAD;
+        self.throws += 1;
+        let skip = if spread == 0 { 0 } else { rand::random_range(0..spread) };
+        Chance { uid: uuid::Uuid::new_v4().to_string(), suffix: rand::random(), skip }
+    }
 }
 
 fn request<'a>(
@@ -84,7 +96,8 @@ impl Objects {
         let warnings = fit(&mut body, &resource.message, options)?;
         request.identify(&mut body, "")?;
         let _turn = self.door.turn(resource).await;
-        let decide = |view: &View| request.create(view, body.clone(), &chance(), None);
+        let mut dice = Dice::default();
+        let decide = |view: &View| request.create(view, body.clone(), &dice.throw(), None);
         let named = !meta::name(&body).is_empty();
         let done = self.door.transact(options.dry_run, generated(decide, named)).await?;
         Ok(written(done, warnings))
@@ -119,10 +132,13 @@ impl Objects {
         }
         let may_create = subresource.is_none() && CREATED_BY_PUT.contains(&&*resource.name);
         let _turn = self.door.turn(resource).await;
+        let mut dice = Dice::default();
         let decide = |view: &View| match request.find(view, name) {
             Ok(old) if is_scale => request.change(view, old, scaled(resource, old, &body)?, None),
             Ok(old) => request.replace(view, old, body.clone()),
-            Err(_) if may_create && meta::uid(&body).is_empty() => request.create(view, body.clone(), &chance(), None),
+            Err(_) if may_create && meta::uid(&body).is_empty() => {
+                request.create(view, body.clone(), &dice.throw(), None)
+            }
             Err(missing) => Err(missing),
         };
         let done = self.door.transact(options.dry_run, decide).await?;
@@ -171,9 +187,10 @@ impl Objects {
             other => other,
         };
         let _turn = self.door.turn(resource).await;
+        let mut dice = Dice::default();
         let mut decide = |view: &View| {
             if let Patch::Apply { body, force } = &patch {
-                return request.apply(view, name, body, *force, &chance());
+                return request.apply(view, name, body, *force, &dice.throw());
             }
             let old = request.find(view, name)?;
             check_preconditions(old, precondition)?;

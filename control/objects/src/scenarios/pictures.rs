@@ -155,3 +155,27 @@ async fn the_changes_one_after_the_other_give_the_picture() {
     let revisions = |view: &api::View| view.list("configmaps").map(|object| object.revision).collect::<Vec<_>>();
     assert_eq!((revisions(&replayed), replayed.revision()), (revisions(&end), end.revision()));
 }
+
+/// Two members each have a door and a picture of their own; here both stand before one store.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_doors_never_give_the_same_address_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = raft_store::Store::open(raft_store::Config::single(directory.path())).await.unwrap();
+    let doors = [Objects::open(store.clone()).await.unwrap(), Objects::open(store).await.unwrap()];
+    let (who, options) = (User::system("system:admin"), WriteOptions::manager("test"));
+    let catalog = doors[0].catalog();
+    let (namespaces, services) = (catalog.by_name("namespaces").unwrap(), catalog.by_name("services").unwrap());
+    let home = json!({"metadata": {"name": "default"}});
+    doors[0].create(&who, namespaces, "", home, &options).await.unwrap();
+    let made = (0..24).map(|n| {
+        let body = json!({"metadata": {"name": format!("s{n}")}, "spec": {"ports": [{"port": 80}]}});
+        doors[n % 2].create(&who, services, "default", body, &options)
+    });
+    let made = futures::future::join_all(made.collect::<Vec<_>>()).await;
+    let addresses: std::collections::BTreeSet<String> =
+        made.into_iter().map(|written| written.unwrap().object.field("spec.clusterIP").to_string()).collect();
+    assert_eq!(addresses.len(), 24);
+    let gone = doors[0].delete(&who, services, "default", "s0", &background()).await.unwrap();
+    let late = doors[1].delete(&who, services, "default", "s0", &background()).await.unwrap_err();
+    assert!(matches!(gone, Deleted::Gone(_)) && late.code == 404, "a door that has not heard of it asks first");
+}
