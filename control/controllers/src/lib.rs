@@ -10,7 +10,8 @@
 //!
 //! # Layout
 //! * [`table`]: who there is.
-//! * `replicaset`, `deployment`, `job`, `statefulset`, `daemonset`: workloads.
+//! * `replicaset`, `replication_controller`, `deployment`, `job`, `statefulset`, `daemonset`: workloads;
+//!   `disruption`: how many of their pods may be taken away.
 //! * `endpoints`, `endpoint_slices`, `ingress`: who serves a Service.
 //! * `namespace`, `namespace_defaults`, `garbage`, `event_ttl`, `job_ttl`: what is born and dies with something else.
 //! * `node_health`, `taint_eviction`, `pod_gc`, `pod_ranges`: nodes and what runs on them.
@@ -20,6 +21,7 @@
 
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoint_slices;
 mod endpoints;
 mod event_ttl;
@@ -39,6 +41,7 @@ mod pod_gc;
 mod pod_ranges;
 mod pods;
 mod replicaset;
+mod replication_controller;
 mod revisions;
 mod statefulset;
 mod status;
@@ -100,11 +103,13 @@ pub const fn table() -> &'static [Controller] {
     }
     rows![
         replicaset "replicaset-controller",
+        replication_controller "replication-controller",
         deployment "deployment-controller",
         job "job-controller",
         job_ttl "ttl-after-finished-controller",
         statefulset "statefulset-controller",
         daemonset "daemonset-controller",
+        disruption "disruption-controller",
         endpoint_slices "endpoint-slice-controller",
         endpoints "endpoint-controller",
         ingress "ingress-status-controller",

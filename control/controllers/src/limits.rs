@@ -22,6 +22,9 @@ pub const NODE_GRACE_MS: i64 = 40_000;
 /// How long a pod may point to a node that does not exist: nodes and static pods may arrive in either order.
 pub const ORPHAN_POD_GRACE_MS: i64 = 40_000;
 
+/// How long an evicted pod may take until it is seen leaving (Kubernetes: two minutes); then the eviction is void.
+pub const DISRUPTION_MS: i64 = 120_000;
+
 /// How long an Event is kept, as in Kubernetes.
 pub const EVENT_TTL_MS: i64 = 3_600_000;
 

@@ -25,7 +25,10 @@ pub(crate) fn reference(owner: &Object, kind: &Kind) -> Value {
 
 /// `spec.selector` of an owner.
 pub(crate) fn selector(owner: &Object) -> LabelSelector {
-    LabelSelector::from_value(&owner.value["spec"]["selector"])
+    let selector = &owner.value["spec"]["selector"];
+    // The core group's older owners have a plain map.
+    let plain = &*owner.key.resource == "replicationcontrollers" && selector.is_object();
+    if plain { LabelSelector::from_labels(selector) } else { LabelSelector::from_value(selector) }
 }
 
 /// The key of an object's controller, when that is of this kind.

@@ -24,44 +24,51 @@ pub(crate) fn keys(change: &Change, view: &View) -> Vec<Key> {
 
 /// One ReplicaSet.
 pub(crate) fn reconcile(world: &World<'_>, key: &Key) -> Vec<Action> {
+    keep(world, key, &KIND)
+}
+
+/// Keeps so many pods of one template, for whatever kind of owner.
+pub(crate) fn keep(world: &World<'_>, key: &Key, kind: &Kind) -> Vec<Action> {
     let Some(set) = world.view.at(key) else { return Vec::new() };
-    let claim = owner::claim(world.view, set, &KIND, "pods");
+    let claim = owner::claim(world.view, set, kind, "pods");
     let mut actions = claim.actions;
     let active: Vec<_> = claim.mine.into_iter().filter(|pod| pods::is_active(pod)).collect();
     if set.deletion_timestamp().is_none() {
         let wanted = usize::try_from(set.field("spec.replicas").as_i64().unwrap_or(1)).unwrap_or(0);
         if active.len() < wanted {
-            create(world, set, wanted - active.len(), &mut actions);
+            create(world, set, kind, wanted - active.len(), &mut actions);
         } else if active.len() > wanted {
-            delete(world.view, set, &active, active.len() - wanted, &mut actions);
+            delete(world.view, set, kind, &active, &mut actions);
         }
     }
     write_status(world, set, &active, &mut actions);
     actions
 }
 
-fn create(world: &World<'_>, set: &Object, missing: usize, actions: &mut Vec<Action>) {
+fn create(world: &World<'_>, set: &Object, kind: &Kind, missing: usize, actions: &mut Vec<Action>) {
     let prefix = format!("{}-", set.name());
     let mut tells = Vec::new();
     for index in 0..missing.min(limits::BURST_MAX) {
         let name = owner::child_name(&prefix, set, world.view, index);
-        let (key, mut body) = owner::pod_from_template(set, &KIND, name);
+        let (key, mut body) = owner::pod_from_template(set, kind, name);
         body["metadata"]["generateName"] = json!(prefix);
         if index < limits::TELLS_MAX {
-            tells.push(tell(set, "SuccessfulCreate", format!("Created pod: {}", key.name)));
+            tells.push(tell(set, kind, "SuccessfulCreate", format!("Created pod: {}", key.name)));
         }
         actions.push(Action::Create { key, body });
     }
     actions.extend(tells);
 }
 
-fn delete(view: &View, set: &Object, active: &[Arc<Object>], surplus: usize, actions: &mut Vec<Action>) {
+fn delete(view: &View, set: &Object, kind: &Kind, active: &[Arc<Object>], actions: &mut Vec<Action>) {
+    let wanted = usize::try_from(set.field("spec.replicas").as_i64().unwrap_or(1)).unwrap_or(0);
+    let surplus = active.len().saturating_sub(wanted);
     let mut candidates = active.to_vec();
     pods::sort_for_deletion(&mut candidates, &kin(view, set));
     let mut tells = Vec::new();
     for pod in candidates.into_iter().take(surplus.min(limits::BURST_MAX)) {
         if tells.len() < limits::TELLS_MAX {
-            tells.push(tell(set, "SuccessfulDelete", format!("Deleted pod: {}", pod.name())));
+            tells.push(tell(set, kind, "SuccessfulDelete", format!("Deleted pod: {}", pod.name())));
         }
         let precondition = Precondition::same(&pod);
         actions.push(Action::Delete { key: pod.key.clone(), precondition, grace_seconds: None });
@@ -98,11 +105,11 @@ fn write_status(world: &World<'_>, set: &Object, active: &[Arc<Object>], actions
     }
 }
 
-fn tell(set: &Object, reason: &'static str, message: String) -> Action {
+fn tell(set: &Object, kind: &Kind, reason: &'static str, message: String) -> Action {
     Action::Tell {
         about: set.key.clone(),
         uid: set.uid().to_owned(),
-        kind: "ReplicaSet",
+        kind: kind.kind,
         severity: Severity::Normal,
         reason,
         message,

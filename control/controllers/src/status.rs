@@ -42,7 +42,7 @@ pub(crate) fn patch(object: &Object, patch: Value) -> Action {
 }
 
 /// Counters that are written even when they are zero.
-const KEPT: [&str; 9] = [
+const KEPT: [&str; 13] = [
     "replicas",
     "observedGeneration",
     "ready",
@@ -52,6 +52,10 @@ const KEPT: [&str; 9] = [
     "desiredNumberScheduled",
     "numberMisscheduled",
     "numberReady",
+    "disruptionsAllowed",
+    "currentHealthy",
+    "desiredHealthy",
+    "expectedPods",
 ];
 
 /// Leaves out what Kubernetes leaves out: zeros, empty lists and nulls.

@@ -43,6 +43,12 @@ impl Names {
         self.list.iter().fold(text.to_owned(), |text, (real, shown)| text.replace(real, shown))
     }
 
+    /// The JSON with every quoted name that is shown replaced by the generated one.
+    pub(crate) fn untell(&self, json: &str) -> String {
+        let quoted = |name: &str| format!("{name:?}");
+        self.list.iter().fold(json.to_owned(), |json, (real, shown)| json.replace(&quoted(shown), &quoted(real)))
+    }
+
     /// The generated name behind a shown one.
     pub(crate) fn real(&self, shown: &str) -> String {
         self.list.iter().find(|(_, name)| name == shown).map_or(shown, |(real, _)| real).to_owned()

@@ -114,7 +114,7 @@ impl Story {
         let (head, json) = line.split_at(line.find('{').unwrap());
         let words: Vec<&str> = head.split_whitespace().collect();
         let subresource = words.get(2).map(|word| if *word == "status" { "status" } else { "scale" });
-        let patch: Value = serde_json::from_str(json).unwrap();
+        let patch: Value = serde_json::from_str(&self.cluster.names.untell(json)).unwrap();
         let key = self.key(words[1]);
         self.cluster.perform(Action::Patch { key, subresource, patch, precondition: Precondition::default() });
         String::new()
