@@ -105,24 +105,28 @@ impl Reply {
         }
         let uncached = HeaderValue::from_static("no-cache, private");
         response.headers_mut().entry(header::CACHE_CONTROL).or_insert(uncached);
-        let parts = match self.content {
+        let mut parts = match self.content {
             Content::Stream(body) => return response.map(|()| body),
             Content::Parts(parts) => parts,
         };
-        let length: usize = parts.iter().map(Bytes::len).sum();
-        let compressible =
-            gzip && length > GZIP_BYTES_MIN && !response.headers().contains_key(header::CONTENT_ENCODING);
-        let parts = if compressible {
-            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        if gzip && length(&parts) > GZIP_BYTES_MIN {
+            let plain = parts.clone();
             // Compressing megabytes would hold up every other request of this thread.
-            let packed = tokio::task::spawn_blocking(move || compress(&parts)).await;
-            vec![packed.unwrap_or_default()]
-        } else {
-            parts
-        };
+            if let Ok(packed) = tokio::task::spawn_blocking(move || compress(&plain)).await {
+                parts = vec![packed];
+                response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            }
+        }
+        if self.code != StatusCode::NOT_MODIFIED {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length(&parts)));
+        }
         response.map(|()| Parts(parts.into()).map_err(|never| match never {}).boxed_unsync())
     }
+}
+
+fn length(parts: &[Bytes]) -> usize {
+    parts.iter().map(Bytes::len).sum()
 }
 
 fn compress(parts: &[Bytes]) -> Bytes {
@@ -167,6 +171,11 @@ impl http_body::Body for Parts {
     }
 }
 
+/// The answer to a HEAD: what a GET would get, but for the content. HTTP/2 clients break the connection over one.
+pub(crate) fn headless(response: Response<Body>) -> Response<Body> {
+    response.map(|_| Parts(VecDeque::new()).map_err(|never| match never {}).boxed_unsync())
+}
+
 /// A body from any other one.
 pub(crate) fn boxed<B>(body: B) -> Body
 where
@@ -191,6 +200,9 @@ mod tests {
         assert_eq!(http_body::Body::size_hint(plain.body()).exact(), Some(text.len() as u64));
         let packed = reply().into_response(true).await;
         assert_eq!(packed.headers()[header::CONTENT_ENCODING], "gzip");
+        let head = headless(reply().into_response(false).await);
+        assert_eq!(head.headers()[header::CONTENT_LENGTH], text.len().to_string());
+        assert!(http_body::Body::is_end_stream(head.body()));
         let bytes = packed.into_body().collect().await.unwrap().to_bytes();
         let mut unpacked = String::new();
         flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut unpacked).unwrap();

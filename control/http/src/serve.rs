@@ -104,7 +104,7 @@ fn builder() -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_MAX)
         .max_headers(HEADERS_MAX)
-        .max_buf_size(HEAD_BYTES_MAX * 4);
+        .max_buf_size(HEAD_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())

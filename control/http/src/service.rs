@@ -24,7 +24,7 @@ use crate::limits::REQUEST_MAX;
 use crate::openapi::OpenApi;
 use crate::query::Query;
 use crate::relay::Relay;
-use crate::reply::{Reply, boxed};
+use crate::reply::{Reply, boxed, headless};
 use crate::{Body, BoxError, discovery, verbs};
 
 /// What the service is made of besides the state.
@@ -139,7 +139,8 @@ impl ApiService {
             user = audit.user, impersonated_by = audit.impersonated_by, verb = %audit.method, uri = audit.uri,
             code = reply.code.as_u16(), ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         );
-        reply.into_response(gzip).await
+        let response = reply.into_response(gzip).await;
+        if audit.method == Method::HEAD { headless(response) } else { response }
     }
 
     /// Identity, authorisation, dispatch.

@@ -394,7 +394,9 @@ static AUTOSCALERS: Sheet = Sheet {
 /// `cpu: 12%/80%`: what a metric is and what it should be.
 fn target(autoscaler: &Value, index: usize, metric: &Value) -> String {
     let type_ = str_at(metric, "type");
-    let field = type_[..type_.len().min(1)].to_lowercase() + type_.get(1..).unwrap_or_default();
+    // `ContainerResource` is described in `containerResource`.
+    let mut letters = type_.chars();
+    let field: String = letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect();
     let current = &list_at(autoscaler, "status.currentMetrics").get(index).unwrap_or(&Value::Null)[&field]["current"];
     let wanted = &metric[&field]["target"];
     let name = match type_ {
