@@ -11,7 +11,8 @@ use crate::guest::{Container, Usage};
 use crate::limits;
 use crate::threads::Spawned;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{HOST, HeaderValue, ToStrError};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use network::{BoxError, BoxFuture, HttpError, HttpService};
@@ -98,6 +99,11 @@ impl HttpContainer {
     }
 
     async fn answer(self: Arc<Self>, request: Request<network::Body>) -> Result<Response<network::Body>, HttpError> {
+        let Ok(request) = with_authority(request) else {
+            let mut refusal = Response::new(network::body::full("the Host header is not text\n"));
+            *refusal.status_mut() = StatusCode::BAD_REQUEST;
+            return Ok(refusal);
+        };
         let overloaded = || HttpError::Overloaded { retry_after: Duration::from_secs(1) };
         let slot = self.slots.clone().try_acquire_owned().map_err(|_| overloaded())?;
         let line = format!("{} {}", request.method(), request.uri().path());
@@ -166,7 +172,7 @@ impl HttpContainer {
                 return Err(wasmtime::Error::msg("the component is a command"));
             };
             let request = request.map(|body| body.map_err(|_| Error::ConnectionTerminated));
-            let request = store.data_mut().http().new_incoming_request(Scheme::Http, with_authority(request))?;
+            let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
             let outparam = store.data_mut().http().new_response_outparam(head)?;
             let proxy = pre.instantiate_async(&mut store).await?;
             proxy.wasi_http_incoming_handler().call_handle(&mut store, request, outparam).await
@@ -195,12 +201,16 @@ impl HttpService for HttpContainer {
     }
 }
 
-/// wasi:http wants every request to name its authority; HTTP/1.0 clients and probes may not.
-fn with_authority<B>(mut request: Request<B>) -> Request<B> {
-    if request.uri().authority().is_none() && !request.headers().contains_key(http::header::HOST) {
-        request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("localhost"));
+/// wasi:http wants every request to name its authority, as text; HTTP/1.0 clients and probes may not. A bad name is
+/// the client's fault and must not look like the guest's.
+fn with_authority<B>(mut request: Request<B>) -> Result<Request<B>, ToStrError> {
+    if request.uri().authority().is_none() {
+        match request.headers().get(HOST) {
+            Some(host) => drop(host.to_str()?),
+            None => drop(request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"))),
+        }
     }
-    request
+    Ok(request)
 }
 
 /// What the guest said of its body's length, where the reader will stop reading.

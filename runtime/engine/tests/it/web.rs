@@ -141,3 +141,33 @@ async fn more_than_the_node_holds_is_turned_away_for_a_second() {
         assert!(waiting.await.unwrap().is_err());
     }
 }
+
+#[tokio::test]
+async fn a_container_takes_so_many_requests_at_once() {
+    let house = House::with_instances(200);
+    let (container, _) = web(&house, |_| ()).await;
+    // Each waits for a body that does not come.
+    let open = || {
+        let body = StreamBody::new(futures::stream::pending::<Result<http_body::Frame<Bytes>, std::io::Error>>());
+        Request::builder().method(Method::PUT).uri("/").body(network::body::boxed(body)).unwrap()
+    };
+    let mut waiting = Vec::new();
+    for _ in 0..engine::limits::REQUESTS_MAX {
+        waiting.push(send(&container, open()).await.unwrap());
+    }
+    assert_eq!(container.in_flight(), engine::limits::REQUESTS_MAX);
+    assert!(matches!(send(&container, open()).await, Err(HttpError::Overloaded { .. })));
+    drop(waiting);
+    timeout(PATIENCE, container.drained()).await.unwrap();
+    assert_eq!(text(send(&container, request(Method::GET)).await.unwrap()).await, "hello\n");
+}
+
+#[tokio::test]
+async fn a_bad_request_is_not_the_guests_fault() {
+    let house = House::new();
+    let (container, output) = web(&house, |_| ()).await;
+    let mut request = request(Method::GET);
+    request.headers_mut().insert("host", http::HeaderValue::from_bytes(b"caf\xe9").unwrap());
+    assert_eq!(send(&container, request).await.unwrap().status(), StatusCode::BAD_REQUEST);
+    assert_eq!((container.in_flight(), output.stderr().as_str()), (0, ""));
+}
