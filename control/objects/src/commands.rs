@@ -61,13 +61,13 @@ impl Objects {
         self.delete(who, &pods, namespace, name, &options).await.map(|_| ())
     }
 
-    /// Does what a driver's core asks for. What no longer applies (the object is gone, has changed, exists already,
-    /// is bound already) is dropped: the next turn sees the new world.
+    /// Does what a driver's core asks for; answers whether it was done. What no longer applies (the object is gone,
+    /// has changed, exists already, is bound already) is dropped: the driver lets its core look at the new world.
     ///
     /// # Errors
     /// 400, 403 and 422 when the action breaks rules, which is a mistake of the core; 503 and 504 when the store
     /// cannot answer.
-    pub async fn perform(&self, who: &User, action: Action) -> Result<(), Status> {
+    pub async fn perform(&self, who: &User, action: Action) -> Result<bool, Status> {
         let options = WriteOptions::manager(who.name.trim_start_matches("system:"));
         let done = match action {
             Action::Create { key, body } => {
@@ -109,7 +109,11 @@ impl Objects {
             }
             Action::Again { .. } => Ok(()),
         };
-        done.or_else(|refusal| if is_passed(&refusal) { Ok(()) } else { Err(refusal) })
+        match done {
+            Ok(()) => Ok(true),
+            Err(refusal) if is_passed(&refusal) => Ok(false),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     async fn tell(&self, told: &Told<'_>) -> Result<(), Status> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::{ChangeKind, Object, Precondition, Resource, Status};
 use serde_json::{Value, json};
 
-use crate::{DeleteOptions, Deleted, Objects, Patch, Propagation, User, WriteOptions, Written};
+use crate::{DeleteOptions, Deleted, Objects, Patch, Propagation, User, Validation, WriteOptions, Written};
 
 mod endings;
 mod pictures;
@@ -233,4 +233,54 @@ async fn applying_makes_changes_and_refuses() {
     assert_eq!((forced.generation(), forced.field("spec.replicas")), (2, &json!(3)));
     let nameless = apply("", 3, true).await.unwrap_err();
     assert_eq!(nameless.code, 422);
+}
+
+#[tokio::test]
+async fn unknown_fields_are_told_or_refused() {
+    let house = House::open().await;
+    let deployments = house.resource("deployments.apps");
+    let mut body = deployment("web", 1);
+    body["spec"]["replicaz"] = json!(2);
+    let write = |field_validation, name: &str| {
+        let mut body = body.clone();
+        body["metadata"]["name"] = json!(name);
+        let duplicates = vec!["spec.replicas".to_owned()];
+        let options = WriteOptions { field_validation, duplicates, ..house.options.clone() };
+        let (house, deployments) = (&house, &deployments);
+        async move { house.objects.create(&house.who, deployments, "default", body, &options).await }
+    };
+    let warned = write(Validation::Warn, "a").await.unwrap();
+    assert_eq!(warned.warnings, [r#"duplicate field "spec.replicas""#, r#"unknown field "spec.replicaz""#]);
+    assert!(warned.object.field("spec.replicaz").is_null());
+    assert_eq!(write(Validation::Ignore, "b").await.unwrap().warnings, [""; 0]);
+    let refused = write(Validation::Strict, "c").await.unwrap_err();
+    assert_eq!(refused.code, 400);
+    assert!(
+        refused
+            .message
+            .ends_with(r#"strict decoding error: duplicate field "spec.replicas", unknown field "spec.replicaz""#)
+    );
+    let patch =
+        Patch::Strategic(json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "imagee": "y"}]}}}}));
+    let options = WriteOptions { field_validation: Validation::Strict, ..house.options.clone() };
+    let refused = house.objects.patch(&house.who, &deployments, "default", "a", None, patch, &options).await;
+    assert!(refused.unwrap_err().message.contains(r#"unknown field "spec.template.spec.containers[0].imagee""#));
+}
+
+#[tokio::test]
+async fn a_strategic_patch_finds_items_by_their_keys() {
+    let house = House::open().await;
+    house.create("deployments.apps", deployment("web", 1)).await.unwrap();
+    let containers = json!([{"name": "c", "image": "x:2"}, {"name": "side", "image": "s:1"}]);
+    let patch = Patch::Strategic(json!({"spec": {"template": {"spec": {"containers": containers}}}}));
+    let patched = house.patch_as("kubectl-patch", "deployments.apps", "web", patch).await.unwrap();
+    let list = &patched.value["spec"]["template"]["spec"]["containers"];
+    let images: Vec<_> = list.as_array().unwrap().iter().map(|container| &container["image"]).collect();
+    assert_eq!(images.len(), 2);
+    assert!(images.contains(&&json!("x:2")) && images.contains(&&json!("s:1")));
+    assert_eq!(patched.generation(), 2);
+    let entries = patched.value["metadata"]["managedFields"].as_array().unwrap();
+    let mine = entries.iter().find(|entry| entry["manager"] == "kubectl-patch").unwrap();
+    let path = "/fieldsV1/f:spec/f:template/f:spec/f:containers/k:{\"name\":\"c\"}";
+    assert_eq!(mine.pointer(path), Some(&json!({"f:image": {}})), "only what the patch changed");
 }
