@@ -147,6 +147,7 @@ fn start_node(config: &Config, control: &ControlPlane, stop: &CancellationToken)
     let fabric = Fabric::new(network::Config::default());
     let engine = Engine::new(EngineConfig {
         compiler: std::env::current_exe().ok(),
+        memory_max_bytes: Some(runtime::Capacity::read().guest_memory_bytes()),
         ..EngineConfig::new(config.data_dir.join("cache"))
     })?;
     let images = Images::open(&config.data_dir.join("images"))?;

@@ -2,14 +2,17 @@
 //!
 //! The only file of this crate that knows operating systems apart.
 
+use crate::limits::GUEST_MEMORY_PERCENT;
 use std::io;
 use std::path::Path;
 
 /// What the node offers its pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Capacity {
-    pub(crate) cpus: usize,
-    pub(crate) memory_bytes: u64,
+pub struct Capacity {
+    /// CPUs this process may use.
+    pub cpus: usize,
+    /// Bytes of memory of the machine.
+    pub memory_bytes: u64,
 }
 
 /// Memory that is claimed where the system does not say: what a small machine has.
@@ -17,9 +20,16 @@ const MEMORY_BYTES_UNKNOWN: u64 = 4 << 30;
 
 impl Capacity {
     /// Reads the machine. Blocks for a file or a short command.
-    pub(crate) fn read() -> Self {
+    #[must_use]
+    pub fn read() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Self { cpus, memory_bytes: memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) }
+    }
+
+    /// Bytes all guests together may hold before those that want more are `OomKilled`.
+    #[must_use]
+    pub fn guest_memory_bytes(&self) -> u64 {
+        self.memory_bytes / 100 * GUEST_MEMORY_PERCENT
     }
 }
 

@@ -35,6 +35,7 @@ mod settings;
 mod volumes;
 
 pub use engine;
+pub use host::Capacity;
 pub use image;
 pub use kubelet::KubeletService;
 pub use network;
