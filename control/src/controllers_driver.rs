@@ -136,7 +136,9 @@ async fn turn(objects: Objects, settings: Arc<Settings>, controller: &'static Co
     });
     let again = again.min();
     match perform(&objects, &who, actions).await {
-        Ok(()) => again.map_or(Outcome::Done, Outcome::Again),
+        Ok(true) => again.map_or(Outcome::Done, Outcome::Again),
+        // Somebody else wrote first. Nothing says that their change wakes this key, so it looks again by itself.
+        Ok(false) => Outcome::Failed,
         Err(status) => {
             tracing::warn!(controller = controller.name, %key, status = %status.message, "could not act");
             Outcome::Failed
@@ -145,7 +147,9 @@ async fn turn(objects: Objects, settings: Arc<Settings>, controller: &'static Co
 }
 
 /// Does the actions in their order; a run of creations or deletions goes together, for their order says nothing.
-async fn perform(objects: &Objects, who: &User, actions: Vec<Action>) -> Result<(), Status> {
+/// Answers whether all of them still applied.
+async fn perform(objects: &Objects, who: &User, actions: Vec<Action>) -> Result<bool, Status> {
+    let mut all = true;
     let mut rest = actions.into_iter().peekable();
     while let Some(first) = rest.next() {
         let kind = std::mem::discriminant(&first);
@@ -157,13 +161,16 @@ async fn perform(objects: &Objects, who: &User, actions: Vec<Action>) -> Result<
         let mut writes = stream::iter(group).map(|action| objects.perform(who, action)).buffer_unordered(WRITES_MAX);
         let mut refusal = None;
         while let Some(written) = writes.next().await {
-            refusal = refusal.or(written.err());
+            match written {
+                Ok(done) => all &= done,
+                Err(status) => refusal = refusal.or(Some(status)),
+            }
         }
         if let Some(status) = refusal {
             return Err(status);
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 #[cfg(test)]

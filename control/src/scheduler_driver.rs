@@ -1,6 +1,6 @@
 //! Runs the scheduler: feeds it changes, writes its decisions, tells it which were refused.
 
-use api::{Action, Key};
+use api::Key;
 use futures::stream::{self, StreamExt as _};
 use objects::{ChangesEnd, Objects, User};
 use scheduler::{Decision, Scheduler};
@@ -48,17 +48,14 @@ async fn carry_out(objects: &Objects, who: &User, plan: Vec<Decision>) -> Vec<Ke
 
 async fn write(objects: &Objects, who: &User, decision: Decision) -> Option<Key> {
     for action in decision.actions {
-        let bound = matches!(action, Action::Bind { .. });
-        if let Err(status) = objects.perform(who, action).await {
-            tracing::warn!(pod = %decision.pod, status = %status.message, "could not schedule");
-            return Some(decision.pod);
-        }
-        // A bind that no longer applied was dropped. If the pod is still there without a node, it waits again.
-        let view = objects.view();
-        let waits =
-            view.at(&decision.pod).is_some_and(|pod| pod.field("spec.nodeName").as_str().is_none_or(str::is_empty));
-        if bound && waits {
-            return Some(decision.pod);
+        match objects.perform(who, action).await {
+            Ok(true) => {}
+            // The pod has changed meanwhile: if it still waits, it is planned again.
+            Ok(false) => return Some(decision.pod),
+            Err(status) => {
+                tracing::warn!(pod = %decision.pod, status = %status.message, "could not schedule");
+                return Some(decision.pod);
+            }
         }
     }
     None
