@@ -7,6 +7,7 @@
 mod gnostic;
 mod paths;
 mod schemas;
+mod words;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -6,7 +6,7 @@ use api::schema::{Field, ListType, Message, Schema, Shape, Type};
 use api::{Catalog, Resource};
 use serde_json::{Map, Value, json};
 
-use super::{Dialect, definition};
+use super::{Dialect, definition, words};
 
 const META: &str = "k8s.io/apimachinery/pkg/apis/meta/v1.";
 const EVERYWHERE: [&str; 3] = ["DeleteOptions", "Status", "ListMeta"];
@@ -94,7 +94,9 @@ fn object(message: &Message, kinds: &[Value], dialect: Dialect) -> Value {
     let required: Vec<&str> =
         message.fields.iter().filter(|field| field.required()).map(|field| &*field.json).collect();
     let mut schema = json!({"type": "object", "properties": properties});
-    schema["description"] = json!(format!("{} of Kubernetes 1.33.", message.short_name()));
+    if let Some(words) = words::of_type(message.short_name()) {
+        schema["description"] = words.into();
+    }
     if !required.is_empty() {
         schema["required"] = json!(required);
     }
@@ -105,13 +107,13 @@ fn object(message: &Message, kinds: &[Value], dialect: Dialect) -> Value {
 }
 
 fn property(field: &Field, dialect: Dialect) -> Value {
-    let one = |wrapped: bool| value(&field.kind, wrapped, dialect);
+    let one = || value(&field.kind, dialect);
     let mut property = match field.shape {
-        Shape::One => one(true),
-        Shape::List => json!({"type": "array", "items": one(true)}),
-        Shape::Map => json!({"type": "object", "additionalProperties": one(true)}),
+        Shape::One => one(),
+        Shape::List => json!({"type": "array", "items": one()}),
+        Shape::Map => json!({"type": "object", "additionalProperties": one()}),
         Shape::MapOfLists => {
-            let list = json!({"type": "array", "items": one(true)});
+            let list = json!({"type": "array", "items": one()});
             json!({"type": "object", "additionalProperties": list})
         }
     };
@@ -123,6 +125,9 @@ fn property(field: &Field, dialect: Dialect) -> Value {
     }
     if let Some(map) = property.as_object_mut() {
         map.extend(extensions);
+        if let Some(words) = words::of_field(&field.json) {
+            map.insert("description".into(), words.into());
+        }
         if let Some(default) = &field.default {
             map.insert("default".into(), default.clone());
         }
@@ -162,7 +167,7 @@ fn extensions(field: &Field) -> Map<String, Value> {
     extensions
 }
 
-fn value(kind: &Type, wrapped: bool, dialect: Dialect) -> Value {
+fn value(kind: &Type, dialect: Dialect) -> Value {
     match kind {
         Type::String | Type::Duration => json!({"type": "string"}),
         Type::Quantity if dialect == Dialect::V3 => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
@@ -178,7 +183,7 @@ fn value(kind: &Type, wrapped: bool, dialect: Dialect) -> Value {
         Type::IntOrString => json!({"type": "string", "format": "int-or-string"}),
         Type::Time | Type::MicroTime => json!({"type": "string", "format": "date-time"}),
         Type::Raw => json!({"type": "object"}),
-        Type::Message(name) if wrapped && dialect == Dialect::V3 => json!({"allOf": [dialect.reference(name)]}),
+        Type::Message(name) if dialect == Dialect::V3 => json!({"allOf": [dialect.reference(name)]}),
         Type::Message(name) => dialect.reference(name),
     }
 }
