@@ -18,6 +18,7 @@ use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use wasmtime::component::Component;
 
 /// The hidden command of a program that compiles: `PROGRAM compile-component WASM OUT`.
@@ -115,19 +116,31 @@ async fn compile_apart(program: &Path, wasm: &Path, out: &Path) -> Result<String
     let mut command = tokio::process::Command::new(program);
     command.arg(COMPILE_COMMAND).arg(wasm).arg(out).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let output = tokio::time::timeout(limits::COMPILE_TIMEOUT, command.output())
+    let mut child = command.spawn()?;
+    let (said, complaint) = (hear(child.stdout.take()), hear(child.stderr.take()));
+    let ended = tokio::time::timeout(limits::COMPILE_TIMEOUT, async { tokio::join!(said, complaint, child.wait()) });
+    let (said, complaint, status) = ended
         .await
-        .map_err(|_| CodeError::Invalid(format!("compiling took longer than {:?}", limits::COMPILE_TIMEOUT)))??;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        .map_err(|_| CodeError::Invalid(format!("compiling took longer than {:?}", limits::COMPILE_TIMEOUT)))?;
+    let status = status?;
+    if status.success() {
+        return Ok(said.trim().to_owned());
     }
-    let complaint = String::from_utf8_lossy(&output.stderr);
     let complaint = complaint.trim();
-    Err(CodeError::Invalid(if complaint.is_empty() {
-        format!("the compiler ended with {}", output.status)
-    } else {
-        complaint.chars().take(limits::BACKTRACE_BYTES_MAX).collect()
+    Err(CodeError::Invalid(match complaint {
+        "" => format!("the compiler ended with {status}"),
+        complaint => complaint.to_owned(),
     }))
+}
+
+/// What a compiler prints, up to a bound; one that says more finds nobody listening.
+async fn hear(pipe: Option<impl AsyncRead + Unpin>) -> String {
+    let mut text = Vec::new();
+    if let Some(pipe) = pipe {
+        // What could be read is all that is wanted.
+        let _ = pipe.take(limits::COMPILER_TEXT_BYTES_MAX).read_to_end(&mut text).await;
+    }
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// The compiler process: `WASM OUT` are its arguments. Writes machine code to OUT and its digest to stdout, or a

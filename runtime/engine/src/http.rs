@@ -106,7 +106,12 @@ impl HttpContainer {
         };
         let overloaded = || HttpError::Overloaded { retry_after: Duration::from_secs(1) };
         let slot = self.slots.clone().try_acquire_owned().map_err(|_| overloaded())?;
-        let line = format!("{} {}", request.method(), request.uri().path());
+        let path = request.uri().path().chars().take(limits::PATH_SHOWN_MAX).collect::<String>();
+        let line = format!("{} {path}", request.method());
+        let failed = |reason: String| {
+            self.container.note(&format!("{line}: {reason}\n"));
+            HttpError::Internal(reason)
+        };
         let bodiless = request.method() == http::Method::HEAD;
         let call = Arc::new(Call::default());
         let (send, head) = oneshot::channel();
@@ -121,14 +126,14 @@ impl HttpContainer {
             }
             Ok(Ok(Err(code))) => {
                 instance.detach();
-                Err(HttpError::Internal(format!("the component answered with the error {code:?}")))
+                Err(failed(format!("the component answered with the error {code:?}")))
             }
             // The instance ended without a response; why is the task's result.
             Ok(Err(_)) => Err(match (&mut instance.task).await {
                 Some(Ended::Busy) => overloaded(),
                 Some(Ended::Failed(exit)) => HttpError::Internal(exit.to_string()),
-                Some(Ended::Done) => HttpError::Internal("the component gave no response".into()),
-                None => HttpError::Internal("the engine failed".into()),
+                Some(Ended::Done) => failed("the component gave no response".into()),
+                None => failed("the engine failed".into()),
             }),
             Err(_) => {
                 self.container.note(&format!("{line}: no response within {:?}\n", limits::REQUEST_TIMEOUT));

@@ -78,6 +78,9 @@ pub(crate) const COMPILE_TIMEOUT: Duration = Duration::from_secs(120);
 #[cfg(unix)]
 pub(crate) const COMPILER_MEMORY_BYTES: u64 = 8 << 30;
 
+/// Bytes heard of what a compiler process prints.
+pub(crate) const COMPILER_TEXT_BYTES_MAX: u64 = 8 << 10;
+
 /// Largest component file read.
 pub(crate) const COMPONENT_BYTES_MAX: u64 = 256 << 20;
 
@@ -93,6 +96,9 @@ pub(crate) const UNKNOWN_IMPORTS_SHOWN_MAX: usize = 16;
 
 /// Requests one HTTP container handles at once; the next gets 503 with `Retry-After: 1`.
 pub const REQUESTS_MAX: usize = 128;
+
+/// Characters of a request's path shown where a fault is told.
+pub(crate) const PATH_SHOWN_MAX: usize = 200;
 
 /// Longest wait for the head of a response.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
