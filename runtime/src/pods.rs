@@ -42,10 +42,18 @@ pub(crate) async fn run(agent: Arc<Agent>, stop: CancellationToken) {
 /// A pod is known by its uid: a namesake that follows it is another pod.
 type Uid = String;
 
+/// One pod, from the first news of it to the last.
+struct Entry {
+    known: watch::Sender<Known>,
+    /// Its task has ended; late news of it are of no interest.
+    over: bool,
+}
+
 struct Household {
     agent: Arc<Agent>,
-    tasks: JoinSet<Uid>,
-    pods: HashMap<Uid, watch::Sender<Known>>,
+    /// Each ends with its pod's uid, and whether the pod is over or the task failed.
+    tasks: JoinSet<(Uid, bool)>,
+    pods: HashMap<Uid, Entry>,
     /// While a list is arriving: whom it has named.
     listed: Option<HashSet<Uid>>,
     /// Folders that were here before the first list came, by the uid of their pod.
@@ -86,31 +94,40 @@ impl Household {
             listed.insert(uid.clone());
         }
         let pod = Arc::new(pod);
-        if let Some(known) = self.pods.get(&uid) {
-            known.send_modify(|known| known.pod = pod);
+        if let Some(entry) = self.pods.get(&uid) {
+            entry.known.send_modify(|known| known.pod = pod);
             return;
         }
         let (sender, known) = watch::channel(Known { pod, removed: false });
-        self.pods.insert(uid.clone(), sender);
+        self.pods.insert(uid.clone(), Entry { known: sender, over: false });
         let driver = pod_driver::run(self.agent.clone(), known);
         self.tasks.spawn(async move {
-            if AssertUnwindSafe(driver).catch_unwind().await.is_err() {
-                tracing::error!(uid, "the task of a pod failed; the pod is taken up anew when its object changes");
-            }
-            uid
+            let over = AssertUnwindSafe(driver).catch_unwind().await.is_ok();
+            (uid, over)
         });
     }
 
     fn lose(&mut self, uid: &str) {
-        if let Some(known) = self.pods.get(uid) {
-            known.send_modify(|known| known.removed = true);
+        match self.pods.get(uid) {
+            Some(entry) if entry.over => drop(self.pods.remove(uid)),
+            Some(entry) => entry.known.send_modify(|known| known.removed = true),
+            None => {}
         }
     }
 
-    fn forget(&mut self, ended: Result<Uid, tokio::task::JoinError>) {
-        match ended {
-            Ok(uid) => drop(self.pods.remove(&uid)),
-            Err(error) => tracing::error!(%error, "a pod's task failed"),
+    /// A task ended. Its entry stays until the API has forgotten the pod too, so that the last echoes of it start
+    /// nothing.
+    fn forget(&mut self, ended: Result<(Uid, bool), tokio::task::JoinError>) {
+        let (uid, over) = match ended {
+            Ok(ended) => ended,
+            Err(error) => return tracing::error!(%error, "a pod's task was ended"),
+        };
+        if !over {
+            tracing::error!(uid, "the task of a pod failed; the pod is taken up anew when its object changes");
+        }
+        match self.pods.get_mut(&uid) {
+            Some(entry) if over && !entry.known.borrow().removed => entry.over = true,
+            _ => drop(self.pods.remove(&uid)),
         }
     }
 }
