@@ -92,7 +92,7 @@ fn try_lock(data_dir: &Path) -> anyhow::Result<Option<File>> {
 }
 
 /// Creates a folder that only its owner may enter: it will hold keys and secrets.
-fn create_private(folder: &Path) -> anyhow::Result<()> {
+pub fn create_private(folder: &Path) -> anyhow::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

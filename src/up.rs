@@ -117,7 +117,7 @@ fn greet(running: &Running, data_dir: &Path) {
 
 /// Starts the same command without `--detach` in a process that stays, and waits until it says that it is ready.
 async fn detached(args: &Args, data_dir: &Path) -> anyhow::Result<Running> {
-    std::fs::create_dir_all(data_dir)?;
+    running::create_private(data_dir)?;
     let output = data_dir.join("kogia.out");
     let file = std::fs::File::create(&output).with_context(|| format!("cannot write {}", output.display()))?;
     let mut command = Command::new(std::env::current_exe()?);

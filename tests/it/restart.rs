@@ -100,4 +100,16 @@ fn down_ends_in_order_and_up_goes_on() {
     cluster.get("configmap", "kept");
     assert!(cluster.kogia(&["reset", "--yes"]).ok().contains("Deleted"));
     assert!(!cluster.data_dir().exists());
+
+    // A new one in the same place is for its owner's eyes only: it holds keys and secrets.
+    cluster.kogia(&detached).ok();
+    #[cfg(unix)]
+    {
+        let mode = |path: &str| {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::metadata(cluster.data_dir().join(path)).unwrap().permissions().mode() & 0o777
+        };
+        assert_eq!((mode(""), mode("kubeconfig"), mode("pki/ca.key")), (0o700, 0o600, 0o600));
+    }
+    cluster.kogia(&["down"]).ok();
 }
