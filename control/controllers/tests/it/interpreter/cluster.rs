@@ -133,10 +133,17 @@ impl Cluster {
         for work in &woken {
             for action in self.decide(work) {
                 log.push_str(&table::sentence(&action));
-                self.perform(action);
+                if !self.perform(action) {
+                    self.wake(work.clone());
+                }
             }
         }
         !woken.is_empty()
+    }
+
+    /// The key wants a turn.
+    pub(crate) fn wake(&mut self, work: Work) {
+        self.woken.insert(work);
     }
 
     /// The keys that want a turn.
@@ -178,24 +185,25 @@ impl Cluster {
         }
     }
 
-    /// Does one action; what does not apply is dropped.
-    pub(crate) fn perform(&mut self, action: Action) {
+    /// Does one action; what does not apply is dropped. Answers whether it was done.
+    pub(crate) fn perform(&mut self, action: Action) -> bool {
         match action {
             Action::Create { key, body } => self.create(&key, body),
             Action::Patch { key, subresource, patch, precondition } => {
-                if let Some(old) = self.meant(&key, &precondition) {
-                    self.patch(&old, subresource, &patch);
-                }
+                let Some(old) = self.meant(&key, &precondition) else { return false };
+                self.patch(&old, subresource, &patch);
+                true
             }
             Action::Delete { key, precondition, grace_seconds } => {
-                if let Some(old) = self.meant(&key, &precondition) {
-                    self.delete(&old, grace_seconds);
-                }
+                let Some(old) = self.meant(&key, &precondition) else { return false };
+                self.delete(&old, grace_seconds);
+                true
             }
             Action::Tell { reason, message, about, .. } => {
                 self.told.push(format!("{} {reason}: {message}", about.name));
+                true
             }
-            Action::Bind { .. } | Action::Again { .. } => {}
+            Action::Bind { .. } | Action::Again { .. } => true,
         }
     }
 
@@ -206,11 +214,11 @@ impl Cluster {
         same.then(|| object.clone())
     }
 
-    fn create(&mut self, key: &Key, mut body: Value) {
+    fn create(&mut self, key: &Key, mut body: Value) -> bool {
         let namespace = self.view.get("namespaces", "", &key.namespace);
         let terminating = namespace.is_some_and(|namespace| namespace.deletion_timestamp().is_some());
         if self.view.at(key).is_some() || terminating {
-            return;
+            return false;
         }
         self.names.note(key, &body);
         self.uids += 1;
@@ -223,6 +231,7 @@ impl Cluster {
             body["spec"]["finalizers"] = json!(["kubernetes"]);
         }
         self.put(None, key.clone(), body);
+        true
     }
 
     fn patch(&mut self, old: &Arc<Object>, subresource: Option<&'static str>, patch: &Value) {
