@@ -55,10 +55,11 @@ pub const FREE_SEGMENTS_MAX: usize = 2;
 /// crate's own tests, so that a short run sends snapshots.
 pub const PEER_LAG_ENTRIES: u64 = if cfg!(test) { 16 } else { 4096 };
 
-/// Unchecked changes wait at most this long for the checkpoint; the log covers them meanwhile.
-pub const CHECKPOINT_MS: u64 = 500;
+/// Changes wait at most this long for the checkpoint; the log covers them meanwhile. Its syncs compete with those of the
+/// log, so seldom is better; a crash within it costs a replay of that much log. Shorter in the crate's own tests.
+pub const CHECKPOINT_MS: u64 = if cfg!(test) { 500 } else { 2000 };
 /// Changes of this many bytes start a checkpoint at once.
-pub const CHECKPOINT_BYTES: usize = 4 << 20;
+pub const CHECKPOINT_BYTES: usize = 16 << 20;
 /// Changes waiting for the checkpoint; beyond it proposals wait, which bounds memory and the replay after a crash.
 pub const CHECKPOINT_LAG_BYTES_MAX: usize = 64 << 20;
 /// Memory the checkpoint's page cache may take: everything is answered from memory above it.

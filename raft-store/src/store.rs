@@ -111,7 +111,7 @@ pub struct StoreStatus {
     pub keys: usize,
     /// Bytes of keys, values and history, as held in memory.
     pub db_size: usize,
-    /// A hash of the whole state: equal on members that applied the same index.
+    /// A hash of all keys and values: equal on members that applied the same index.
     pub hash: u64,
     /// Who belongs to the cluster.
     pub members: Vec<MemberStatus>,
@@ -157,7 +157,7 @@ impl Picture {
             oldest_revision: state.mvcc.floor(),
             keys: state.mvcc.keys(),
             db_size: state.mvcc.bytes(),
-            hash: state.fingerprint(),
+            hash: state.mvcc.hash(),
             members: membership.all().into_iter().map(describe).collect(),
             disk_full: member.is_full(),
             stopped: None,

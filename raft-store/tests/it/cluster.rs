@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_store::{Config, MemberChange, Range, Store, StoreError, StoreStatus, TransportConfig};
+use raft_store::{Config, MemberChange, OpenError, Range, Store, StoreError, StoreStatus, TransportConfig};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
@@ -167,6 +167,28 @@ async fn a_member_joins_is_promoted_leads_and_another_is_removed() {
     first.close().await;
     assert_eq!(joining.txn(write("c", "3")).await.unwrap().revision, 3);
     joining.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_member_begins_anew_when_the_others_are_lost() {
+    let mut cluster = Cluster::start(3).await;
+    for i in 0..100 {
+        cluster.stores[i % 3].txn(write(&format!("key{i}"), "value")).await.unwrap();
+    }
+    until(&cluster.stores[1], |status| status.revision == 100).await;
+    for store in cluster.stores.drain(..) {
+        store.close().await;
+    }
+    let dir = cluster.dir.path().join("2");
+    let alone = || Config { member_id: 2, cluster_id: 7, members: vec![(2, String::new())], ..Config::single(&dir) };
+    assert!(matches!(Store::open(alone()).await, Err(OpenError::Config(_))), "the others still count");
+    let stopped = dir.clone();
+    let forced = tokio::task::spawn_blocking(move || Store::force_new_cluster(&stopped)).await.unwrap().unwrap();
+    assert_eq!(forced.revision, 100);
+    let store = Store::open(alone()).await.unwrap();
+    assert_eq!(store.range(Range::prefix("key")).await.unwrap().items.len(), 100);
+    assert_eq!(store.txn(write("new", "x")).await.unwrap().revision, 101);
+    store.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
