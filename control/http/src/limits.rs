@@ -61,3 +61,39 @@ pub(crate) const TOKEN_SECONDS_MAX: i64 = 1 << 32;
 
 /// Longest bearer token that is looked at; service-account tokens have about 1 KiB.
 pub(crate) const TOKEN_BYTES_MAX: usize = 16 * 1024;
+
+/// How many exec, attach and port-forward sessions one member serves: each holds a connection and some buffers. Beyond
+/// it clients are told to come back (429).
+pub(crate) const STREAM_SESSIONS_MAX: usize = 1_024;
+
+/// How long a session's client may say nothing, pings included, before it counts as gone; kubelet's
+/// `streamingConnectionIdleTimeout`.
+pub(crate) const STREAM_IDLE_MAX: Duration = Duration::from_secs(4 * 60 * 60);
+
+/// How many bytes are read from a session's client at once.
+pub(crate) const STREAM_PIECE_BYTES: usize = 32 * 1024;
+
+/// How many pieces wait for a pod that does not read, per forwarded connection, and how many for a client that does
+/// not, per session; then the sender waits.
+pub(crate) const STREAM_PIECES_MAX: usize = 8;
+
+/// Largest WebSocket message: clients send what they read at once, tens of KiB.
+pub(crate) const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// How many connections one port-forward session may have open; a browser opens six per host.
+pub(crate) const FORWARDS_MAX: usize = 256;
+
+/// How many ports one WebSocket may forward: their channels are numbered by one byte, and 255 is the close signal.
+pub(crate) const FORWARD_PORTS_MAX: usize = 127;
+
+/// Longest SPDY control frame: a few headers; the connection ends at a longer one.
+pub(crate) const SPDY_CONTROL_BYTES_MAX: usize = 16 * 1024;
+
+/// Longest decompressed header block: Kubernetes' streams have three short headers.
+pub(crate) const SPDY_HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// How many headers a SPDY stream may have.
+pub(crate) const SPDY_HEADERS_MAX: usize = 100;
+
+/// Longest refusal of a node that is passed on to a client.
+pub(crate) const REFUSAL_BYTES_MAX: usize = 4 * 1024;

@@ -117,14 +117,9 @@ fn property(field: &Field, dialect: Dialect) -> Value {
             json!({"type": "object", "additionalProperties": list})
         }
     };
-    let extensions = extensions(field);
-    let bare_reference = property.get("$ref").is_some();
-    if dialect == Dialect::V2 && bare_reference {
-        // Beside a `$ref` nothing counts in version 2.
-        return property;
-    }
     if let Some(map) = property.as_object_mut() {
-        map.extend(extensions);
+        // In version 2 they may stand beside a `$ref`: kubectl reads `retainKeys` of a Deployment's strategy there.
+        map.extend(extensions(field));
         if let Some(words) = words::of_field(&field.json) {
             map.insert("description".into(), words.into());
         }

@@ -1,0 +1,91 @@
+//! The upgraded connection: plain bytes, or the messages of a WebSocket.
+//!
+//! What is read and written is the same to everybody above: pieces of bytes. Pings and the closing handshake of
+//! WebSockets (RFC 6455 §5.5) end here.
+
+use bytes::Bytes;
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt, StreamExt};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+use crate::limits::{STREAM_IDLE_MAX, STREAM_PIECE_BYTES, WEBSOCKET_MESSAGE_BYTES_MAX};
+
+type Io = TokioIo<Upgraded>;
+
+/// Reads pieces.
+pub(super) enum Incoming {
+    Raw(ReadHalf<Io>),
+    WebSocket(SplitStream<WebSocketStream<Io>>),
+}
+
+/// Writes pieces.
+pub(super) enum Outgoing {
+    Raw(WriteHalf<Io>),
+    WebSocket(SplitSink<WebSocketStream<Io>, Message>),
+}
+
+/// Both directions of an upgraded connection.
+pub(super) async fn open(upgraded: Upgraded, websocket: bool) -> (Incoming, Outgoing) {
+    let io = TokioIo::new(upgraded);
+    if !websocket {
+        let (reader, writer) = tokio::io::split(io);
+        return (Incoming::Raw(reader), Outgoing::Raw(writer));
+    }
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(WEBSOCKET_MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(WEBSOCKET_MESSAGE_BYTES_MAX));
+    let (writer, reader) = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await.split();
+    (Incoming::WebSocket(reader), Outgoing::WebSocket(writer))
+}
+
+impl Incoming {
+    /// The next piece; `None` when the peer closed, vanished, broke the protocol or said nothing for too long.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
+        tokio::time::timeout(STREAM_IDLE_MAX, self.piece()).await.ok().flatten()
+    }
+
+    async fn piece(&mut self) -> Option<Bytes> {
+        match self {
+            Self::Raw(reader) => {
+                let mut piece = Vec::with_capacity(STREAM_PIECE_BYTES);
+                let length = reader.read_buf(&mut piece).await.ok()?;
+                (length > 0).then(|| piece.into())
+            }
+            Self::WebSocket(reader) => loop {
+                match reader.next().await?.ok()? {
+                    Message::Binary(bytes) => return Some(bytes),
+                    Message::Text(text) => return Some(text.into()),
+                    Message::Close(_) => return None,
+                    Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+                }
+            },
+        }
+    }
+}
+
+impl Outgoing {
+    /// Sends a piece; `None` when the peer cannot be reached any more.
+    pub(super) async fn send(&mut self, piece: Bytes) -> Option<()> {
+        match self {
+            Self::Raw(writer) => {
+                writer.write_all(&piece).await.ok()?;
+                writer.flush().await.ok()
+            }
+            Self::WebSocket(writer) => writer.send(Message::Binary(piece)).await.ok(),
+        }
+    }
+
+    /// Says that nothing follows.
+    pub(super) async fn close(mut self) {
+        // A peer that is gone already does not need to hear it.
+        let _ = match &mut self {
+            Self::Raw(writer) => writer.shutdown().await.is_ok(),
+            Self::WebSocket(writer) => writer.close().await.is_ok(),
+        };
+    }
+}
