@@ -20,3 +20,7 @@ pub const REQUEST_WAIT: Duration = Duration::from_secs(30);
 pub const DOCUMENTS_MAX: usize = 10_000;
 /// How much of a response `up --with` and the benches read: enough for any greeting.
 pub const RESPONSE_BYTES_MAX: usize = 4 << 20;
+/// Requests a bare store member works on at one time; further lines wait in the pipe.
+pub const MEMBER_ASKS_MAX: usize = 1024;
+/// Longest request line of a bare store member: a value of full size, escaped.
+pub const MEMBER_LINE_BYTES_MAX: u64 = 8 << 20;

@@ -5,6 +5,7 @@
 //!   whether one runs, [`kubeconfig`] tells clients how to reach it.
 //! * `up --with`: [`app`] builds a folder into an image, applies its manifests and waits.
 //! * `apply`, `get`, `describe`, `logs`, `delete`, `scale`: a client for people without kubectl, over [`client`].
+//! * [`store`]: snapshots of the cluster's memory, and disaster recovery.
 //! * [`bench`]: measures this product on the user's machine.
 //!
 //! Commands decide nothing about clusters: they parse, call and print.
@@ -30,6 +31,7 @@ mod reset;
 mod running;
 mod scale;
 mod status;
+mod store;
 mod up;
 
 use std::path::PathBuf;
@@ -70,6 +72,8 @@ enum Command {
     Delete(delete::Args),
     /// Change the number of replicas
     Scale(scale::Args),
+    /// Save and restore the cluster's memory
+    Store(store::Args),
     /// Measure this product on this machine
     Bench(bench::Args),
     /// Compile one component; the node calls this in a process of its own
@@ -111,7 +115,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Logs(args) => logs::run(args, &data_dir).await,
             Command::Delete(args) => delete::run(args, &data_dir).await,
             Command::Scale(args) => scale::run(args, &data_dir).await,
-            Command::Bench(args) => bench::run(args).await,
+            Command::Store(args) => store::run(args, &data_dir).await,
+            Command::Bench(args) => bench::run(args, &data_dir).await,
             Command::CompileComponent { .. } => unreachable!("it has no use for a runtime"),
         }
     });

@@ -3,6 +3,7 @@
 //! # Layout
 //! * [`pki`]: the cluster's certificate authority.
 //! * [`server`]: the assembly.
+//! * [`store`]: what the program's own commands need of the store.
 //! * [`controllers_driver`], [`scheduler_driver`]: what runs the deciders; `workqueue`: who is next.
 
 mod clock;
@@ -11,6 +12,7 @@ mod limits;
 pub mod pki;
 pub mod scheduler_driver;
 pub mod server;
+pub mod store;
 mod workqueue;
 
 pub use objects::User;

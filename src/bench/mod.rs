@@ -3,9 +3,14 @@
 //! A bench measures in rounds and reports medians. Beside a peer the rounds of both are interleaved and the ratio is
 //! taken of the medians. A machine that is busy with something else measures nothing: the frame says so and exits 3.
 
+mod etcd;
+mod grpc;
+mod members;
+mod store;
 mod up;
 
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -33,6 +38,12 @@ pub struct Args {
     /// The folder of the app that is started, for benches that start one
     #[arg(long, value_name = "FOLDER", default_value = "examples/hello-http")]
     app: PathBuf,
+    /// A program to measure beside ours; it must be installed
+    #[arg(long, value_enum)]
+    against: Option<Peer>,
+    /// How long each load lasts, in milliseconds, for benches that put load on something
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    millis: u64,
     /// Measure even on a busy machine; the figures mean little then
     #[arg(long)]
     busy_is_fine: bool,
@@ -42,19 +53,27 @@ pub struct Args {
 enum Name {
     /// Process start to API ready, apply to first response, idle memory
     Up,
+    /// Durable writes, linearizable reads, watches and failover of the store
+    Store,
+}
+
+/// Who can be measured beside us.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Peer {
+    Etcd,
 }
 
 /// One measured figure.
 pub struct Metric {
     pub bench: &'static str,
-    pub name: &'static str,
+    pub name: String,
     pub value: f64,
     pub unit: &'static str,
     /// Another program's figure of the same run.
     pub peer: Option<(&'static str, f64)>,
 }
 
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
     if let Some(share) = used_by_others().await
         && share > BUSY_SHARE_MAX
         && !args.busy_is_fine
@@ -63,7 +82,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(BUSY));
     }
     let metrics = match args.name {
-        Name::Up => up::measure(args.rounds, &args.app).await?,
+        Name::Up => {
+            anyhow::ensure!(args.against.is_none(), "nothing else starts a cluster like `up`; leave --against out");
+            up::measure(args.rounds, &args.app).await?
+        }
+        Name::Store => {
+            let options = store::Options { rounds: args.rounds, millis: args.millis, against: args.against };
+            store::measure(&options, data_dir).await?
+        }
     };
     for metric in &metrics {
         if args.json {
@@ -95,7 +121,7 @@ impl Metric {
 fn print(metrics: &[Metric]) {
     let mut rows = vec![["METRIC", "VALUE", "UNIT", "PEER", "PEER VALUE", "RATIO"].map(str::to_owned).to_vec()];
     for metric in metrics {
-        let mut row = vec![metric.name.to_owned(), format!("{:.1}", metric.value), metric.unit.to_owned()];
+        let mut row = vec![metric.name.clone(), format!("{:.1}", metric.value), metric.unit.to_owned()];
         if let Some((peer, value)) = metric.peer {
             row.extend([peer.to_owned(), format!("{value:.1}"), format!("{:.2}", metric.value / value)]);
         }
@@ -108,6 +134,12 @@ fn print(metrics: &[Metric]) {
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Addresses on loopback that are free now. They are not held: who uses them says so if another was faster.
+pub fn free_addresses(count: usize) -> std::io::Result<Vec<SocketAddr>> {
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    held.iter().map(TcpListener::local_addr).collect()
 }
 
 /// The share of all processors in use now; `None` where the system does not say.
@@ -141,7 +173,8 @@ mod tests {
 
     #[test]
     fn a_peer_adds_three_fields() {
-        let mut metric = Metric { bench: "up", name: "up.api_ready_ms", value: 50.0, unit: "ms", peer: None };
+        let mut metric =
+            Metric { bench: "up", name: "up.api_ready_ms".to_owned(), value: 50.0, unit: "ms", peer: None };
         assert_eq!(
             metric.to_json().to_string(),
             r#"{"bench":"up","metric":"up.api_ready_ms","unit":"ms","value":50.0}"#

@@ -41,7 +41,13 @@ pub async fn measure(rounds: u32, folder: &Path) -> anyhow::Result<Vec<Metric>> 
         let _ = std::fs::remove_dir_all(&data_dir);
         outcome?;
     }
-    let metric = |name, values, unit| Metric { bench: "up", name, value: median(values), unit, peer: None };
+    let metric = |name: &str, values, unit| Metric {
+        bench: "up",
+        name: name.to_owned(),
+        value: median(values),
+        unit,
+        peer: None,
+    };
     let mut metrics = vec![
         metric("up.api_ready_ms", all.api_ready_ms, "ms"),
         metric("up.first_response_ms", all.first_response_ms, "ms"),
