@@ -8,19 +8,21 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 /// A command that runs on the guests' threads. Await it for its [`Exit`]; dropping it ends it at its next yield.
 #[must_use = "dropping it ends the command"]
 pub struct Running {
     task: Spawned<Exit>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
     container: Arc<Container>,
 }
 
 impl Running {
     pub(crate) fn start(container: Arc<Container>, stop: CancellationToken) -> Running {
         let shared = container.clone();
+        let stopped = Box::pin(stop.clone().cancelled_owned());
         let task = container.code.parts().threads.spawn(&container.meter, async move {
             let Pre::Command(pre) = shared.code.pre() else {
                 return Exit::Failed("the component answers HTTP requests; it is not a command".into());
@@ -31,7 +33,7 @@ impl Running {
                 exit = execute(pre, &shared) => exit,
             }
         });
-        Running { task, container }
+        Running { task, stop: stopped, container }
     }
 
     /// What it has used so far.
@@ -50,7 +52,16 @@ impl Future for Running {
     type Output = Exit;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Exit> {
-        Pin::new(&mut self.task).poll(cx).map(|exit| exit.unwrap_or_else(|| Exit::Failed("the engine failed".into())))
+        if let Poll::Ready(exit) = Pin::new(&mut self.task).poll(cx) {
+            let stopped = self.task.is_cancelled();
+            let lost = || if stopped { Exit::Stopped } else { Exit::Failed("the engine failed".into()) };
+            return Poll::Ready(exit.unwrap_or_else(lost));
+        }
+        // A guest in debt of CPU time is not polled and would learn of it late.
+        if !self.task.is_cancelled() && self.stop.as_mut().poll(cx).is_ready() {
+            self.task.cancel();
+        }
+        Poll::Pending
     }
 }
 

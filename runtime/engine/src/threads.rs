@@ -105,6 +105,10 @@ impl<T> Spawned<T> {
         self.task.cancelled.store(true, Ordering::Release);
         self.task.wake_by_ref();
     }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.task.cancelled.load(Ordering::Acquire)
+    }
 }
 
 impl<T> Future for Spawned<T> {

@@ -79,6 +79,22 @@ async fn a_cpu_limit_is_time_per_time() {
 }
 
 #[tokio::test]
+async fn a_throttled_command_is_stopped_at_once() {
+    let house = House::new();
+    let forever = house.load(&guests::command("(loop $l (br $l))")).await.unwrap();
+    let (mut spec, _) = spec();
+    // A slice of a millisecond costs it seconds of rest.
+    spec.cpu_limit_millis = Some(1);
+    let stop = CancellationToken::new();
+    let burner = house.engine.run(&forever, spec, stop.clone());
+    until("it has run", || burner.usage().cpu_nanos > 0).await;
+    let began = Instant::now();
+    stop.cancel();
+    assert_eq!(timeout(PATIENCE, burner).await.unwrap(), Exit::Stopped);
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn dropping_a_command_ends_it_and_returns_its_memory() {
     let house = House::with_instances(1);
     let forever = house.load(&guests::command("(loop $l (br $l))")).await.unwrap();
