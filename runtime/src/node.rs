@@ -153,3 +153,6 @@ impl Node {
         let _ = writer.await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@
 //! full the next number begins and the one before the last is removed, so nobody renames a file that is being read.
 //! The attempt before the current one is kept for `--previous`.
 //!
-//! A line in a file is `TIME STREAM TAG TEXT`, as the CRI log format has it: tag `F` ends a line, `P` is a piece of one.
+//! A line in a file is `TIME STREAM TAG TEXT`, as the CRI log format has it: tag `F` ends a line, `P` is a piece of
+//! one.
 //!
 //! Writing happens on the guest's thread, into the page cache: its cost is billed to the guest that prints, and the
 //! rotation bounds what is kept. No queue stands between, so no output is lost silently.
