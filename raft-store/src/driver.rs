@@ -93,6 +93,7 @@ impl Clock {
 impl Driver {
     /// Runs the member to its end; returns why it ended.
     pub(crate) fn run(mut self) -> String {
+        hurry();
         let mut inputs = Vec::new();
         let mut outputs = Vec::new();
         loop {
@@ -191,6 +192,17 @@ impl Driver {
     }
 }
 
+/// Everybody waits for these threads, and they seldom run for long: where the system allows it they go first. On a busy
+/// machine this is the difference between a sync's own time and several slices of the scheduler.
+#[cfg(target_os = "linux")]
+fn hurry() {
+    // Without the privilege the thread stays like any other.
+    let _ = rustix::process::setpriority_process(None, -15);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn hurry() {}
+
 fn hand<T>(to: &SyncSender<T>, work: T) -> Result<(), String> {
     to.send(work).map_err(|_| "a thread of the store ended".to_owned())
 }
@@ -202,6 +214,7 @@ pub(crate) fn log_thread(
     inbox: SyncSender<Envelope>,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("store-log".to_owned()).spawn(move || {
+        hurry();
         while let Ok(first) = work.recv() {
             if let Err(error) = write_together(&mut log, first, &work, &inbox) {
                 // The inbox is gone only if the member has ended already.

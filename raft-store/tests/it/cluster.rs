@@ -16,22 +16,35 @@ use crate::write;
 const NAME: &str = "member";
 
 /// Issues the certificates of one cluster.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Authority {
+    pub(crate) fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn tls(&self) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    pub(crate) fn issue(&self) -> Credentials {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec![NAME.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
-        let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-        let key = || PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        Credentials { root: self.0.der().to_vec(), certificate: certificate.der().to_vec(), key: key.serialize_der() }
+    }
+}
+
+/// What a member shows to its peers, and whom it believes.
+pub(crate) struct Credentials {
+    pub(crate) root: Vec<u8>,
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+}
+
+impl Credentials {
+    fn tls(&self) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+        let chain = vec![CertificateDer::from(self.certificate.clone())];
+        let key = || PrivateKeyDer::try_from(self.key.clone()).unwrap();
         let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
+        roots.add(CertificateDer::from(self.root.clone())).unwrap();
         let roots = Arc::new(roots);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build().unwrap();
@@ -41,6 +54,11 @@ impl Authority {
         let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let client = client.with_root_certificates(roots).with_client_auth_cert(chain, key()).unwrap();
         (Arc::new(server), Arc::new(client))
+    }
+
+    pub(crate) fn transport(&self, listener: TcpListener) -> TransportConfig {
+        let (server, client) = self.tls();
+        TransportConfig { listener, server, client, server_name: ServerName::try_from(NAME).unwrap() }
     }
 }
 
@@ -66,15 +84,13 @@ impl Cluster {
     }
 
     fn config(&self, member: u64, listener: TcpListener, members: Vec<(u64, String)>) -> Config {
-        let (server, client) = self.authority.tls();
-        let server_name = ServerName::try_from(NAME).unwrap();
         Config {
             member_id: member,
             cluster_id: 7,
             members,
             election_ticks: 50,
             heartbeat_ticks: 5,
-            transport: Some(TransportConfig { listener, server, client, server_name }),
+            transport: Some(self.authority.issue().transport(listener)),
             ..Config::single(self.dir.path().join(member.to_string()))
         }
     }
@@ -207,7 +223,7 @@ async fn strangers_and_garbage_are_turned_away_and_do_no_harm() {
 
     // A certificate of another cluster, then one of ours that speaks garbage after the handshake.
     for (authority, hello) in [(&Authority::new(), &b""[..]), (&cluster.authority, &[7; 64])] {
-        let connector = tokio_rustls::TlsConnector::from(authority.tls().1);
+        let connector = tokio_rustls::TlsConnector::from(authority.issue().tls().1);
         let tcp = tokio::net::TcpStream::connect(&address).await.unwrap();
         let told = connector.connect(ServerName::try_from(NAME).unwrap(), tcp).await;
         assert_eq!(told.is_ok(), !hello.is_empty(), "the authority decides who may connect");
