@@ -10,7 +10,8 @@
 //!
 //! # Layout
 //! * [`table`]: who there is.
-//! * `replicaset`, `replication_controller`, `deployment`, `job`, `statefulset`, `daemonset`: workloads;
+//! * `replicaset`, `replication_controller`, `deployment`, `job`, `cronjob`, `statefulset`, `daemonset`:
+//!   workloads;
 //!   `disruption`: how many of their pods may be taken away.
 //! * `endpoints`, `endpoint_slices`, `ingress`: who serves a Service.
 //! * `namespace`, `namespace_defaults`, `garbage`, `event_ttl`, `job_ttl`: what is born and dies with something else.
@@ -19,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod disruption;
@@ -107,6 +109,7 @@ pub const fn table() -> &'static [Controller] {
         deployment "deployment-controller",
         job "job-controller",
         job_ttl "ttl-after-finished-controller",
+        cronjob "cronjob-controller",
         statefulset "statefulset-controller",
         daemonset "daemonset-controller",
         disruption "disruption-controller",
