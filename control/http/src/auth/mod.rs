@@ -100,9 +100,12 @@ impl Attributes {
         let watch = call.query.flag("watch")?;
         let verb = path::verb(call.method.as_str(), target, watch).ok_or_else(Status::method_not_allowed)?;
         let fields = FieldSelector::parse(call.query.get("fieldSelector").unwrap_or_default())?;
-        // A list or watch of one name is a question about that object.
-        let named = || fields.exact("metadata.name").unwrap_or_default().to_owned();
-        let name = if target.name.is_empty() { named() } else { target.name.clone() };
+        let name = match verb {
+            // Restricted to one name, these are about that object. A create is not: its body names what is made.
+            "list" | "watch" | "deletecollection" if target.name.is_empty() => fields.exact("metadata.name"),
+            _ => None,
+        };
+        let name = name.map_or_else(|| target.name.clone(), str::to_owned);
         Ok(Self {
             verb: verb.into(),
             group: target.group.clone(),

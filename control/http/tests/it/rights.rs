@@ -87,6 +87,18 @@ async fn rights_cannot_be_taken_by_writing_roles() {
     assert_eq!(ann.send(Method::PATCH, &format!("{rbac}/roles/mine"), &merge, more.clone()).await.code, 403);
     assert_eq!(ann.send(Method::PUT, &format!("{rbac}/roles/mine"), &[], more).await.code, 403);
 
+    // A right to one name is no right to make others, whatever the query says.
+    let mut named = role("named", "", "secrets", json!(["*"]));
+    named["rules"][0]["resourceNames"] = json!(["mine"]);
+    api.post(&format!("{rbac}/roles"), &named).await;
+    api.post(&format!("{rbac}/rolebindings"), &bind("five", "named")).await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    for (query, code) in [("", 403), ("?fieldSelector=metadata.name%3Dmine", 200)] {
+        assert_eq!(ann.get(&format!("{secrets}{query}")).await.code, code, "{query}");
+        let other = r#"{"metadata":{"name":"other"}}"#;
+        assert_eq!(ann.send(Method::POST, &format!("{secrets}{query}"), &[], other).await.code, 403, "{query}");
+    }
+
     // Who may change but not create does not create by applying either.
     let apply = [("content-type", "application/apply-patch+yaml")];
     let map = "/api/v1/namespaces/default/configmaps/a";
