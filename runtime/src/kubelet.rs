@@ -1,33 +1,41 @@
 //! What the API asks a node about its containers, on the kubelet's paths.
 //!
-//! `GET /containerLogs/NAMESPACE/POD/CONTAINER` with the query of `pods/log`, `GET /pods`, `GET /healthz`. Who may ask
-//! was decided before: this service is reachable only through the API server.
+//! `GET /containerLogs/NAMESPACE/POD/CONTAINER` with the query of `pods/log`, `GET /pods`, `GET /healthz`, and
+//! `POST /portForward/NAMESPACE/POD/PORT`: a connection to a pod, its two directions the bodies of request and answer.
+//! Who may ask was decided before: this service is reachable only through the API server.
 
+use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream;
+use futures::{StreamExt, TryStreamExt, stream};
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt, StreamBody};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1 as k8s;
-use network::{Body, BoxError};
+use network::{Body, BoxError, Fabric};
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio_util::io::ReaderStream;
+use tokio_util::task::AbortOnDropHandle;
 
+use crate::limits::FORWARD_PIECE_BYTES;
 use crate::output::{Reader, Wanted};
 use crate::roster::{Roster, Tenant};
 
 /// The node's endpoints as a service: give it to whoever carries requests to this node.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct KubeletService {
     roster: Roster,
+    fabric: Fabric,
 }
 
 impl KubeletService {
-    pub(crate) fn new(roster: Roster) -> Self {
-        Self { roster }
+    pub(crate) fn new(roster: Roster, fabric: Fabric) -> Self {
+        Self { roster, fabric }
     }
 
     fn answer(&self, method: &Method, path: &str, query: Option<&str>) -> Result<Response<Body>, Refusal> {
@@ -42,16 +50,50 @@ impl KubeletService {
                 Ok(reply("application/json", network::body::full(list.to_string())))
             }
             ["containerLogs", namespace, pod, container] => {
-                let tenant = self.roster.get(namespace, pod);
-                let absent = || Refusal(StatusCode::NOT_FOUND, format!("pod \"{pod}\" is not on this node"));
-                logs(&tenant.ok_or_else(absent)?, container, query.unwrap_or_default())
+                logs(&self.tenant(namespace, pod)?, container, query.unwrap_or_default())
             }
             _ => Err(Refusal(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))),
         }
     }
+
+    fn tenant(&self, namespace: &str, pod: &str) -> Result<Tenant, Refusal> {
+        let absent = || Refusal(StatusCode::NOT_FOUND, format!("pod \"{pod}\" is not on this node"));
+        self.roster.get(namespace, pod).ok_or_else(absent)
+    }
+
+    /// Connects to a port of a pod, as the node. The connection ends with the answer's body.
+    fn forward(&self, namespace: &str, pod: &str, port: &str, from_client: Body) -> Result<Response<Body>, Refusal> {
+        let port: u16 = port.parse().map_err(|_| Refusal::bad(format!("{port:?} is not a port")))?;
+        let tenant = self.tenant(namespace, pod)?;
+        let address = tenant.pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse::<IpAddr>().ok());
+        let address = address.ok_or_else(|| Refusal::bad("the pod has no address".to_owned()))?;
+        let connection = self.fabric.connect(SocketAddr::new(address, port));
+        let connection = connection.map_err(|error| Refusal(StatusCode::BAD_GATEWAY, error.to_string()))?;
+        let (reader, mut writer) = connection.into_split();
+        let copying = AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut pieces = from_client.into_data_stream();
+            while let Some(Ok(piece)) = pieces.next().await {
+                if writer.write_all(&piece).await.is_err() {
+                    return;
+                }
+            }
+            // The pod sees the end when the writer goes.
+        }));
+        let pieces = ReaderStream::with_capacity(reader, FORWARD_PIECE_BYTES);
+        let frames = pieces.map_ok(move |piece| {
+            // Whoever lets go of the answer lets go of the whole connection.
+            let _ = &copying;
+            Frame::data(piece)
+        });
+        Ok(reply("application/octet-stream", network::body::boxed(StreamBody::new(frames))))
+    }
 }
 
-impl<B: Send + 'static> tower::Service<Request<B>> for KubeletService {
+impl<B> tower::Service<Request<B>> for KubeletService
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
     type Response = Response<Body>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
@@ -62,13 +104,27 @@ impl<B: Send + 'static> tower::Service<Request<B>> for KubeletService {
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let service = self.clone();
-        let (head, _) = request.into_parts();
+        let (head, body) = request.into_parts();
+        let body = network::body::boxed(body);
         Box::pin(async move {
+            let path = head.uri.path().trim_matches('/');
+            if let (&Method::POST, Some(connection)) = (&head.method, path.strip_prefix("portForward/")) {
+                let mut parts = connection.splitn(3, '/');
+                let mut part = || parts.next().unwrap_or_default();
+                let answer = service.forward(part(), part(), part(), body);
+                return Ok(answer.unwrap_or_else(Refusal::into_response));
+            }
             // Finding the files takes a few system calls.
             let answer = move || service.answer(&head.method, head.uri.path(), head.uri.query());
             let answer = tokio::task::spawn_blocking(answer).await?;
             Ok(answer.unwrap_or_else(Refusal::into_response))
         })
+    }
+}
+
+impl std::fmt::Debug for KubeletService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KubeletService").field("roster", &self.roster).finish_non_exhaustive()
     }
 }
 

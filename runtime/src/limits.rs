@@ -58,3 +58,9 @@ pub const PROBE_TIME_MAX: Duration = Duration::from_secs(300);
 /// Memory of the machine that guests may hold together; the rest is the node's and the system's, so that a guest
 /// without a limit ends before the machine does.
 pub(crate) const GUEST_MEMORY_PERCENT: u64 = 75;
+
+/// Bytes of a forwarded connection sent to a client at once.
+pub const FORWARD_PIECE_BYTES: usize = 32 << 10;
+
+/// How long a volume may show an old ConfigMap or Secret (the kubelet's sync period).
+pub const VOLUMES_REFRESH: Duration = Duration::from_secs(60);

@@ -113,10 +113,10 @@ impl Node {
         Self { agent: Arc::new(agent), notes }
     }
 
-    /// The kubelet-shaped endpoints: `GET /containerLogs/…`, `/pods`, `/healthz`. Any number may be made.
+    /// The kubelet-shaped endpoints: `/containerLogs/…`, `/portForward/…`, `/pods`, `/healthz`. Any number may be made.
     #[must_use]
     pub fn kubelet_service(&self) -> KubeletService {
-        KubeletService::new(self.agent.roster.clone())
+        KubeletService::new(self.agent.roster.clone(), self.agent.config.fabric.clone())
     }
 
     /// Registers, then runs the pods bound to this node until `stop`.

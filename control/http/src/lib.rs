@@ -9,7 +9,7 @@
 //! * `verbs`: get, list, watch, write; `negotiate`, `body`, `reply`: media types in and out.
 //! * `discovery`, `openapi`, `table`: what clients want to know about resources, made from the same rows.
 //! * `auth`: certificates, tokens, impersonation; RBAC and the node's rights.
-//! * [`Relay`]: the way back to a pod's node, for its output.
+//! * [`Relay`]: the way back to a pod's node, for its output and its ports; `stream`: conversations instead of answers.
 //! * [`serve`]: TLS, connections, orderly end.
 #![forbid(unsafe_code)]
 
@@ -25,6 +25,7 @@ mod relay;
 mod reply;
 mod serve;
 mod service;
+mod stream;
 mod table;
 mod verbs;
 

@@ -13,7 +13,8 @@ use tower::util::BoxCloneSyncService;
 
 use crate::{Body, BoxError};
 
-/// What a node answers: `GET /containerLogs/{namespace}/{pod}/{container}` with the query of `pods/log`.
+/// What a node answers: `GET /containerLogs/{namespace}/{pod}/{container}` with the query of `pods/log`, and
+/// `POST /portForward/{namespace}/{pod}/{port}`, whose bodies are the two directions of a connection.
 pub type NodeService = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 
 /// A node's answer to come.

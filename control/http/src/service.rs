@@ -13,14 +13,16 @@ use api::path::Route;
 use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, Method, Request, Response, header};
+use hyper::upgrade::OnUpgrade;
 use objects::{Objects, User};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::{error, info};
 
 use crate::auth::{self, Attributes, Authenticator, ServiceAccountTokens};
-use crate::limits::REQUEST_MAX;
+use crate::limits::{REQUEST_MAX, STREAM_SESSIONS_MAX};
 use crate::openapi::OpenApi;
 use crate::query::Query;
 use crate::relay::Relay;
@@ -68,12 +70,15 @@ pub(crate) struct Inner {
     pub(crate) objects: Objects,
     pub(crate) config: Config,
     pub(crate) openapi: OpenApi,
+    /// Places for exec, attach and port-forward sessions.
+    pub(crate) sessions: Arc<Semaphore>,
 }
 
 /// Builds the service over the door to the state.
 #[must_use]
 pub fn service(objects: Objects, config: Config) -> ApiService {
-    ApiService { inner: Arc::new(Inner { objects, config, openapi: OpenApi::default() }) }
+    let sessions = Arc::new(Semaphore::new(STREAM_SESSIONS_MAX));
+    ApiService { inner: Arc::new(Inner { objects, config, openapi: OpenApi::default(), sessions }) }
 }
 
 /// A request extension: when this is cancelled, endless answers end.
@@ -87,6 +92,8 @@ pub(crate) struct Call {
     pub(crate) query: Query,
     pub(crate) headers: HeaderMap,
     pub(crate) stop: CancellationToken,
+    /// The connection below, if it can become something else than HTTP.
+    pub(crate) upgrade: Option<OnUpgrade>,
 }
 
 impl Call {
@@ -163,6 +170,7 @@ impl ApiService {
             query: Query::parse(query_text),
             headers: head.headers,
             stop: head.extensions.get::<Stop>().map(|stop| stop.0.clone()).unwrap_or_default(),
+            upgrade: head.extensions.get::<OnUpgrade>().cloned(),
         };
         auth::authorize(&view, &call.user, &Attributes::of(&call, &route)?)?;
         match route {

@@ -9,7 +9,7 @@ use super::{Place, now_ms, output, read, write};
 use crate::negotiate::{self, Shape};
 use crate::reply::Reply;
 use crate::service::{Call, Inner};
-use crate::{Body, body};
+use crate::{Body, body, stream};
 
 /// Answers a request about `NAME/subresource`.
 pub(super) async fn dispatch(
@@ -30,7 +30,12 @@ pub(super) async fn dispatch(
     let name = row.name;
     match (name, verb) {
         ("log", "get") => output::output(inner, call, place).await,
-        ("exec" | "attach" | "portforward" | "proxy", _) => Err(absent(name, &place.resource.name)),
+        ("portforward", _) => {
+            let picture = read::picture(inner, call).await?;
+            let pod = picture.get("pods", &place.namespace, &place.name);
+            stream::forward(inner, call, pod.ok_or_else(|| Status::not_found("pods", &place.name))?)
+        }
+        ("exec" | "attach" | "proxy", _) => Err(absent(name, &place.resource.name)),
         ("binding", "create") => bind(inner, call, body, place).await,
         ("eviction", "create") => evict(inner, call, body, place).await,
         ("token", "create") => token(inner, call, body, place).await,
@@ -103,7 +108,8 @@ async fn command(call: &Call, body: Body, kind: &str) -> Result<Decoded, Status>
     }
 }
 
-fn done() -> Reply {
+/// The answer to a command that was carried out.
+pub(super) fn done() -> Reply {
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Reply::value(StatusCode::CREATED, &status)
 }

@@ -79,7 +79,7 @@ impl HeaderReader {
 }
 
 fn parse(mut block: &[u8]) -> Result<Headers, Broken> {
-    let mut number = |block: &mut &[u8]| if block.len() < 4 { Err(Broken::Headers) } else { Ok(block.get_u32() as usize) };
+    let number = |block: &mut &[u8]| if block.len() < 4 { Err(Broken::Headers) } else { Ok(block.get_u32() as usize) };
     let count = number(&mut block)?;
     if count > SPDY_HEADERS_MAX {
         return Err(Broken::TooLarge);

@@ -32,12 +32,7 @@ pub(in crate::stream) struct Session {
 
 impl Session {
     pub(in crate::stream) fn new() -> Self {
-        Self {
-            decoder: Decoder::default(),
-            reader: HeaderReader::new(),
-            writer: HeaderWriter::default(),
-            newest: 0,
-        }
+        Self { decoder: Decoder::default(), reader: HeaderReader::new(), writer: HeaderWriter::default(), newest: 0 }
     }
 
     /// Takes bytes of the peer and appends what came of them to `events`.
@@ -86,7 +81,11 @@ impl Session {
             // A client's pings are odd (§2.6.5); an even one answers a ping of ours, and there are none.
             Frame::Ping(id) if id % 2 == 1 => events.push(Event::Send(Frame::Ping(id).encode())),
             // A client that goes away closes the connection when its streams have ended.
-            Frame::Ping(_) | Frame::Settings(_) | Frame::GoAway { .. } | Frame::WindowUpdate { .. } | Frame::Other(_) => {}
+            Frame::Ping(_)
+            | Frame::Settings(_)
+            | Frame::GoAway { .. }
+            | Frame::WindowUpdate { .. }
+            | Frame::Other(_) => {}
         }
         Ok(())
     }
