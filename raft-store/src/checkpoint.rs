@@ -256,7 +256,7 @@ fn load(database: &Database) -> Result<Option<State>, CheckpointError> {
         let (revision, value) = row?;
         history.push(decode_history(revision.value(), &mut Reader::copy(value.value()))?);
     }
-    let mvcc = Mvcc::restore(live.into_iter(), history, head.floor, head.revision);
+    let mvcc = Mvcc::restore(live.into_iter(), history, head.floor, head.revision)?;
     Ok(Some(head.complete(mvcc)?))
 }
 

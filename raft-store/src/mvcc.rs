@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use imbl::{OrdMap, Vector};
 
+use crate::codec::Malformed;
 use crate::command::{Compare, Target, Write};
 use crate::error::StoreError;
 
@@ -175,28 +176,37 @@ pub(crate) struct Mvcc {
 
 impl Mvcc {
     /// Puts together what a checkpoint or a snapshot held: `live` now, and `history` oldest first, its `now` left out.
+    /// Every revision carries the hash of the keys after it; undoing revision by revision must meet each of them.
     pub(crate) fn restore(
         live: impl Iterator<Item = KeyValue>,
         history: Vec<Revision>,
         floor: u64,
         revision: u64,
-    ) -> Mvcc {
+    ) -> Result<Mvcc, Malformed> {
         let mut mvcc = Mvcc { floor, revision, ..Mvcc::default() };
         for kv in live {
             mvcc.hash = mvcc.hash.wrapping_add(kv.hash());
             mvcc.live_bytes += kv.size();
             mvcc.live.insert(kv.key.clone(), Arc::new(kv));
         }
+        let sum = |hash: u64, kv: &Option<Arc<KeyValue>>| hash.wrapping_add(kv.as_ref().map_or(0, |kv| kv.hash()));
+        let (mut expected, mut number) = (mvcc.hash, revision);
         let mut later: BTreeMap<Bytes, Option<Arc<KeyValue>>> = BTreeMap::new();
         for mut past in history.into_iter().rev() {
+            if (past.hash, past.revision) != (expected, number) || number <= floor {
+                return Err(Malformed);
+            }
             for change in &mut past.changes {
                 let now = later.insert(change.key.clone(), change.before.clone());
                 change.now = now.unwrap_or_else(|| mvcc.live.get(&change.key).cloned());
             }
+            let now = past.changes.iter().fold(0, |hash, change| sum(hash, &change.now));
+            expected = past.changes.iter().fold(expected.wrapping_sub(now), |hash, change| sum(hash, &change.before));
+            number -= 1;
             mvcc.history_bytes += past.size();
             mvcc.history.push_front(Arc::new(past));
         }
-        mvcc
+        if number == floor { Ok(mvcc) } else { Err(Malformed) }
     }
 
     pub(crate) fn revision(&self) -> u64 {
@@ -424,7 +434,7 @@ mod tests {
         for change in history.iter_mut().flat_map(|past| &mut past.changes) {
             change.now = None;
         }
-        let again = Mvcc::restore(live.into_iter(), history, mvcc.floor(), mvcc.revision());
+        let again = Mvcc::restore(live.into_iter(), history, mvcc.floor(), mvcc.revision()).unwrap();
         assert_eq!((again.hash(), again.bytes()), (mvcc.hash(), mvcc.bytes()));
         assert!(again.history().eq(mvcc.history()));
     }

@@ -244,7 +244,7 @@ impl Assembly {
         if rows.is_empty() {
             let head = self.head.take().filter(|_| check == self.rows).ok_or(Malformed)?;
             let (live, history) = (std::mem::take(&mut self.live), std::mem::take(&mut self.history));
-            let mvcc = Mvcc::restore(live.into_iter(), history, head.floor, head.revision);
+            let mvcc = Mvcc::restore(live.into_iter(), history, head.floor, head.revision)?;
             return head.complete(mvcc).map(Some);
         }
         if crc32c::crc32c(&rows) != check {

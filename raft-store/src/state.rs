@@ -145,8 +145,15 @@ impl State {
         self.mvcc.hash() ^ u64::from(crc32c::crc32c(&w.0))
     }
 
-    /// All but keys and history: what a checkpoint and a snapshot keep beside them.
+    /// All but keys and history, with a checksum: what a checkpoint and a snapshot keep beside them.
     pub(crate) fn encode_head(&self, w: &mut Writer) {
+        let mut head = Writer::default();
+        self.encode_fields(&mut head);
+        w.bytes(&head.0);
+        w.u32(crc32c::crc32c(&head.0));
+    }
+
+    fn encode_fields(&self, w: &mut Writer) {
         for value in [self.index, self.term, self.clock_ms, self.mvcc.floor(), self.mvcc.revision(), self.mvcc.hash()] {
             w.u64(value);
         }
@@ -171,7 +178,12 @@ impl State {
     }
 
     /// Reads what [`State::encode_head`] wrote; keys and history follow by [`Head::complete`].
-    pub(crate) fn decode_head(r: &mut Reader) -> Result<Head, Malformed> {
+    pub(crate) fn decode_head(outer: &mut Reader) -> Result<Head, Malformed> {
+        let fields = outer.bytes()?;
+        if crc32c::crc32c(&fields) != outer.u32()? {
+            return Err(Malformed);
+        }
+        let r = &mut Reader::new(fields);
         let mut state = State { index: r.u64()?, term: r.u64()?, clock_ms: r.u64()?, ..State::default() };
         let (floor, revision, hash) = (r.u64()?, r.u64()?, r.u64()?);
         let (voters, learners, voters_outgoing, learners_next) = (r.list()?, r.list()?, r.list()?, r.list()?);
@@ -202,8 +214,7 @@ pub(crate) struct Head {
 impl Head {
     /// Adds keys and history, and refuses them if they do not give the hash that was recorded.
     pub(crate) fn complete(mut self, mvcc: Mvcc) -> Result<State, Malformed> {
-        let complete = mvcc.history().count() as u64 == self.revision.wrapping_sub(self.floor);
-        if mvcc.hash() != self.hash || !complete {
+        if mvcc.hash() != self.hash {
             return Err(Malformed);
         }
         self.state.mvcc = mvcc;

@@ -10,7 +10,8 @@
 
 mod checks;
 mod cluster;
-pub(crate) mod disk;
+mod disk;
+mod input;
 mod log;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
