@@ -169,3 +169,26 @@ async fn a_job_counts_its_pods_and_a_namespace_empties() {
     house.until("no namespace", |view| view.get("namespaces", "", "team").is_none()).await;
     assert_eq!(house.objects.view().list_in("serviceaccounts", "team").count(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_counts_and_a_missed_run_is_made_up_for() {
+    let house = House::open().await;
+    let pod = json!({"containers": [{"name": "web", "image": "web:1"}]});
+    let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": pod});
+    let spec = json!({"replicas": 2, "selector": {"app": "web"}, "template": template});
+    house.create("replicationcontrollers", "default", json!({"metadata": {"name": "web"}, "spec": spec})).await;
+    let spec = json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}});
+    house.create("poddisruptionbudgets.policy", "default", json!({"metadata": {"name": "web"}, "spec": spec})).await;
+    house.until("two pods with a node", |view| bound(view) == 2).await;
+    house.start_pods().await;
+    let allowed = |view: &View| count(view, "poddisruptionbudgets.policy", "web", "status.disruptionsAllowed");
+    house.until("one disruption allowed", |view| allowed(view) == 1).await;
+
+    let pod = json!({"restartPolicy": "Never", "containers": [{"name": "tick", "image": "tick:1"}]});
+    let spec = json!({"schedule": "@yearly", "jobTemplate": {"spec": {"template": {"spec": pod}}}});
+    house.create("cronjobs.batch", "default", json!({"metadata": {"name": "tick"}, "spec": spec})).await;
+    let status = json!({"status": {"lastScheduleTime": "2020-01-01T00:00:00Z"}});
+    house.patch("cronjobs.batch", "tick", Some("status"), status).await;
+    let ticking = |pod: &Arc<Object>| pod.field("spec.nodeName") == "n1" && pod.name().starts_with("tick-");
+    house.until("a run", |view| pods(view).iter().any(ticking)).await;
+}
