@@ -21,6 +21,12 @@ pub(crate) struct References {
     pub(crate) secrets: BTreeSet<String>,
 }
 
+impl References {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.config_maps.is_empty() && self.secrets.is_empty()
+    }
+}
+
 /// What the pod's place is like: values a specification alone does not have.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Place {

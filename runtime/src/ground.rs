@@ -28,32 +28,43 @@ pub(crate) struct Ground {
 /// # Errors
 /// The sentence for the pod's `FailedMount` event.
 pub(crate) async fn set_up(agent: &Agent, pod: &k8s::Pod, address: IpAddr) -> Result<Ground, String> {
-    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-    let settings = settings::fetch(&agent.config.client, &namespace, volumes::references(pod)).await?;
-    let place = agent.place(&[address]);
-    let folder = pod_folder(agent, pod);
+    let volumes = Arc::new(fill_volumes(agent, pod, &[address]).await?);
+    let identity = PodIdentity {
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        hostname: environment::host_name(pod).to_owned(),
+        addresses: vec![address],
+    };
+    Ok(Ground { network: agent.config.fabric.attach(identity), volumes, folder: pod_folder(agent, pod) })
+}
+
+/// Makes the pod's volumes show what their sources say now. What the pod wrote itself stays.
+///
+/// # Errors
+/// The sentence for the pod's `FailedMount` event.
+pub(crate) async fn fill_volumes(
+    agent: &Agent,
+    pod: &k8s::Pod,
+    addresses: &[IpAddr],
+) -> Result<BTreeMap<String, Volume>, String> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let settings = settings::fetch(&agent.config.client, namespace, volumes::references(pod)).await?;
+    let place = agent.place(addresses);
     let mut contents = Vec::new();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let rendered = volumes::render(volume, pod, &settings, &place, agent.config.allow_host_path);
         let failed = |why| format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name);
         contents.push((volume.name.clone(), rendered.map_err(failed)?));
     }
-    let root = folder.join("volumes");
+    let root = pod_folder(agent, pod).join("volumes");
     let materialised = tokio::task::spawn_blocking(move || {
         let one = |(name, contents): (String, volumes::Contents)| {
             let volume = volumes::materialise(&root.join(&name), &contents);
             volume.map(|volume| (name.clone(), volume)).map_err(|error| format!("volume \"{name}\": {error}"))
         };
-        contents.into_iter().map(one).collect::<Result<BTreeMap<_, _>, String>>()
+        contents.into_iter().map(one).collect()
     });
-    let volumes = Arc::new(materialised.await.map_err(|error| error.to_string())??);
-    let identity = PodIdentity {
-        namespace,
-        name: pod.metadata.name.clone().unwrap_or_default(),
-        hostname: environment::host_name(pod).to_owned(),
-        addresses: vec![address],
-    };
-    Ok(Ground { network: agent.config.fabric.attach(identity), volumes, folder })
+    materialised.await.map_err(|error| error.to_string())?
 }
 
 const VOLUMES: &str = "pods";

@@ -25,6 +25,7 @@ pub mod limits;
 pub mod network_driver;
 mod node;
 mod output;
+mod patch;
 mod pod_driver;
 mod pods;
 mod probes;

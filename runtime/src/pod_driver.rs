@@ -23,12 +23,13 @@ use tokio_util::sync::CancellationToken;
 use crate::container::{self, Prepared, StartError};
 use crate::events::Note;
 use crate::ground::{self, Ground, output_folder, pod_folder};
-use crate::limits::REQUEST_TIME_MAX;
+use crate::limits::{REQUEST_TIME_MAX, VOLUMES_REFRESH};
 use crate::node::Agent;
 use crate::output::ContainerOutput;
-use crate::probes;
+use crate::patch::difference;
 use crate::retry::{Retry, is_gone};
 use crate::roster::Tenant;
+use crate::{probes, volumes};
 
 /// The pod's object as the watch has it.
 #[derive(Clone, Debug)]
@@ -42,6 +43,8 @@ pub(crate) struct Known {
 enum Outcome {
     Reported(Input),
     SetUp(Result<Ground, String>),
+    /// Volumes show what their ConfigMaps and Secrets say now.
+    Refreshed,
     ImageFound {
         container: String,
         image: Resolved,
@@ -202,8 +205,10 @@ impl Driver {
             Outcome::SetUp(Ok(ground)) => {
                 let addresses = ground.network.addresses().to_vec();
                 self.ground = Some(ground);
+                self.refresh_volumes();
                 self.step(Input::PodSetUp { addresses });
             }
+            Outcome::Refreshed => self.refresh_volumes(),
             Outcome::SetUp(Err(message)) => self.step(Input::SetUpFailed { message }),
             Outcome::ImageFound { container, image } => {
                 let image_id = image.id.clone();
@@ -267,6 +272,20 @@ impl Driver {
         };
         let (agent, pod) = (self.agent.clone(), self.pod.clone());
         self.outcomes.spawn(async move { Outcome::SetUp(ground::set_up(&agent, &pod, address).await) });
+    }
+
+    /// Looks after a while what the volumes' ConfigMaps and Secrets have become; where there are none, never.
+    fn refresh_volumes(&mut self) {
+        let (Some(ground), false) = (&self.ground, volumes::references(&self.pod).is_empty()) else { return };
+        let addresses = ground.network.addresses().to_vec();
+        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        self.outcomes.spawn(async move {
+            tokio::time::sleep(VOLUMES_REFRESH).await;
+            if let Err(error) = ground::fill_volumes(&agent, &pod, &addresses).await {
+                tracing::debug!(error, "volumes of a pod stay as they are");
+            }
+            Outcome::Refreshed
+        });
     }
 
     fn tear_down(&mut self) {
@@ -460,36 +479,4 @@ async fn name_end(container: String, ended: impl Future<Output = Exit> + Send + 
 
 fn now_ms() -> i64 {
     Timestamp::now().as_millisecond()
-}
-
-/// The merge patch (RFC 7396) that makes `old` into `new`; `None` when they are equal.
-fn difference(old: &Value, new: &Value) -> Option<Value> {
-    let (Value::Object(old), Value::Object(new)) = (old, new) else {
-        return (old != new).then(|| new.clone());
-    };
-    let removed = old.keys().filter(|name| !new.contains_key(*name)).map(|name| (name.clone(), Value::Null));
-    let changed = new
-        .iter()
-        .filter_map(|(name, value)| Some((name.clone(), difference(old.get(name).unwrap_or(&Value::Null), value)?)));
-    let patch: serde_json::Map<String, Value> = removed.chain(changed).collect();
-    (!patch.is_empty()).then_some(Value::Object(patch))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_patch_holds_only_what_changed() {
-        let table = [
-            (json!(null), json!({"a": 1}), Some(json!({"a": 1}))),
-            (json!({"a": 1}), json!({"a": 1}), None),
-            (json!({"a": 1, "b": 2}), json!({"a": 1}), Some(json!({"b": null}))),
-            (json!({"a": {"x": 1, "y": 2}}), json!({"a": {"x": 1, "y": 3}}), Some(json!({"a": {"y": 3}}))),
-            (json!({"a": [1, 2]}), json!({"a": [1, 3]}), Some(json!({"a": [1, 3]}))),
-        ];
-        for (old, new, expected) in table {
-            assert_eq!(difference(&old, &new), expected, "{old} to {new}");
-        }
-    }
 }

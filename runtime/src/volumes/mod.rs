@@ -187,25 +187,48 @@ pub(crate) fn stays_inside(path: &str) -> bool {
         && Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
-/// Makes the volume's folder hold what it is to hold. What a pod wrote into an empty volume before the node was
-/// restarted stays.
+/// Makes the volume's folder hold what it is to hold. What a pod wrote into an empty volume stays.
+///
+/// Files are replaced one by one and whole: a guest that has the folder open sees each file's old text or its new one.
 pub(crate) fn materialise(folder: &Path, contents: &Contents) -> io::Result<Volume> {
     match contents {
         Contents::Host(path) => return Ok(Volume { folder: path.clone(), read_only: false }),
         Contents::Empty => fs::create_dir_all(folder)?,
         Contents::Files(files) => {
-            match fs::remove_dir_all(folder) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => fs::create_dir_all(folder)?,
-            }
+            fs::create_dir_all(folder)?;
+            remove_others(folder, folder, files)?;
             for (path, bytes) in files {
                 let path = folder.join(path);
+                if fs::read(&path).is_ok_and(|old| old == *bytes) {
+                    continue;
+                }
                 fs::create_dir_all(path.parent().unwrap_or(folder))?;
-                fs::write(path, bytes)?;
+                let new = folder.with_extension("new");
+                fs::write(&new, bytes)?;
+                fs::rename(new, path)?;
             }
         }
     }
     Ok(Volume { folder: folder.to_owned(), read_only: matches!(contents, Contents::Files(_)) })
+}
+
+/// Removes what is in a volume and not in its contents.
+fn remove_others(root: &Path, folder: &Path, files: &Files) -> io::Result<()> {
+    let wanted: Vec<PathBuf> = files.keys().map(|path| root.join(path)).collect();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_file_wanted = wanted.contains(&path);
+        if !path.is_dir() {
+            if !is_file_wanted {
+                fs::remove_file(path)?;
+            }
+        } else if !is_file_wanted && wanted.iter().any(|file| file.starts_with(&path)) {
+            remove_others(root, &path, files)?;
+        } else {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

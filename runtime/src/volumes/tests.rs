@@ -111,3 +111,41 @@ fn where_containers_see_them() {
     }
     assert!(see(json!([{"name": "ghost", "mountPath": "/x"}])).unwrap_err().contains("not defined"));
 }
+
+#[test]
+fn a_volume_follows_its_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let volume = folder.path().join("config");
+    let files = |list: &[(&str, &str)]| {
+        Contents::Files(list.iter().map(|(path, text)| ((*path).to_owned(), (*text).into())).collect())
+    };
+    let seen = || {
+        let mut seen = Vec::new();
+        let mut folders = vec![volume.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let name = path.strip_prefix(&volume).unwrap().display().to_string();
+                    seen.push((name, fs::read_to_string(&path).unwrap()));
+                }
+            }
+        }
+        seen.sort();
+        seen
+    };
+    let stages: [&[(&str, &str)]; 4] = [
+        &[("a", "1"), ("d/b", "2"), ("d/e/c", "3")],
+        &[("a", "1"), ("d/b", "two"), ("d/f", "4")],
+        &[("a/x", "a folder now"), ("d", "a file now")],
+        &[],
+    ];
+    for stage in stages {
+        materialise(&volume, &files(stage)).unwrap();
+        let expected: Vec<_> = stage.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+        assert_eq!(seen(), expected);
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+}
