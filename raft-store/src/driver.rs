@@ -163,7 +163,7 @@ impl Driver {
             Output::Checkpoint(delta) => hand(&self.checkpoint, CheckpointWork::Commit(delta))?,
             Output::Install(state) => hand(&self.checkpoint, CheckpointWork::Install(state))?,
             Output::CheckSpace => hand(&self.checkpoint, CheckpointWork::CheckSpace)?,
-            Output::Publish => drop(self.pictures.send_replace(Picture::of(&self.member))),
+            Output::Publish => self.publish(),
             Output::Answer(id, answer) => {
                 if let Some(reply) = self.replies.remove(&id) {
                     // A caller that went away needs no answer.
@@ -189,6 +189,17 @@ impl Driver {
             Output::Fail(reason) => return Err(reason),
         }
         Ok(())
+    }
+}
+
+impl Driver {
+    fn publish(&self) {
+        let picture = Picture::of(&self.member);
+        let (member, term, leader) = (picture.status.member_id, picture.status.term, picture.status.leader);
+        let before = self.pictures.send_replace(picture).status;
+        if (before.term, before.leader) != (term, leader) {
+            tracing::info!(member, term, leader, "leadership changed");
+        }
     }
 }
 

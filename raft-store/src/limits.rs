@@ -54,6 +54,8 @@ pub const FREE_SEGMENTS_MAX: usize = 2;
 /// Entries kept below the checkpoint for peers that fell behind; a peer further back receives a snapshot. Few in the
 /// crate's own tests, so that a short run sends snapshots.
 pub const PEER_LAG_ENTRIES: u64 = if cfg!(test) { 16 } else { 4096 };
+/// Bytes of those entries: they are held in memory.
+pub const PEER_LAG_BYTES: usize = 32 << 20;
 
 /// Changes wait at most this long for the checkpoint; the log covers them meanwhile. Its syncs compete with those of the
 /// log, so seldom is better; a crash within it costs a replay of that much log. Shorter in the crate's own tests.

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError, util::limit_size};
 
+use crate::limits::{PEER_LAG_BYTES, PEER_LAG_ENTRIES};
+
 /// Entries after `start`, and where the state stands.
 #[derive(Default)]
 pub(crate) struct Tail {
@@ -35,6 +37,20 @@ impl Tail {
             let Some(first) = self.entries.pop_front() else { break };
             self.start = (first.index, first.term);
         }
+    }
+
+    /// The last index that peers which lag need no more: what follows it up to `index` is few enough entries and bytes
+    /// to keep for them.
+    pub(crate) fn below_lag(&self, index: u64) -> u64 {
+        let (mut unneeded, mut bytes) = (index, 0);
+        while index - unneeded < PEER_LAG_ENTRIES
+            && let Some(entry) = self.at(unneeded)
+            && bytes + entry.data.len() <= PEER_LAG_BYTES
+        {
+            bytes += entry.data.len();
+            unneeded -= 1;
+        }
+        unneeded
     }
 
     /// Begins anew behind a snapshot.

@@ -7,7 +7,7 @@ use super::membership::conf_state;
 use super::{Answer, Batch, Member, Output, Unsynced};
 use crate::checkpoint::{Delta, encode_head};
 use crate::command::Command;
-use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_MS, PEER_LAG_ENTRIES};
+use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_MS};
 use crate::log::Record;
 use crate::planted::{Bug, planted};
 use crate::state::{Applied, State};
@@ -213,7 +213,7 @@ impl Member {
         }
         let unneeded = match self.has_peers() {
             _ if planted(Bug::TruncatedAboveCheckpoint) => self.state.index,
-            true => index.saturating_sub(PEER_LAG_ENTRIES),
+            true => self.raw.store().below_lag(index),
             false => index,
         };
         if self.raw.store().first_index().is_ok_and(|first| first <= unneeded) {
