@@ -7,11 +7,12 @@ use std::sync::{Arc, OnceLock};
 use crate::kinds::{Resource, Subresource};
 use crate::schema::Schema;
 
-const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+pub(crate) const ALL_VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 /// Namespaces are deleted one by one.
 const NAMESPACE_VERBS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 const CREATE: &[&str] = &["create"];
-const CHANGE: &[&str] = &["get", "patch", "update"];
+pub(crate) const CHANGE: &[&str] = &["get", "patch", "update"];
 
 /// Lives in a namespace.
 const N: u8 = 1;
@@ -125,6 +126,7 @@ const TABLE: &[(&str, &str, &[Row])] = &[
             ("validatingwebhookconfigurations", "ValidatingWebhookConfiguration", "", G),
         ],
     ),
+    ("apiextensions.k8s.io", "v1", &[("customresourcedefinitions", "CustomResourceDefinition", "crd crds", S | G)]),
     ("scheduling.k8s.io", "v1", &[("priorityclasses", "PriorityClass", "pc", G)]),
     ("coordination.k8s.io", "v1", &[("leases", "Lease", "", N)]),
     ("node.k8s.io", "v1", &[("runtimeclasses", "RuntimeClass", "", 0)]),
@@ -217,6 +219,12 @@ impl Catalog {
         CATALOG.get_or_init(|| Self { rows: TABLE.iter().flat_map(build).collect() }).clone()
     }
 
+    /// Kubernetes' own resources and the ones that users defined, which must be grouped as [`Catalog::iter`] says.
+    #[must_use]
+    pub fn with(custom: impl IntoIterator<Item = Arc<Resource>>) -> Self {
+        Self { rows: Self::builtin().rows.iter().cloned().chain(custom).collect() }
+    }
+
     /// The resource behind a URL. The group is empty for the core group.
     #[must_use]
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
@@ -298,6 +306,7 @@ fn resource(group: &str, version: &str, &(plural, kind, short, traits): &Row) ->
         selectable_fields: fields.iter().map(|&field| field.to_owned()).collect(),
         has_generation: has(G),
         has_status: has(S),
+        custom: None,
     }
 }
 

@@ -8,10 +8,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
+use crate::kinds::Resource;
 use crate::limits::{DEPTH_MAX, PROBLEMS_MAX};
 use crate::quantity::{self, Quantity};
 use crate::schema::{Field, Message, Schema, Shape, Type, go_name};
 use crate::status::Status;
+use crate::structural;
 use crate::time;
 
 /// What to do about fields that nobody knows (`fieldValidation`).
@@ -24,6 +26,19 @@ pub enum Validation {
     Warn,
     /// Refuse the body.
     Strict,
+}
+
+/// Fits an object to the type of its resource, built in or custom: [`check`], or for the partial object of a
+/// server-side apply [`check_applied`].
+///
+/// # Errors
+/// As [`check`].
+pub fn check_object(value: &mut Value, resource: &Resource, applied: bool) -> Result<Vec<String>, Status> {
+    match resource.schema() {
+        Some(schema) if applied => structural::check_applied(value, schema),
+        Some(schema) => structural::check(value, schema),
+        None => fit(value, &resource.message, applied),
+    }
 }
 
 /// Fits a body to a message of the table, in place, and returns the paths of the unknown fields it pruned (at most

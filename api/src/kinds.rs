@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::custom::Custom;
+use crate::structural::Structural;
+
 /// A subresource as discovery shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subresource {
@@ -57,7 +60,8 @@ pub struct Resource {
     pub categories: Vec<String>,
     /// False for cluster-scoped resources.
     pub namespaced: bool,
-    /// The message in the schema table, such as `k8s.io/api/core/v1.Pod`.
+    /// The message in the schema table, such as `k8s.io/api/core/v1.Pod`; of a custom resource the name that its schema
+    /// has in OpenAPI, `stable.example.com/v1.CronTab`.
     pub message: String,
     /// The verbs of the resource itself.
     pub verbs: &'static [&'static str],
@@ -69,6 +73,8 @@ pub struct Resource {
     pub has_generation: bool,
     /// Whether writes to the main endpoint keep the stored `status`.
     pub has_status: bool,
+    /// What a CustomResourceDefinition says of it; `None` for Kubernetes' own resources.
+    pub custom: Option<Arc<Custom>>,
 }
 
 impl Resource {
@@ -76,6 +82,12 @@ impl Resource {
     #[must_use]
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// The schema of a custom resource.
+    #[must_use]
+    pub fn schema(&self) -> Option<&Structural> {
+        self.custom.as_deref().map(|custom| &custom.schema)
     }
 
     /// The subresource of that name.

@@ -6,7 +6,8 @@
 //! # Layout
 //! * [`object`], [`view`], [`action`], [`meta`]: one object, the cluster's picture, what a decider asks for.
 //! * [`schema`], [`kinds`], [`catalog`]: what fields there are, what a resource is, which resources there are.
-//! * [`path`], [`selector`], [`quantity`], [`time`]: Kubernetes' small languages.
+//! * [`custom`], [`structural`]: resources that users define, and their schemas.
+//! * [`path`], [`selector`], [`quantity`], [`time`], [`jsonpath`]: Kubernetes' small languages.
 //! * [`json`], [`yaml`], [`protobuf`]: bytes to values.
 //! * [`check`], [`defaults`], [`validate`], [`patch`]: what happens to a body on its way in, in this order.
 //! * [`status`]: Kubernetes' form of an error.
@@ -16,8 +17,10 @@
 pub mod action;
 pub mod catalog;
 pub mod check;
+pub mod custom;
 pub mod defaults;
 pub mod json;
+pub mod jsonpath;
 pub mod kinds;
 pub mod limits;
 pub mod meta;
@@ -29,6 +32,7 @@ pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod structural;
 pub mod time;
 pub mod validate;
 pub mod view;

@@ -30,3 +30,6 @@ pub const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 
 /// The data of one Secret or ConfigMap, as upstream has it.
 pub const DATA_BYTES_MAX: usize = 1024 * 1024;
+
+/// How large a schema's pattern may become when it is compiled: some hundred times the longest that charts use.
+pub const PATTERN_BYTES_MAX: usize = 1024 * 1024;

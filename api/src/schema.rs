@@ -11,6 +11,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 const TABLE: &[u8] = include_bytes!("../schema/kubernetes-1.33-fields.json.z");
+/// The types of CustomResourceDefinitions, which upstream keeps in a module of their own.
+const EXTENSIONS: &str = include_str!("../schema/apiextensions-fields.json");
 
 /// `metav1.ObjectMeta`.
 pub const OBJECT_META: &str = "k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta";
@@ -61,9 +63,10 @@ pub enum Shape {
 }
 
 /// Who owns what of a list when several write to it (`x-kubernetes-list-type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ListType {
     /// The list is one value. Also what an unmarked list is.
+    #[default]
     Atomic,
     /// Each scalar is owned by itself.
     Set,
@@ -210,7 +213,11 @@ impl Schema {
             let mut json = Vec::with_capacity(200 * 1024);
             let inflated = flate2::read::ZlibDecoder::new(TABLE).read_to_end(&mut json);
             inflated.expect("the table in the binary is whole");
-            let rows = serde_json::from_slice(&json).expect("the table in the binary is well-formed");
+            let mut rows: HashMap<&str, Vec<Row<'_>>> =
+                serde_json::from_slice(&json).expect("the table in the binary is well-formed");
+            let more: HashMap<&str, Vec<Row<'_>>> =
+                serde_json::from_str(EXTENSIONS).expect("the table of extensions is well-formed");
+            rows.extend(more);
             Self::build(&rows)
         })
     }
@@ -232,7 +239,8 @@ impl Schema {
     #[must_use]
     pub fn message_of(&self, group: &str, version: &str, kind: &str) -> Option<&Message> {
         let package = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or(group) };
-        self.message(&format!("k8s.io/api/{package}/{version}.{kind}")).or_else(|| {
+        let home = if package == "apiextensions" { "apiextensions-apiserver/pkg/apis" } else { "api" };
+        self.message(&format!("k8s.io/{home}/{package}/{version}.{kind}")).or_else(|| {
             let shared =
                 kind.ends_with("Options") || matches!(kind, "Status" | "List" | "APIResourceList" | "APIGroupList");
             self.message(&format!("{META}{kind}")).filter(|_| shared)

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::kinds::Resource;
 use crate::schema::{Message, Schema, Shape};
+use crate::structural;
 
 /// A JSON constant; `Empty` is `{}`.
 #[derive(Clone, Copy)]
@@ -193,6 +194,10 @@ const WEBHOOK: &[(&str, Constant)] = &[
 /// Fills in the defaults of an object and of everything inside it, pod templates included. The object has been
 /// [checked](crate::check) before; `status` must be the one that is meant to stay.
 pub fn apply(resource: &Resource, object: &mut Value) {
+    if let Some(schema) = resource.schema() {
+        structural::apply(object, schema);
+        return;
+    }
     let Some(map) = object.as_object_mut() else { return };
     if let Some(message) = Schema::builtin().message(&resource.message) {
         rules::of_object(&resource.name, map);
@@ -200,7 +205,7 @@ pub fn apply(resource: &Resource, object: &mut Value) {
     }
 }
 
-/// Depth is bounded by the types: none contains itself.
+/// Depth is bounded by the value's own, which decoding bounds.
 fn fill(map: &mut Map<String, Value>, message: &Message) {
     let name = message.name.strip_prefix("k8s.io/api/").unwrap_or(&message.name);
     let constants = ROWS.iter().find(|(row, _)| *row == name).map_or(&[][..], |(_, constants)| constants);

@@ -16,9 +16,21 @@ pub(super) fn of_object(resource: &str, object: &mut Object) {
         "namespaces" => namespace(object),
         "nodes" => node(object),
         "secrets" => secret(object),
+        crate::custom::DEFINITIONS => definition(object),
         "replicationcontrollers" | "jobs.batch" => labels_from_template(resource, object),
         _ => {}
     }
+}
+
+/// A kind gives the names that its definition does not choose.
+fn definition(object: &mut Object) {
+    let Some(Value::Object(spec)) = object.get_mut("spec") else { return };
+    set(spec, "conversion", || json!({"strategy": "None"}));
+    let Some(Value::Object(names)) = spec.get_mut("names") else { return };
+    let Some(kind) = names.get("kind").and_then(Value::as_str).filter(|kind| !kind.is_empty()) else { return };
+    let kind = kind.to_owned();
+    set(names, "singular", || json!(kind.to_lowercase()));
+    set(names, "listKind", || json!(format!("{kind}List")));
 }
 
 /// What one message gets wherever it stands; `name` is without `k8s.io/api/`.

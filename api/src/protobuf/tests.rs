@@ -95,7 +95,9 @@ fn value(kind: &Type, at: u32, out: &mut Vec<u8>) -> Value {
 
 fn message(message: &Message, out: &mut Vec<u8>) -> Value {
     let mut map = Map::new();
-    for field in message.fields.iter().filter(|field| !field.inlined) {
+    // A message that contains itself would have no end.
+    let ends = |field: &&Field| !field.inlined && field.message() != Some(&*message.name);
+    for field in message.fields.iter().filter(ends) {
         let json = match field.shape {
             Shape::One => value(&field.kind, field.number, out),
             Shape::List => json!([value(&field.kind, field.number, out), value(&field.kind, field.number, out)]),

@@ -4,6 +4,7 @@
 //! pods, Services) are here for every kind; rules that only concern volume plug-ins and operating systems that no Wasm
 //! pod meets are not. The object has been [checked](crate::check) and [defaulted](crate::defaults) before.
 
+mod definition;
 mod metadata;
 pub mod names;
 mod network;
@@ -14,9 +15,11 @@ mod workload;
 
 use serde_json::{Value, json};
 
+use crate::custom::DEFINITIONS;
 use crate::kinds::Resource;
 use crate::quantity::{self, Quantity};
 use crate::status::Cause;
+use crate::structural;
 
 /// What keeps an object from being created; empty when nothing does.
 #[must_use]
@@ -38,7 +41,13 @@ pub fn update(resource: &Resource, old: &Value, new: &Value) -> Vec<Cause> {
     metadata::check(resource, new, &mut report);
     metadata::check_update(old, new, &mut report);
     rules(resource, new, &mut report);
+    if let Some(schema) = resource.schema() {
+        // What was wrong already and is not touched does not stand in the way (KEP-4008).
+        let before = structural::causes(old, schema);
+        report.0.retain(|cause| !before.contains(cause));
+    }
     match &*resource.name {
+        DEFINITIONS => definition::check_update(old, new, &mut report),
         "pods" => pod::check_update(old, new, &mut report),
         "services" => network::check_service_update(old, new, &mut report),
         "configmaps" | "secrets" => storage::check_data_update(old, new, &mut report),
@@ -68,8 +77,13 @@ pub fn update_part(resource: &Resource, subresource: &str, old: &Value, new: &Va
 
 /// The rules that hold of an object whatever it was before.
 fn rules(resource: &Resource, object: &Value, report: &mut Report) {
+    if let Some(schema) = resource.schema() {
+        report.0.extend(structural::causes(object, schema));
+        return;
+    }
     let spec = &object["spec"];
     match &*resource.name {
+        DEFINITIONS => definition::check(object, report),
         "pods" => pod::check_spec(spec, "spec", report),
         "podtemplates" => pod::check_template(&object["template"], "template", report),
         "services" => network::check_service(spec, report),
