@@ -37,7 +37,9 @@ pub(crate) async fn dispatch(inner: &Inner, call: &Call, body: Body, target: Tar
     let catalog = inner.objects.catalog();
     let row = catalog.find(&target.group, &target.version, &target.plural).cloned();
     let resource = row.ok_or_else(Status::no_such_path)?;
-    if !resource.namespaced && !target.namespace.is_empty() {
+    // Only a proxied path goes on behind its subresource.
+    let trailing = !target.rest.is_empty() && target.subresource != "proxy";
+    if trailing || (!resource.namespaced && !target.namespace.is_empty()) {
         return Err(Status::no_such_path());
     }
     let watch = call.query.flag("watch")?;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::list::encode;
 use super::page::Filter;
 use super::precaution::Precaution;
+use super::subresources::done;
 use super::{Form, Place};
 use crate::Body;
 use crate::auth::{node_may_create, reviews};
@@ -35,6 +36,12 @@ pub(super) async fn create(inner: &Inner, call: &Call, body: Body, place: &Place
             return Err(Status::not_acceptable("only application/json is served for this resource"));
         }
         return Ok(Reply::value(StatusCode::CREATED, &answer?));
+    }
+    if &*place.resource.name == "bindings" {
+        // The older way to say `pods/NAME/binding`; never stored.
+        let (binding, name) = (&decoded.value, api::meta::name(&decoded.value));
+        inner.objects.bind_pod(&call.user, &place.namespace, name, binding, &options).await?;
+        return Ok(done());
     }
     node_may_create(&call.user, &place.resource.name, &decoded.value)?;
     options.duplicates = decoded.duplicates;

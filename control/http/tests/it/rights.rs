@@ -170,6 +170,14 @@ async fn output_comes_from_the_pods_node() {
     assert_eq!(api.get(&format!("{PODS}/web/log")).await.code, 500);
     let exec = api.send(Method::POST, &format!("{PODS}/web/exec?command=ls"), &[], "").await;
     assert_eq!((exec.code, &exec.json()["kind"]), (501, &json!("Status")));
+    let binding = json!({"metadata": {"name": "free"}, "target": {"kind": "Node", "name": "n9"}});
+    let mut free = pod("free", "");
+    free["spec"].as_object_mut().unwrap().remove("nodeName");
+    assert_eq!(api.post(PODS, &free).await.code, 201);
+    let bound = api.post("/api/v1/namespaces/default/bindings", &binding).await;
+    assert_eq!((bound.code, &bound.json()["status"]), (201, &json!("Success")), "{}", bound.text());
+    assert_eq!(api.get(&format!("{PODS}/free")).await.json()["spec"]["nodeName"], "n9");
+    assert_eq!(api.get(&format!("{PODS}/free/status/more")).await.code, 404);
     let evicted = api
         .post(
             &format!("{PODS}/web/eviction"),
