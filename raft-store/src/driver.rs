@@ -93,7 +93,6 @@ impl Clock {
 impl Driver {
     /// Runs the member to its end; returns why it ended.
     pub(crate) fn run(mut self) -> String {
-        hurry();
         let mut inputs = Vec::new();
         let mut outputs = Vec::new();
         loop {
@@ -203,8 +202,9 @@ impl Driver {
     }
 }
 
-/// Everybody waits for these threads, and they seldom run for long: where the system allows it they go first. On a busy
-/// machine this is the difference between a sync's own time and several slices of the scheduler.
+/// Every write waits for the log's thread, which seldom runs for long: where the system allows it it goes first. On a busy
+/// machine this is the difference between a sync's own time and several slices of the scheduler. The machine's thread
+/// does not: it would wake for each request alone and lose what makes many of them cheap, taking them together.
 #[cfg(target_os = "linux")]
 fn hurry() {
     // Without the privilege the thread stays like any other.
