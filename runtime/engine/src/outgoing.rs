@@ -79,6 +79,7 @@ fn refused(error: &HttpError) -> Result<http::Response<network::Body>, Error> {
     match error {
         HttpError::ConnectionRefused => Err(Error::ConnectionRefused),
         HttpError::NameNotFound(_) => Err(Error::DnsError { rcode: Some("NXDOMAIN".into()), info_code: None }),
+        HttpError::Denied(_) => Err(Error::HttpRequestDenied),
         HttpError::Reset => Err(Error::ConnectionTerminated),
         HttpError::Timeout | HttpError::Overloaded { .. } | HttpError::Internal(_) => Ok(error.response()),
     }

@@ -15,6 +15,7 @@ use crate::http::{HttpError, HttpTarget};
 use crate::ingress::IngressTable;
 use crate::limits::EPHEMERAL_PORTS;
 use crate::pod::{Bound, Pod, PodIdentity, PodNet};
+use crate::policy::{self, Flow, Policies};
 use crate::services::{Balancer, PortRef, Protocol, ServiceTable};
 use crate::udp::Inbox;
 
@@ -39,6 +40,9 @@ pub enum NetError {
     /// Port 0, an unspecified or a multicast address.
     #[error("not an address one can connect to")]
     InvalidAddress,
+    /// A NetworkPolicy, or the rules for what is outside the cluster, forbid it; the text is the reason.
+    #[error("{0}")]
+    Denied(String),
     /// The datagram does not fit.
     #[error("datagram too large")]
     DatagramTooLarge,
@@ -127,6 +131,7 @@ struct Switch {
     pods: RwLock<HashMap<IpAddr, Arc<Pod>>>,
     services: Installed<ServiceTable>,
     routes: Installed<IngressTable>,
+    policies: Installed<Policies>,
     next_port: AtomicU16,
 }
 
@@ -153,6 +158,7 @@ impl Fabric {
             pods: RwLock::default(),
             services: Installed::new(),
             routes: Installed::new(),
+            policies: Installed::new(),
             next_port: AtomicU16::new(*EPHEMERAL_PORTS.start()),
         }))
     }
@@ -211,6 +217,18 @@ impl Fabric {
     #[must_use]
     pub fn routes(&self) -> Arc<IngressTable> {
         self.0.routes.get()
+    }
+
+    /// Installs the NetworkPolicies. They are asked when a connection is made and for every datagram; connections that
+    /// are already made go on.
+    pub fn set_policies(&self, policies: Policies) {
+        self.0.policies.set(policies);
+    }
+
+    /// The NetworkPolicies in force.
+    #[must_use]
+    pub fn policies(&self) -> Arc<Policies> {
+        self.0.policies.get()
     }
 
     /// Dials an address as the node: probes and port-forward.
@@ -282,41 +300,73 @@ impl Fabric {
 
     /// Finds who accepts a TCP connection, with the addresses of both ends.
     pub(crate) fn open(&self, caller: Caller<'_>, destination: SocketAddr) -> Result<(Bound, Ends), NetError> {
-        let found =
-            self.find(caller, destination, Protocol::Tcp, |pod, address| pod.tcp_at(address).filter(Bound::accepts))?;
+        let asked = Asked { destination, protocol: Protocol::Tcp, answer: false };
+        let found = self.find(caller, asked, |pod, address| pod.tcp_at(address).filter(Bound::accepts))?;
         let source = self.source(caller, found.address.ip())?;
         Ok((found.bound, Ends { source, dialled: destination, accepted: found.address }))
     }
 
-    /// Finds the socket that receives a datagram.
-    pub(crate) fn open_udp(&self, caller: Caller<'_>, destination: SocketAddr) -> Result<Found<Arc<Inbox>>, NetError> {
-        self.find(caller, destination, Protocol::Udp, |pod, address| pod.udp_at(address))
+    /// Finds the socket that receives a datagram. An answer to a datagram that was let in needs no policy's consent.
+    pub(crate) fn open_udp(
+        &self,
+        caller: Caller<'_>,
+        destination: SocketAddr,
+        answer: bool,
+    ) -> Result<Found<Arc<Inbox>>, NetError> {
+        let asked = Asked { destination, protocol: Protocol::Udp, answer };
+        self.find(caller, asked, |pod, address| pod.udp_at(address))
     }
 
     fn find<T>(
         &self,
         caller: Caller<'_>,
-        destination: SocketAddr,
-        protocol: Protocol,
+        asked: Asked,
         at: impl Fn(&Pod, SocketAddr) -> Option<T>,
     ) -> Result<Found<T>, NetError> {
-        let services = self.services();
+        let (services, policies) = (self.services(), self.policies());
         let source = if caller.0.is_some() { Source::Pod } else { Source::Node };
         if caller.0.is_some_and(|pod| pod.is_detached()) {
             return Err(NetError::Detached);
         }
         let attached = |ip| self.0.pods.read().unwrap_or_else(PoisonError::into_inner).contains_key(&ip);
-        let there = |address: SocketAddr| {
+        let mut refused = NetError::ConnectionRefused;
+        let mut there = |address: SocketAddr| {
             let pod = self.pod(address.ip())?;
+            if let Some(reason) = self.forbidden(&policies, caller, &pod, address, asked) {
+                refused = NetError::Denied(reason);
+                return None;
+            }
             at(&pod, address).map(|bound| Found { bound, address })
         };
-        let found = match decide(&services, attached, source, destination, protocol) {
+        let found = match decide(&services, attached, source, asked.destination, asked.protocol) {
             Decision::Refuse(refusal) => return Err(refusal.into()),
             Decision::Own(address) => caller.0.and_then(|pod| at(pod, address)).map(|bound| Found { bound, address }),
             Decision::Pod(address) => there(address),
-            Decision::Balance(balancer) => balancer.choose(self.client(caller, destination.ip())).find_map(there),
+            Decision::Balance(balancer) => {
+                balancer.choose(self.client(caller, asked.destination.ip())).find_map(&mut there)
+            }
         };
-        found.ok_or(NetError::ConnectionRefused)
+        found.ok_or(refused)
+    }
+
+    /// Why the policies forbid the caller to reach a pod at an address; `None` when they do not.
+    fn forbidden(
+        &self,
+        policies: &Policies,
+        caller: Caller<'_>,
+        pod: &Arc<Pod>,
+        address: SocketAddr,
+        asked: Asked,
+    ) -> Option<String> {
+        let source = caller.0.filter(|source| !Arc::ptr_eq(source, pod))?;
+        if policies.is_empty() || asked.answer {
+            return None;
+        }
+        let source = source.end(self.client(caller, address.ip()));
+        let destination = pod.end(address.ip());
+        let flow = Flow { source, destination, port: address.port(), protocol: asked.protocol };
+        let verdict = policy::decide(policies, &flow);
+        (!verdict.allowed()).then(|| verdict.to_string())
     }
 
     fn pod(&self, ip: IpAddr) -> Option<Arc<Pod>> {
@@ -352,6 +402,15 @@ impl Fabric {
         let order = Ordering::Relaxed;
         self.0.next_port.fetch_update(order, order, |port| Some(next(port))).unwrap_or(*EPHEMERAL_PORTS.start())
     }
+}
+
+/// Where a connection or a datagram is to go.
+#[derive(Clone, Copy)]
+struct Asked {
+    destination: SocketAddr,
+    protocol: Protocol,
+    /// It answers one that came the other way.
+    answer: bool,
 }
 
 /// The addresses of a connection about to be made.

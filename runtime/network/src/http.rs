@@ -34,6 +34,9 @@ pub enum HttpError {
     /// No such name. Asking again will not help until something is created.
     #[error("no such name: {0}")]
     NameNotFound(String),
+    /// A policy forbids it; the text is the reason. Nothing was sent.
+    #[error("{0}")]
+    Denied(String),
     /// No answer in time. The request may have been processed.
     #[error("no answer in time")]
     Timeout,
@@ -52,12 +55,13 @@ pub enum HttpError {
 }
 
 impl HttpError {
-    /// The answer a client gets in place of the missing one: 502, 503 with `Retry-After`, 504 or 500.
+    /// The answer a client gets in place of the missing one: 403, 502, 503 with `Retry-After`, 504 or 500.
     #[must_use]
     pub fn response(&self) -> Response<Body> {
         let status = match self {
             Self::ConnectionRefused | Self::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::NameNotFound(_) | Self::Reset => StatusCode::BAD_GATEWAY,
+            Self::Denied(_) => StatusCode::FORBIDDEN,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -86,6 +90,7 @@ impl From<NetError> for HttpError {
         match error {
             NetError::ConnectionRefused | NetError::Unreachable => Self::ConnectionRefused,
             NetError::NameNotFound(name) => Self::NameNotFound(name),
+            NetError::Denied(reason) => Self::Denied(reason),
             NetError::LimitReached(_) => Self::Overloaded { retry_after: Duration::from_secs(1) },
             other => Self::Internal(other.to_string()),
         }

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod body;
+mod cidr;
 mod conn;
 mod decide;
 mod fabric;
@@ -18,21 +19,26 @@ pub mod limits;
 pub mod names;
 pub mod pipe;
 mod pod;
+pub mod policy;
 mod ports;
 mod queue;
 pub mod services;
 mod udp;
 
 pub use body::{Body, BoxError};
+pub use cidr::Cidr;
 pub use conn::Conn;
 pub use decide::{Decision, Refusal, Source, decide};
 pub use fabric::{Config, DialError, Fabric, NetError};
 pub use http::{BoxFuture, HttpError, HttpService, HttpTarget};
 pub use ingress::IngressTable;
 pub use pod::{HttpBinding, Listener, PodIdentity, PodNet};
+pub use policy::Policies;
 pub use services::ServiceTable;
 pub use udp::{Datagram, UdpSocket};
 
+#[cfg(test)]
+mod policy_stories;
 #[cfg(test)]
 mod random;
 #[cfg(test)]

@@ -31,6 +31,13 @@ pub const DATAGRAM_BYTES_MAX: usize = 65_507;
 /// Service addresses one UDP socket may talk to at a time while answers still come back under the Service's address.
 pub const UDP_FLOWS_MAX: usize = 64;
 
+/// Senders one UDP socket remembers in order to be allowed to answer them; further ones are answered if the policies let
+/// this side begin.
+pub const UDP_HEARD_MAX: usize = 1024;
+
+/// For how long a sender may be answered (Linux' `nf_conntrack_udp_timeout_stream`).
+pub const UDP_ANSWER_TIME: Duration = Duration::from_secs(120);
+
 /// Connections that may be served at a time on one port of an HTTP component by raw TCP. In-process calls do not
 /// count: the engine bounds those itself.
 pub const SERVED_CONNECTIONS_MAX: usize = 1024;

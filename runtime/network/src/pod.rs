@@ -14,6 +14,7 @@ use crate::fabric::{Caller, Ends, Fabric, NetError, send_to_first};
 use crate::http::{HttpError, HttpService, HttpTarget, name_host, serve_over};
 use crate::limits::{BACKLOG_DEFAULT, BACKLOG_MAX, DIAL_ATTEMPTS_MAX, PORTS_PER_POD_MAX, SERVED_CONNECTIONS_MAX};
 use crate::names::{self, Asker};
+use crate::policy::End;
 use crate::ports::{Ports, Scope};
 use crate::queue::{Popped, Queue};
 use crate::udp::{Inbox, UdpSocket};
@@ -99,6 +100,11 @@ struct State {
 impl Pod {
     pub(crate) fn new(identity: PodIdentity) -> Self {
         Self { identity, state: Mutex::default(), turn: AtomicUsize::new(0), detached: AtomicBool::new(false) }
+    }
+
+    /// The pod as an end of a flow.
+    pub(crate) fn end(&self, address: IpAddr) -> End<'_> {
+        End::Pod { namespace: &self.identity.namespace, name: &self.identity.name, address }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -243,8 +249,8 @@ impl PodNet {
     /// Today it never waits; a pod of another node will be reached through a tunnel.
     ///
     /// # Errors
-    /// [`NetError::ConnectionRefused`], [`NetError::Unreachable`], [`NetError::InvalidAddress`],
-    /// [`NetError::Detached`].
+    /// [`NetError::ConnectionRefused`], [`NetError::Unreachable`], [`NetError::Denied`],
+    /// [`NetError::InvalidAddress`], [`NetError::Detached`].
     pub async fn connect(&self, destination: SocketAddr) -> Result<Conn, NetError> {
         let (bound, ends) = self.0.fabric.open(Caller(Some(&self.0.pod)), destination)?;
         bound.connect(ends)

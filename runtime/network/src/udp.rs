@@ -1,13 +1,14 @@
 //! Datagrams between pods: bounded inboxes that lose what does not fit, as UDP allows.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use crate::fabric::{Caller, Fabric, NetError};
-use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAMS_MAX, UDP_FLOWS_MAX};
+use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAMS_MAX, UDP_ANSWER_TIME, UDP_FLOWS_MAX, UDP_HEARD_MAX};
 use crate::pod::Pod;
 use crate::ports::Scope;
 use crate::queue::{Popped, Queue};
@@ -52,6 +53,28 @@ pub struct UdpSocket {
     inbox: Arc<Inbox>,
     /// The newest last; the oldest is forgotten first.
     flows: Mutex<VecDeque<Flow>>,
+    heard: Mutex<Heard>,
+}
+
+/// From whom datagrams came lately: they may be answered whatever the policies say, since those are about who begins.
+#[derive(Debug, Default)]
+struct Heard(HashMap<SocketAddr, Instant>);
+
+impl Heard {
+    fn note(&mut self, source: SocketAddr) {
+        let now = Instant::now();
+        if self.0.len() >= UDP_HEARD_MAX && !self.0.contains_key(&source) {
+            self.0.retain(|_, heard| now.duration_since(*heard) < UDP_ANSWER_TIME);
+            if self.0.len() >= UDP_HEARD_MAX {
+                return;
+            }
+        }
+        self.0.insert(source, now);
+    }
+
+    fn lately(&self, source: SocketAddr) -> bool {
+        self.0.get(&source).is_some_and(|heard| heard.elapsed() < UDP_ANSWER_TIME)
+    }
 }
 
 impl std::fmt::Debug for UdpSocket {
@@ -62,13 +85,17 @@ impl std::fmt::Debug for UdpSocket {
 
 impl UdpSocket {
     pub(crate) fn new(fabric: Fabric, pod: Arc<Pod>, scope: Scope, local: SocketAddr, inbox: Arc<Inbox>) -> Self {
-        Self { fabric, pod, scope, local, inbox, flows: Mutex::default() }
+        Self { fabric, pod, scope, local, inbox, flows: Mutex::default(), heard: Mutex::default() }
     }
 
     /// The bound address, with the port that was chosen.
     #[must_use]
     pub fn local(&self) -> SocketAddr {
         self.local
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn flows(&self) -> MutexGuard<'_, VecDeque<Flow>> {
@@ -80,21 +107,23 @@ impl UdpSocket {
     /// Datagrams to one Service address go to one endpoint for as long as that one takes them.
     ///
     /// # Errors
-    /// [`NetError::DatagramTooLarge`], [`NetError::Unreachable`], [`NetError::InvalidAddress`]. That nobody listens is
-    /// not an error: UDP has no way to say so in time.
+    /// [`NetError::DatagramTooLarge`], [`NetError::Unreachable`], [`NetError::InvalidAddress`]. That nobody listens, or
+    /// that a policy forbids it, is not an error: UDP has no way to say so in time.
     pub fn send(&self, bytes: Bytes, destination: SocketAddr) -> Result<(), NetError> {
         if bytes.len() > DATAGRAM_BYTES_MAX {
             return Err(NetError::DatagramTooLarge);
         }
         let caller = Caller(Some(&self.pod));
         let known = self.flows().iter().find(|flow| flow.service == destination).map(|flow| flow.endpoint);
-        let found = match known.map(|endpoint| self.fabric.open_udp(caller, endpoint)) {
+        let open = |destination| self.fabric.open_udp(caller, destination, self.heard().lately(destination));
+        let found = match known.map(open) {
             Some(Ok(found)) => Ok(found),
-            Some(Err(_)) | None => self.fabric.open_udp(caller, destination),
+            Some(Err(_)) | None => open(destination),
         };
         let found = match found {
             Ok(found) => found,
-            Err(NetError::ConnectionRefused) => return Ok(()),
+            // Nobody listens, or a policy says so: either way the datagram is lost.
+            Err(NetError::ConnectionRefused | NetError::Denied(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
         if found.address != destination && known != Some(found.address) {
@@ -136,6 +165,7 @@ impl UdpSocket {
     pub fn try_recv(&self) -> Result<Option<Datagram>, NetError> {
         match self.inbox.0.pop() {
             Popped::Item(mut datagram) => {
+                self.heard().note(datagram.source);
                 let flows = self.flows();
                 if let Some(flow) = flows.iter().rev().find(|flow| flow.endpoint == datagram.source) {
                     datagram.source = flow.service;

@@ -140,6 +140,7 @@ fn refused(error: &NetError) -> SocketError {
     let code = match error {
         NetError::ConnectionRefused => ErrorCode::ConnectionRefused,
         NetError::Unreachable | NetError::Detached => ErrorCode::RemoteUnreachable,
+        NetError::Denied(_) => ErrorCode::AccessDenied,
         NetError::AddressInUse => ErrorCode::AddressInUse,
         NetError::AddressNotAvailable => ErrorCode::AddressNotBindable,
         NetError::NameNotFound(_) => ErrorCode::NameUnresolvable,
