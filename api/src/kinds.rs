@@ -1,8 +1,13 @@
 //! The resources the API serves: one row each, built in or defined by a user; the rest of the house reads rows.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use serde_json::Value;
+
 use crate::custom::Custom;
+use crate::object::Object;
 use crate::structural::Structural;
 
 /// A subresource as discovery shows it.
@@ -88,6 +93,26 @@ impl Resource {
     #[must_use]
     pub fn schema(&self) -> Option<&Structural> {
         self.custom.as_deref().map(|custom| &custom.schema)
+    }
+
+    /// An object as this version of the resource shows it: custom objects are stored in one version and read in any.
+    #[must_use]
+    pub fn in_version<'a>(&self, object: &'a Value) -> Cow<'a, Value> {
+        if self.custom.is_none() || object["apiVersion"] == *self.api_version() {
+            return Cow::Borrowed(object);
+        }
+        let mut shown = object.clone();
+        shown["apiVersion"] = Value::String(self.api_version());
+        Cow::Owned(shown)
+    }
+
+    /// [`Resource::in_version`] as JSON; without a copy where the stored version is the one asked for.
+    #[must_use]
+    pub fn encoded(&self, object: &Object) -> Bytes {
+        match self.in_version(&object.value) {
+            Cow::Borrowed(_) => object.json.clone(),
+            Cow::Owned(shown) => Bytes::from(shown.to_string()),
+        }
     }
 
     /// The subresource of that name.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use api::custom::DEFINITIONS;
 use api::meta;
 use api::quantity::Quantity;
 use api::{Object, Resource, Status, View};
@@ -44,6 +45,17 @@ pub(crate) fn namespace_open(view: &View, resource: &Resource, namespace: &str, 
         field: "metadata.namespace".into(),
     });
     Err(status)
+}
+
+/// Refuses new objects of a resource whose definition is going.
+pub(crate) fn definition_open(view: &View, resource: &Resource, name: &str) -> Result<(), Status> {
+    let going = resource.custom.is_some()
+        && view.get(DEFINITIONS, "", &resource.name).is_none_or(|found| found.deletion_timestamp().is_some());
+    if going {
+        let message = "create not allowed while custom resource definition is terminating";
+        return Err(Status::new(405, "MethodNotAllowed", message).about(&resource.name, name));
+    }
+    Ok(())
 }
 
 /// Lets an object in, filled up with what the cluster decides.

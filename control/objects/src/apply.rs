@@ -70,7 +70,7 @@ pub(crate) fn compare(shape: Shape<'_>, old: &Value, new: &Value) -> Difference 
 /// Items that were applied come in the order they were applied in; the others stay behind the item they followed.
 pub(crate) fn merge(shape: Shape<'_>, live: &Value, applied: &Value) -> Value {
     match (shape, live, applied) {
-        (Shape::Struct(_) | Shape::Map(_) | Shape::Untyped, Value::Object(old), Value::Object(new)) => {
+        (shape, Value::Object(old), Value::Object(new)) if shape.has_fields() => {
             let mut merged = old.clone();
             for (name, value) in new {
                 let value = match old.get(name) {
@@ -81,7 +81,7 @@ pub(crate) fn merge(shape: Shape<'_>, live: &Value, applied: &Value) -> Value {
             }
             Value::Object(merged)
         }
-        (Shape::Items(_) | Shape::Scalars, Value::Array(old), Value::Array(new)) => merge_items(shape, old, new),
+        (shape, Value::Array(old), Value::Array(new)) if shape.has_items() => merge_items(shape, old, new),
         _ => applied.clone(),
     }
 }
@@ -111,7 +111,7 @@ fn merge_items(shape: Shape<'_>, old: &[Value], new: &[Value]) -> Value {
 /// The value without the members of a set; `None` when nothing is left. An item that stays keeps its keys.
 pub(crate) fn remove(shape: Shape<'_>, value: &Value, set: &FieldSet) -> Option<Value> {
     match (shape, value) {
-        (Shape::Struct(_) | Shape::Map(_) | Shape::Untyped, Value::Object(fields)) => {
+        (shape, Value::Object(fields)) if shape.has_fields() => {
             let mut left = Map::new();
             for (name, value) in fields {
                 if let Some(value) = without(shape.field(name), value, set.child(&format!("f:{name}"))) {
@@ -120,7 +120,7 @@ pub(crate) fn remove(shape: Shape<'_>, value: &Value, set: &FieldSet) -> Option<
             }
             (!left.is_empty() || fields.is_empty()).then_some(Value::Object(left))
         }
-        (Shape::Items(_) | Shape::Scalars, Value::Array(items)) => {
+        (shape, Value::Array(items)) if shape.has_items() => {
             let mut left = Vec::with_capacity(items.len());
             for item in items {
                 let below = shape.edge(item).and_then(|edge| set.child(&edge));

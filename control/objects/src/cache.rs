@@ -7,12 +7,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use api::catalog::Catalog;
 use api::{Cause, Change, ChangeKind, Key, Object, Status, View, object::STORE_PREFIX};
 use bytes::Bytes;
 use raft_store::{ChangeRecord, Consistency, KeyValue, Range, Store, WatchRequest};
 use tokio::sync::watch;
 
 use crate::changes::{Changes, Ring};
+use crate::definitions::Definitions;
 use crate::error::{OpenError, refused};
 use crate::limits::{LOAD_PAGE, RETAINED_VIEW_AGE, RETAINED_VIEWS_MAX, REVISION_WAIT};
 
@@ -25,6 +27,7 @@ const TOO_OLD: &str = "The provided continue parameter is too old to display a c
 /// The published picture and the ring of changes that led to it.
 pub(crate) struct Cache {
     views: watch::Receiver<View>,
+    catalogs: watch::Receiver<Arc<Catalog>>,
     ring: Arc<Ring>,
     retained: Mutex<VecDeque<(Instant, View)>>,
 }
@@ -39,14 +42,28 @@ impl Cache {
         };
         let ring = Arc::new(Ring::new(view.revision()));
         let (sender, views) = watch::channel(view.clone());
-        let follower = Follower { store: store.clone(), view, views: sender, ring: ring.clone() };
+        let definitions = Definitions::of(&view);
+        let (catalog_sender, catalogs) = watch::channel(definitions.catalog());
+        let follower = Follower {
+            store: store.clone(),
+            view,
+            definitions,
+            views: sender,
+            catalogs: catalog_sender,
+            ring: ring.clone(),
+        };
         tokio::spawn(follower.run());
-        Ok(Self { views, ring, retained: Mutex::default() })
+        Ok(Self { views, catalogs, ring, retained: Mutex::default() })
     }
 
     /// The latest picture.
     pub(crate) fn view(&self) -> View {
         self.views.borrow().clone()
+    }
+
+    /// The resources of the latest picture.
+    pub(crate) fn catalog(&self) -> Arc<Catalog> {
+        self.catalogs.borrow().clone()
     }
 
     /// A picture that has seen `revision`; 504 when that takes longer than `wait`.
@@ -155,7 +172,9 @@ fn object(key: &[u8], value: &[u8], revision: u64) -> Option<Object> {
 struct Follower {
     store: Store,
     view: View,
+    definitions: Definitions,
     views: watch::Sender<View>,
+    catalogs: watch::Sender<Arc<Catalog>>,
     ring: Arc<Ring>,
 }
 
@@ -174,6 +193,8 @@ impl Follower {
                 Ok(view) => {
                     tracing::warn!(revision = view.revision(), "the picture was loaded anew");
                     self.view = view;
+                    self.definitions = Definitions::of(&self.view);
+                    self.catalogs.send_replace(self.definitions.catalog());
                     self.views.send_replace(self.view.clone());
                     self.ring.reset(self.view.revision());
                 }
@@ -190,6 +211,10 @@ impl Follower {
         let changes: Vec<Arc<Change>> = records.iter().filter_map(|record| self.change(record)).collect();
         let Some(revision) = records.iter().map(|record| record.revision).max() else { return };
         self.view.advance(revision);
+        // The catalog first: who sees that a definition is established finds its resource.
+        if changes.iter().fold(false, |other, change| self.definitions.take(change) || other) {
+            self.catalogs.send_replace(self.definitions.catalog());
+        }
         self.views.send_replace(self.view.clone());
         self.ring.push(changes, revision);
     }
@@ -233,7 +258,14 @@ mod tests {
         let ring = Arc::new(Ring::new(0));
         let mut cursor = ring.cursor(0).unwrap();
         let (sender, mut views) = watch::channel(View::default());
-        let follower = Follower { store: store.clone(), view: View::default(), views: sender, ring: ring.clone() };
+        let follower = Follower {
+            store: store.clone(),
+            view: View::default(),
+            definitions: Definitions::default(),
+            views: sender,
+            catalogs: watch::Sender::new(Definitions::default().catalog()),
+            ring: ring.clone(),
+        };
         tokio::spawn(follower.run());
         let view = views.wait_for(|view| view.revision() == 2).await.unwrap().clone();
         assert_eq!(view.count("configmaps"), 2);

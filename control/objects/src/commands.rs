@@ -127,7 +127,7 @@ impl Objects {
     }
 
     fn resource(&self, name: &str) -> Result<Arc<Resource>, Status> {
-        self.catalog.by_name(name).cloned().ok_or_else(Status::no_such_path)
+        self.catalog().by_name(name).cloned().ok_or_else(Status::no_such_path)
     }
 }
 

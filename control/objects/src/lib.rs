@@ -10,7 +10,7 @@
 //! * `door`: decide, write, wait. `plan`: the decisions. `life`: metadata, generation, deletion. `admission`,
 //!   `allocate`: what the cluster decides. `scale`, `events`: other shapes of the same state.
 //! * `fields`, `shape`, `apply`, `managed`: server-side apply and `managedFields`.
-//! * `cache`: the view and its follower. [`changes`]: the ring that watchers read.
+//! * `cache`: the view and its follower. `definitions`: which resources it makes. [`changes`]: the ring that watchers read.
 
 #![forbid(unsafe_code)]
 
@@ -27,6 +27,7 @@ mod apply;
 mod cache;
 pub mod changes;
 mod commands;
+mod definitions;
 mod door;
 mod error;
 mod events;
@@ -56,7 +57,6 @@ use door::Door;
 #[derive(Clone)]
 pub struct Objects {
     door: Arc<Door>,
-    catalog: Arc<Catalog>,
 }
 
 impl Objects {
@@ -66,13 +66,13 @@ impl Objects {
     /// When the store does not answer or holds something that is not an object.
     pub async fn open(store: Store) -> Result<Self, OpenError> {
         let cache = Cache::open(&store).await?;
-        Ok(Self { door: Arc::new(Door::new(store, cache)), catalog: Arc::new(Catalog::builtin()) })
+        Ok(Self { door: Arc::new(Door::new(store, cache)) })
     }
 
-    /// The resources that are served.
+    /// The resources that are served: Kubernetes' own and those that definitions established by now.
     #[must_use]
     pub fn catalog(&self) -> Arc<Catalog> {
-        self.catalog.clone()
+        self.door.cache.catalog()
     }
 
     /// The latest picture this member has. It holds every write that was acknowledged through this door.

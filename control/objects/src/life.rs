@@ -2,6 +2,7 @@
 //!
 //! Follows `k8s.io/apiserver/pkg/registry/rest` (`BeforeCreate`, `BeforeUpdate`, `BeforeDelete`).
 
+use api::custom::{CLEANUP, DEFINITIONS};
 use api::meta::metadata_mut;
 use api::{Cause, Object, Resource, Status};
 use serde_json::{Map, Value, json};
@@ -83,6 +84,13 @@ pub(crate) fn carry_over(resource: &Resource, old: &Value, new: &mut Value, subr
     }
 }
 
+/// Objects of a custom resource are stored in one version, whichever they are written in.
+pub(crate) fn store_version(resource: &Resource, value: &mut Value) {
+    if let Some(custom) = resource.custom.as_deref() {
+        value["apiVersion"] = json!(format!("{}/{}", resource.group, custom.storage_version));
+    }
+}
+
 fn replace(object: &mut Value, field: &str, value: Option<Value>) {
     let Some(object) = object.as_object_mut() else { return };
     match value {
@@ -93,7 +101,13 @@ fn replace(object: &mut Value, field: &str, value: Option<Value>) {
 
 /// Counts `metadata.generation` up when anything but metadata and status differs.
 pub(crate) fn count_generation(resource: &Resource, old: &Value, new: &mut Value) {
-    if resource.has_generation && !same_but_for(old, new, &["metadata", "status"]) {
+    // A custom resource without the status subresource has no status, only a field of that name.
+    let ignored: &[&str] = if resource.has_status || resource.custom.is_none() {
+        &["apiVersion", "metadata", "status"]
+    } else {
+        &["apiVersion", "metadata"]
+    };
+    if resource.has_generation && !same_but_for(old, new, ignored) {
         bump_generation(old, new);
     }
 }
@@ -196,6 +210,13 @@ pub(crate) fn fate(resource: &Resource, object: &Object, options: &DeleteOptions
     }
     let mut new = old.clone();
     set_collector_finalizers(&mut new, options.propagation);
+    if &*resource.name == DEFINITIONS && !is_deleting(old) {
+        // Its objects go first (`customresourcedefinition.REST.Delete`).
+        let mut list = finalizers(&new).into_iter().map(str::to_owned).collect::<Vec<_>>();
+        list.retain(|finalizer| finalizer != CLEANUP);
+        list.push(CLEANUP.to_owned());
+        metadata_mut(&mut new).insert("finalizers".into(), json!(list));
+    }
     let grace = grace_seconds(resource, old, options);
     if is_namespace(resource) && has_namespace_finalizers(old) {
         mark(&mut new, old, 0, now_ms);

@@ -9,7 +9,7 @@ use api::meta;
 use api::{Cause, Key, Object, Resource, Status, View, defaults, validate};
 use serde_json::{Value, json};
 
-use crate::admission::{Entrant, admit, namespace_open};
+use crate::admission::{Entrant, admit, definition_open, namespace_open};
 use crate::door::Decision;
 use crate::life;
 use crate::managed::{self, Conflict, Writer};
@@ -40,8 +40,8 @@ impl Request<'_> {
         api::time::rfc3339(self.now_ms)
     }
 
-    fn shape(&self) -> Shape<'static> {
-        Shape::of_message(&self.resource.message)
+    fn shape(&self) -> Shape<'_> {
+        Shape::of_resource(self.resource)
     }
 
     fn writer<'a>(&'a self, api_version: &'a str, now: &'a str) -> Writer<'a> {
@@ -129,6 +129,7 @@ impl Request<'_> {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
         }
         namespace_open(view, resource, self.namespace, &name)?;
+        definition_open(view, resource, &name)?;
         if view.get(&resource.name, self.namespace, &name).is_some() {
             return Err(Status::already_exists(&resource.name, &name));
         }
@@ -157,6 +158,7 @@ impl Request<'_> {
         admit(view, &entrant, value)?;
         // What admission put in has defaults too (`roundTrip` of kube-apiserver's mutating phase).
         defaults::apply(self.resource, value);
+        life::store_version(self.resource, value);
         Ok(())
     }
 

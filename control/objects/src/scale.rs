@@ -1,28 +1,63 @@
 //! The `scale` subresource: autoscaling/v1 Scale as another way to see an object with replicas. Pure.
 
+use api::custom::ScalePaths;
 use api::{Object, Resource, Status};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-/// The Scale of an object.
+/// The Scale of an object of a resource that has one.
 #[must_use]
-pub fn scale_of(object: &Object) -> Value {
+pub fn scale_of(resource: &Resource, object: &Object) -> Value {
     let value = &object.value;
-    let mut metadata = serde_json::Map::new();
+    let mut metadata = Map::new();
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(text) = value["metadata"].get(field) {
             metadata.insert(field.into(), text.clone());
         }
     }
-    let mut spec = json!({});
-    if let Some(replicas) = value["spec"]["replicas"].as_i64() {
-        spec = json!({"replicas": replicas});
-    }
-    let mut status = json!({"replicas": value["status"]["replicas"].as_i64().unwrap_or(0)});
-    let selector = selector_text(&value["spec"]["selector"]);
+    let (wanted, counted, selector) = match paths(resource) {
+        Some(paths) => (
+            at(value, &paths.spec_replicas),
+            at(value, &paths.status_replicas),
+            at(value, &paths.selector).as_str().unwrap_or_default().to_owned(),
+        ),
+        None => (&value["spec"]["replicas"], &value["status"]["replicas"], selector_text(&value["spec"]["selector"])),
+    };
+    let spec = wanted.as_i64().map_or_else(|| json!({}), |replicas| json!({"replicas": replicas}));
+    let mut status = json!({"replicas": counted.as_i64().unwrap_or(0)});
     if !selector.is_empty() {
         status["selector"] = json!(selector);
     }
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
+}
+
+fn paths(resource: &Resource) -> Option<&ScalePaths> {
+    resource.custom.as_ref()?.scale.as_ref()
+}
+
+fn at<'v>(value: &'v Value, path: &[String]) -> &'v Value {
+    path.iter().fold(value, |value, name| &value[name])
+}
+
+/// Sets the wanted number of replicas where the resource has it.
+fn set_replicas(resource: &Resource, value: &mut Value, replicas: Value) {
+    let own: Vec<&str> = match paths(resource) {
+        Some(paths) => paths.spec_replicas.iter().map(String::as_str).collect(),
+        None => vec!["spec", "replicas"],
+    };
+    let Some((last, way)) = own.split_last() else { return };
+    let mut place = value;
+    for name in way {
+        api::meta::object_mut(place, name);
+        place = &mut place[*name];
+    }
+    place[*last] = replicas;
+}
+
+/// The part of an object that an applied Scale shows.
+pub(crate) fn applied_scale(resource: &Resource, scale: &Value) -> Value {
+    let mut value = json!({});
+    set_replicas(resource, &mut value, scale["spec"]["replicas"].clone());
+    value
 }
 
 /// The object with the number of replicas that a Scale asks for. 409 and 422 as upstream gives them.
@@ -41,7 +76,7 @@ pub(crate) fn scaled(resource: &Resource, object: &Object, scale: &Value) -> Res
         return Err(Status::modified(&resource.name, object.name()));
     }
     let mut value = object.value.clone();
-    value["spec"]["replicas"] = json!(replicas);
+    set_replicas(resource, &mut value, json!(replicas));
     Ok(value)
 }
 
@@ -72,7 +107,7 @@ fn selector_text(selector: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::Key;
+    use api::{Catalog, Key};
 
     #[test]
     fn a_scale_is_a_small_picture_of_the_object() {
@@ -86,7 +121,8 @@ mod tests {
             }},
             "status": {"replicas": 2},
         });
-        let scale = scale_of(&Object::new(Key::new("deployments.apps", "default", "web"), 7, value));
+        let resource = Catalog::builtin().by_name("deployments.apps").unwrap().clone();
+        let scale = scale_of(&resource, &Object::new(Key::new("deployments.apps", "default", "web"), 7, value));
         assert_eq!(scale["spec"], json!({"replicas": 3}));
         assert_eq!(scale["status"], json!({"replicas": 2, "selector": "app=web,tier in (a,b),!old"}));
         assert_eq!(scale["metadata"]["resourceVersion"], json!("7"));

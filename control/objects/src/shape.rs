@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use api::schema::{Field, ListType, Message, Schema, Shape as Count, Type};
+use api::Resource;
+use api::schema::{Field, ListType, Message, OBJECT_META, Schema, Shape as Count, Type};
+use api::structural::{Kind, Structural};
 use serde_json::Value;
 
 /// Structs marked `+structType=atomic`: one value, one owner.
@@ -48,11 +50,18 @@ pub(crate) enum Shape<'s> {
     Items(&'s Field),
     /// A list of scalars, each owned by itself.
     Scalars,
+    /// What the schema of a custom resource says.
+    Custom(&'s Structural),
     /// Nothing is known.
     Untyped,
 }
 
 impl<'s> Shape<'s> {
+    /// The shape of a whole object of a resource.
+    pub(crate) fn of_resource(resource: &'s Resource) -> Self {
+        resource.schema().map_or_else(|| Self::of_message(&resource.message), Self::Custom)
+    }
+
     /// The shape of a whole object of the message; untyped when the table has no such message.
     pub(crate) fn of_message(message: &str) -> Self {
         Schema::builtin().message(message).map_or(Self::Untyped, Self::Struct)
@@ -66,6 +75,12 @@ impl<'s> Shape<'s> {
                 None => Self::Leaf,
             },
             Self::Map(field) => Self::of_value(&field.kind),
+            Self::Custom(schema) if schema.embedded && name == "metadata" => Self::of_message(OBJECT_META),
+            Self::Custom(schema) => match schema.property(name) {
+                Some(property) => Self::of_schema(property),
+                None if schema.preserve => Self::Untyped,
+                None => Self::Leaf,
+            },
             Self::Untyped => Self::Untyped,
             Self::Leaf | Self::Items(_) | Self::Scalars => Self::Leaf,
         }
@@ -81,6 +96,17 @@ impl<'s> Shape<'s> {
         }
     }
 
+    fn of_schema(schema: &'s Structural) -> Self {
+        match schema.kind {
+            _ if schema.atomic => Self::Leaf,
+            Kind::Object => Self::Custom(schema),
+            Kind::Array if schema.list != ListType::Atomic => Self::Custom(schema),
+            Kind::Any if !schema.properties.is_empty() => Self::Custom(schema),
+            Kind::Any => Self::Untyped,
+            _ => Self::Leaf,
+        }
+    }
+
     fn of_value(kind: &Type) -> Self {
         match kind {
             Type::Message(name) if !ATOMIC_STRUCTS.contains(&&**name) => Self::of_message(name),
@@ -92,24 +118,39 @@ impl<'s> Shape<'s> {
     pub(crate) fn item(self) -> Self {
         match self {
             Self::Items(field) => Self::of_value(&field.kind),
+            Self::Custom(schema) => schema.items.as_deref().map_or(Self::Leaf, Self::of_schema),
             _ => Self::Leaf,
         }
     }
 
+    /// Whether an object is owned field by field.
+    pub(crate) fn has_fields(self) -> bool {
+        matches!(self, Self::Struct(_) | Self::Map(_) | Self::Untyped)
+            || matches!(self, Self::Custom(schema) if schema.kind != Kind::Array)
+    }
+
+    /// Whether a list is owned item by item.
+    pub(crate) fn has_items(self) -> bool {
+        matches!(self, Self::Items(_) | Self::Scalars)
+            || matches!(self, Self::Custom(schema) if schema.kind == Kind::Array)
+    }
+
     /// Whether each part is owned by itself, not only what stands in it: entries and items, but not fields.
     pub(crate) fn owns_parts(self) -> bool {
-        matches!(self, Self::Map(_) | Self::Items(_) | Self::Scalars)
+        matches!(self, Self::Map(_))
+            || self.has_items()
+            || matches!(self, Self::Custom(schema) if schema.additional.is_some())
     }
 
     /// The parts that are owned one by one, each with its FieldsV1 edge; `None` for what is owned as a whole.
     ///
     /// Of two items with the same keys the first counts: such a list is not valid, but may be stored.
     pub(crate) fn parts(self, value: &Value) -> Option<Vec<(String, Self, &Value)>> {
-        match (self, value) {
-            (Self::Struct(_) | Self::Map(_) | Self::Untyped, Value::Object(fields)) => {
+        match value {
+            Value::Object(fields) if self.has_fields() => {
                 Some(fields.iter().map(|(name, value)| (format!("f:{name}"), self.field(name), value)).collect())
             }
-            (Self::Items(_) | Self::Scalars, Value::Array(items)) => {
+            Value::Array(items) if self.has_items() => {
                 let mut seen = HashSet::new();
                 let mut parts = Vec::with_capacity(items.len());
                 for item in items {
@@ -130,23 +171,36 @@ impl<'s> Shape<'s> {
         match self {
             Self::Items(field) => {
                 let message = field.message().and_then(|name| Schema::builtin().message(name));
-                let mut keys: BTreeMap<&str, &Value> = BTreeMap::new();
-                for key in &field.keys {
-                    let default = || message?.field(key)?.default.as_ref();
-                    if let Some(value) = item.get(&**key).or_else(default) {
-                        keys.insert(key, value);
-                    }
-                }
-                let text = serde_json::to_string(&keys).ok()?;
-                (!keys.is_empty()).then(|| format!("k:{text}"))
+                keyed(item, field.keys.iter().map(|key| &**key), |key| message?.field(key)?.default.as_ref())
             }
-            Self::Scalars => Some(format!("v:{item}")),
+            Self::Custom(schema) if schema.list == ListType::Map => {
+                let of_items = schema.items.as_deref();
+                let default = |key: &str| of_items?.properties.get(key)?.default.as_ref();
+                keyed(item, schema.keys.iter().map(String::as_str), default)
+            }
+            Self::Scalars | Self::Custom(_) => Some(format!("v:{item}")),
             _ => None,
         }
     }
 
     /// Whether a field is one of the keys of this list's items.
     pub(crate) fn is_key(self, name: &str) -> bool {
-        matches!(self, Self::Items(field) if field.keys.iter().any(|key| &**key == name))
+        match self {
+            Self::Items(field) => field.keys.iter().any(|key| &**key == name),
+            Self::Custom(schema) => schema.keys.iter().any(|key| key == name),
+            _ => false,
+        }
     }
+}
+
+/// The edge of an item by its keys.
+fn keyed<'a>(
+    item: &'a Value,
+    keys: impl Iterator<Item = &'a str>,
+    default: impl Fn(&str) -> Option<&'a Value>,
+) -> Option<String> {
+    let given = |key: &'a str| Some((key, item.get(key).or_else(|| default(key))?));
+    let keys: BTreeMap<&str, &Value> = keys.filter_map(given).collect();
+    let text = serde_json::to_string(&keys).ok()?;
+    (!keys.is_empty()).then(|| format!("k:{text}"))
 }

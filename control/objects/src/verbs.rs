@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use api::{Object, Precondition, Resource, Status, View, check, meta, patch};
 use futures::{StreamExt, TryStreamExt};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::door::{Decision, Done, Effect};
 use crate::life::check_preconditions;
 use crate::limits::{ALLOCATION_SPREAD, DELETIONS_AT_ONCE};
 use crate::plan::{Chance, Request};
 use crate::request::{DeleteOptions, Deleted, Patch, User, WriteOptions, Written};
-use crate::scale::{scale_of, scaled};
+use crate::scale::{applied_scale, scale_of, scaled};
 use crate::{Objects, now_ms};
 
 /// Resources that a PUT may create (`AllowCreateOnUpdate` of their strategies).
@@ -60,10 +60,22 @@ fn request<'a>(
     Request { who, resource, namespace, manager, subresource, now_ms: now_ms() }
 }
 
-/// Fits a body to its type; what nobody knows is dropped, told or refused. 400.
-fn fit(body: &mut Value, message: &str, options: &WriteOptions) -> Result<Vec<String>, Status> {
-    let unknown = if message.is_empty() { Vec::new() } else { check::check(body, message)? };
-    check::judge(options.field_validation, body, &options.duplicates, &unknown)
+/// Fits a body to its type, which is the resource's or a subresource's own; what nobody knows is dropped, told or
+/// refused. 400.
+fn fit(
+    body: &mut Value,
+    resource: &Resource,
+    subresource: Option<&str>,
+    options: &WriteOptions,
+) -> Result<Vec<String>, Status> {
+    let unknown = match subresource.and_then(|name| resource.subresource(name)) {
+        Some(part) if part.message.is_empty() => Vec::new(),
+        Some(part) if part.message != resource.message => check::check(body, &part.message)?,
+        _ => check::check_object(body, resource, false)?,
+    };
+    let mut warnings = check::judge(options.field_validation, body, &options.duplicates, &unknown)?;
+    warnings.extend(resource.custom.iter().filter_map(|custom| custom.deprecation.clone()));
+    Ok(warnings)
 }
 
 /// 404 for a subresource that the resource does not have.
@@ -93,7 +105,7 @@ impl Objects {
         options: &WriteOptions,
     ) -> Result<Written, Status> {
         let request = request(who, resource, namespace, None, options);
-        let warnings = fit(&mut body, &resource.message, options)?;
+        let warnings = fit(&mut body, resource, None, options)?;
         request.identify(&mut body, "")?;
         let _turn = self.door.turn(resource).await;
         let mut dice = Dice::default();
@@ -123,9 +135,7 @@ impl Objects {
     ) -> Result<Written, Status> {
         known(resource, subresource)?;
         let request = request(who, resource, namespace, subresource, options);
-        let message =
-            subresource.and_then(|name| resource.subresource(name)).map_or(&resource.message, |sub| &sub.message);
-        let warnings = fit(&mut body, message, options)?;
+        let warnings = fit(&mut body, resource, subresource, options)?;
         let is_scale = subresource == Some("scale");
         if !is_scale {
             request.identify(&mut body, name)?;
@@ -276,13 +286,25 @@ fn patched(
 ) -> Result<(Value, Vec<String>), Status> {
     let subresource = request.subresource.and_then(|name| request.resource.subresource(name));
     let is_scale = request.subresource == Some("scale");
-    let scale = if is_scale { scale_of(old) } else { Value::Null };
-    let target = if is_scale { &scale } else { &old.value };
+    let shown;
+    let target = match &request.resource.custom {
+        _ if is_scale => {
+            shown = scale_of(request.resource, old);
+            &shown
+        }
+        Some(_) => {
+            shown = request.resource.in_version(&old.value).into_owned();
+            &shown
+        }
+        None => &old.value,
+    };
     let message = subresource.map_or(&request.resource.message, |subresource| &subresource.message);
     let mut new = match patch {
         Patch::Json(operations) => patch::json(target, operations)?,
         Patch::Merge(patch) => patch::merge(target, patch)?,
-        Patch::Strategic(patch) if !message.is_empty() => patch::strategic(target, patch, message)?,
+        Patch::Strategic(patch) if is_scale || request.resource.custom.is_none() => {
+            patch::strategic(target, patch, message)?
+        }
         Patch::Strategic(_) | Patch::Apply { .. } => {
             let accepted = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
             let message =
@@ -290,7 +312,7 @@ fn patched(
             return Err(Status::unsupported_media_type(message));
         }
     };
-    let warnings = fit(&mut new, message, options)?;
+    let warnings = fit(&mut new, request.resource, request.subresource, options)?;
     if !is_scale {
         request.identify(&mut new, old.name())?;
     }
@@ -312,13 +334,10 @@ fn applied_body(
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     if request.subresource == Some("scale") {
-        body = json!({"spec": {"replicas": body["spec"]["replicas"]}});
+        body = applied_scale(request.resource, &body);
     }
     // An applied zero is a wish and stays.
-    let unknown = match &*request.resource.message {
-        "" => Vec::new(),
-        message => check::check_applied(&mut body, message)?,
-    };
+    let unknown = check::check_object(&mut body, request.resource, true)?;
     let warnings = check::judge(options.field_validation, &body, &options.duplicates, &unknown)?;
     request.identify(&mut body, name)?;
     Ok((body, warnings))

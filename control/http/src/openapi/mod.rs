@@ -4,6 +4,7 @@
 //! for patches and to learn that the server validates. Version 2 is one document for all, in gnostic's protobuf,
 //! because kubectl before 1.29 accepts nothing else.
 
+mod custom;
 mod gnostic;
 mod paths;
 mod schemas;
@@ -11,9 +12,9 @@ mod words;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use api::{Catalog, Status};
+use api::{Catalog, Resource, Status};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, HeaderValue};
@@ -29,11 +30,26 @@ const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobu
 /// How clients before 1.29 ask for it. `@` is no token of RFC 9110, so answers name the type above.
 const GNOSTIC_AT: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
-/// Documents that have been made.
+/// Documents that have been made. Kubernetes' own of version 3 stay as they are; the rest is made anew when other
+/// resources are served.
 #[derive(Default)]
 pub(crate) struct OpenApi {
-    v2: OnceLock<Bytes>,
-    v3: OnceLock<Arc<V3>>,
+    v2: Latest<Bytes>,
+    builtin: OnceLock<V3>,
+    v3: Latest<Arc<V3>>,
+}
+
+/// What was made from the latest catalog that was asked about.
+type Latest<T> = Mutex<Option<(Arc<Catalog>, T)>>;
+
+fn made<T: Clone>(latest: &Latest<T>, catalog: &Arc<Catalog>) -> Option<T> {
+    let latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
+    latest.as_ref().filter(|(of, _)| Arc::ptr_eq(of, catalog)).map(|(_, made)| made.clone())
+}
+
+fn keep<T: Clone>(latest: &Latest<T>, catalog: Arc<Catalog>, made: T) -> T {
+    *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some((catalog, made.clone()));
+    made
 }
 
 /// `api/v1`, `apis/apps/v1` → the document and its hash.
@@ -92,11 +108,12 @@ pub(crate) async fn v2(inner: &Inner, call: &Call) -> Result<Reply, Status> {
     }
     if gnostic {
         let catalog = inner.objects.catalog();
-        let document = match inner.openapi.v2.get() {
-            Some(document) => document.clone(),
+        let document = match made(&inner.openapi.v2, &catalog) {
+            Some(document) => document,
             None => {
-                let made = off_thread(move || Bytes::from(gnostic::encode(&swagger(&catalog)))).await?;
-                inner.openapi.v2.get_or_init(|| made).clone()
+                let of = catalog.clone();
+                let made = off_thread(move || Bytes::from(gnostic::encode(&swagger(&of)))).await?;
+                keep(&inner.openapi.v2, catalog, made)
             }
         };
         return Ok(tagged(call, HeaderValue::from_static(GNOSTIC), document));
@@ -107,12 +124,20 @@ pub(crate) async fn v2(inner: &Inner, call: &Call) -> Result<Reply, Status> {
 }
 
 async fn documents(inner: &Inner) -> Result<Arc<V3>, Status> {
-    if let Some(documents) = inner.openapi.v3.get() {
-        return Ok(documents.clone());
-    }
     let catalog = inner.objects.catalog();
-    let made = off_thread(move || Arc::new(build(&catalog))).await?;
-    Ok(inner.openapi.v3.get_or_init(|| made).clone())
+    if let Some(documents) = made(&inner.openapi.v3, &catalog) {
+        return Ok(documents);
+    }
+    let mut documents = match inner.openapi.builtin.get() {
+        Some(builtin) => builtin.clone(),
+        None => {
+            let made = off_thread(|| build(&Catalog::builtin(), |_| true)).await?;
+            inner.openapi.builtin.get_or_init(|| made).clone()
+        }
+    };
+    let of = catalog.clone();
+    documents.extend(off_thread(move || build(&of, |row| row.custom.is_some())).await?);
+    Ok(keep(&inner.openapi.v3, catalog, Arc::new(documents)))
 }
 
 /// Making a document takes tens of milliseconds: not on a thread that serves others.
@@ -120,11 +145,15 @@ async fn off_thread<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static
     tokio::task::spawn_blocking(make).await.map_err(Status::internal)
 }
 
-/// Every document of version 3.
-fn build(catalog: &Catalog) -> V3 {
+/// The documents of version 3 of every group and version that has such a resource.
+fn build(catalog: &Catalog, wanted: impl Fn(&Resource) -> bool) -> V3 {
     let mut documents = V3::new();
     for (group, versions) in catalog.groups() {
         for version in versions {
+            let mut rows = catalog.iter().filter(|row| row.group == group && row.version == version);
+            if !rows.any(|row| wanted(row)) {
+                continue;
+            }
             let paths = paths::of(catalog, group, version, Dialect::V3);
             let schemas = schemas::reachable(catalog, Some((group, version)), Dialect::V3);
             let document = json!({
@@ -169,7 +198,7 @@ mod tests {
             definition("k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"),
             "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
         );
-        let documents = build(&Catalog::builtin());
+        let documents = build(&Catalog::builtin(), |_| true);
         let document: Value = serde_json::from_slice(&documents["apis/apps/v1"].1).unwrap();
         let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
         assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Deployment");

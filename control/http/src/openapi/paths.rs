@@ -181,7 +181,8 @@ impl Writer<'_> {
             "x-kubernetes-action": action,
         });
         operation[GVK] = json!({"group": row.group, "version": row.version, "kind": row.kind});
-        let known = |message: &str| api::Schema::builtin().message(message).is_some();
+        let own = |message: &str| row.custom.is_some() && (message == row.message || message == list_message(row));
+        let known = |message: &str| own(message) || api::Schema::builtin().message(message).is_some();
         let schema = |message: &str| {
             if known(message) { self.dialect.schema_of(message) } else { json!({"type": "object"}) }
         };
@@ -209,6 +210,6 @@ impl Writer<'_> {
     }
 }
 
-const GVK: &str = "x-kubernetes-group-version-kind";
+pub(super) const GVK: &str = "x-kubernetes-group-version-kind";
 /// A patch has no message: it is any object.
 const PATCH: &str = "";

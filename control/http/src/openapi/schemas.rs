@@ -6,9 +6,9 @@ use api::schema::{Field, ListType, Message, Schema, Shape, Type};
 use api::{Catalog, Resource};
 use serde_json::{Map, Value, json};
 
-use super::{Dialect, definition, words};
+use super::{Dialect, custom, definition, words};
 
-const META: &str = "k8s.io/apimachinery/pkg/apis/meta/v1.";
+pub(super) const META: &str = "k8s.io/apimachinery/pkg/apis/meta/v1.";
 const EVERYWHERE: [&str; 3] = ["DeleteOptions", "Status", "ListMeta"];
 
 impl Dialect {
@@ -41,13 +41,18 @@ pub(super) fn reachable(catalog: &Catalog, of: Option<(&str, &str)>, dialect: Di
         .filter(|row| of.is_none_or(|(group, version)| row.group == group && row.version == version))
         .collect();
     let mut waiting: Vec<String> = EVERYWHERE.iter().map(|name| format!("{META}{name}")).collect();
+    let mut schemas = Map::new();
     for row in &rows {
+        if row.custom.is_some() {
+            waiting.extend(["ObjectMeta", "ListMeta"].map(|name| format!("{META}{name}")));
+            schemas.insert(definition(&row.message), custom::object(row, dialect));
+            schemas.insert(definition(&list_message(row)), custom::list(row, dialect));
+        }
         waiting.push(row.message.clone());
         waiting.push(list_message(row));
         waiting.extend(row.subresources.iter().map(|sub| sub.message.clone()));
     }
     let mut seen = BTreeSet::new();
-    let mut schemas = Map::new();
     while let Some(name) = waiting.pop() {
         if !seen.insert(name.clone()) {
             continue;

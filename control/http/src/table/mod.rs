@@ -6,12 +6,15 @@
 mod cells;
 mod cluster;
 mod config;
+mod custom;
 mod network;
 mod render;
 mod storage;
 mod workloads;
 
-use api::Object;
+use std::sync::Arc;
+
+use api::{Object, Resource};
 use serde_json::Value;
 
 pub(crate) use render::{IncludeObject, Table, partial};
@@ -57,8 +60,25 @@ pub(crate) struct Sheet {
 static DEFAULT: Sheet =
     Sheet { columns: &[NAME, AGE], row: |object, now_ms| vec![object.name().into(), cells::age(object, now_ms)] };
 
+/// Who says what is shown of a resource.
+#[derive(Clone)]
+pub(crate) enum Layout {
+    /// A sheet of ours.
+    Own(&'static Sheet),
+    /// The definition of a custom resource.
+    Custom(Arc<Resource>),
+}
+
+/// The layout of a resource's tables.
+pub(crate) fn sheet(resource: &Arc<Resource>) -> Layout {
+    match &resource.custom {
+        Some(_) => Layout::Custom(resource.clone()),
+        None => Layout::Own(own(&resource.name)),
+    }
+}
+
 /// The sheet of a resource in GroupResource spelling (`deployments.apps`).
-pub(crate) fn sheet(resource: &str) -> &'static Sheet {
+fn own(resource: &str) -> &'static Sheet {
     workloads::sheet(resource)
         .or_else(|| network::sheet(resource))
         .or_else(|| config::sheet(resource))
@@ -122,7 +142,7 @@ mod tests {
             "customresourcedefinitions.apiextensions.k8s.io",
         ];
         for resource in resources {
-            let sheet = sheet(resource);
+            let sheet = own(resource);
             for value in [json!({}), json!({"metadata": {"name": "x"}, "spec": null, "status": {"conditions": [{}]}})] {
                 let row = (sheet.row)(&Object::new(Key::new(resource, "d", "x"), 1, value), 0);
                 assert_eq!(row.len(), sheet.columns.len(), "{resource}");

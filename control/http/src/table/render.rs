@@ -3,7 +3,7 @@
 use api::{Object, Status};
 use serde_json::{Value, json};
 
-use super::{Column, Sheet};
+use super::{Column, Layout, custom};
 use crate::negotiate::MetaVersion;
 use crate::query::Query;
 
@@ -32,9 +32,9 @@ impl IncludeObject {
 }
 
 /// How a client wants its tables.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Table {
-    pub(crate) sheet: &'static Sheet,
+    pub(crate) sheet: Layout,
     pub(crate) version: MetaVersion,
     pub(crate) include: IncludeObject,
     /// Milliseconds since 1970, for ages.
@@ -49,7 +49,7 @@ impl Table {
         headings: bool,
         objects: impl IntoIterator<Item = &'a Object>,
     ) -> Vec<u8> {
-        let columns: Value = if headings { self.sheet.columns.iter().map(column).collect() } else { Value::Null };
+        let columns: Value = if headings { self.columns() } else { Value::Null };
         let version = self.version.api_version();
         let mut out = format!(
             r#"{{"kind":"Table","apiVersion":"{version}","metadata":{metadata},"columnDefinitions":{columns},"rows":["#
@@ -65,8 +65,18 @@ impl Table {
         out
     }
 
+    fn columns(&self) -> Value {
+        match &self.sheet {
+            Layout::Own(sheet) => sheet.columns.iter().map(column).collect(),
+            Layout::Custom(resource) => custom::columns(resource),
+        }
+    }
+
     fn row(&self, object: &Object, out: &mut Vec<u8>) {
-        let cells = Value::Array((self.sheet.row)(object, self.now_ms));
+        let cells = Value::Array(match &self.sheet {
+            Layout::Own(sheet) => (sheet.row)(object, self.now_ms),
+            Layout::Custom(resource) => custom::row(resource, object, self.now_ms),
+        });
         out.extend_from_slice(format!(r#"{{"cells":{cells},"object":"#).as_bytes());
         match self.include {
             IncludeObject::None => out.extend_from_slice(b"null"),
@@ -99,8 +109,12 @@ mod tests {
     fn a_table_carries_what_was_asked_for() {
         let object =
             Object::new(Key::new("configmaps", "d", "c"), 7, json!({"metadata": {"name": "c"}, "data": {"a": "b"}}));
-        let table =
-            |include| Table { sheet: super::super::sheet("configmaps"), version: MetaVersion::V1, include, now_ms: 0 };
+        let table = |include| Table {
+            sheet: Layout::Own(super::super::own("configmaps")),
+            version: MetaVersion::V1,
+            include,
+            now_ms: 0,
+        };
         let decode = |include, headings| -> Value {
             let bytes = table(include).encode(&json!({"resourceVersion": "7"}), headings, [&object]);
             serde_json::from_slice(&bytes).unwrap()

@@ -120,7 +120,7 @@ async fn exact(inner: &Inner, revision: u64) -> Result<View, Status> {
 /// A list of whole objects: a head, the stored bytes, a tail.
 pub(super) fn encode(resource: &Resource, metadata: &Value, items: &[Arc<Object>]) -> Vec<Bytes> {
     let head = head(&resource.list_kind, &resource.api_version(), metadata);
-    join(head, items.iter().map(|object| object.json.clone()))
+    join(head, items.iter().map(|object| resource.encoded(object)))
 }
 
 fn head(kind: &str, api_version: &str, metadata: &Value) -> Bytes {

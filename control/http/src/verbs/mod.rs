@@ -81,12 +81,12 @@ pub(crate) enum Form {
 
 impl Form {
     /// Reads `Accept` and `includeObject`.
-    pub(crate) fn of(call: &Call, resource: &Resource) -> Result<Self, Status> {
+    pub(crate) fn of(call: &Call, resource: &Arc<Resource>) -> Result<Self, Status> {
         Ok(match negotiate::shape(&call.accept())? {
             Shape::Object => Self::Object,
             Shape::Metadata(version) => Self::Metadata(version),
             Shape::Table(version) => Self::Table(Table {
-                sheet: table::sheet(&resource.name),
+                sheet: table::sheet(resource),
                 version,
                 include: IncludeObject::of(&call.query)?,
                 now_ms: now_ms(),
@@ -94,10 +94,10 @@ impl Form {
         })
     }
 
-    /// One object as an answer.
-    pub(crate) fn reply(&self, code: StatusCode, object: &Object) -> Reply {
+    /// One object of the resource as an answer.
+    pub(crate) fn reply(&self, code: StatusCode, resource: &Resource, object: &Object) -> Reply {
         match self {
-            Self::Object => Reply::json(code, object.json.clone()),
+            Self::Object => Reply::json(code, resource.encoded(object)),
             Self::Metadata(version) => Reply::json(code, table::partial(object, *version)),
             Self::Table(table) => {
                 let metadata = json!({"resourceVersion": object.revision.to_string()});

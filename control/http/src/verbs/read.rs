@@ -13,7 +13,7 @@ pub(super) async fn get(inner: &Inner, call: &Call, place: &Place) -> Result<Rep
     let picture = picture(inner, call).await?;
     let object = picture.get(&place.resource.name, &place.namespace, &place.name);
     let object = object.ok_or_else(|| Status::not_found(&place.resource.name, &place.name))?;
-    Ok(form.reply(StatusCode::OK, object))
+    Ok(form.reply(StatusCode::OK, &place.resource, object))
 }
 
 /// `resourceVersion` of a read: unset is linearizable, 0 is whatever is here, N is not older than N.

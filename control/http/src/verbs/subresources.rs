@@ -60,7 +60,7 @@ async fn scale(inner: &Inner, call: &Call, place: &Place) -> Result<Reply, Statu
     let picture = read::picture(inner, call).await?;
     let object = picture.get(&place.resource.name, &place.namespace, &place.name);
     let object = object.ok_or_else(|| Status::not_found(&place.resource.name, &place.name))?;
-    Ok(Reply::value(StatusCode::OK, &objects::scale_of(object)))
+    Ok(Reply::value(StatusCode::OK, &objects::scale_of(&place.resource, object)))
 }
 
 /// POST of a Binding: gives a pod to a node.

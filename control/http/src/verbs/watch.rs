@@ -235,7 +235,7 @@ impl Encoder {
 
     fn event(&mut self, out: &mut BytesMut, type_: &str, object: &Object) {
         match &mut self.form {
-            Form::Object => Self::line(out, type_, &object.json),
+            Form::Object => Self::line(out, type_, &self.resource.encoded(object)),
             Form::Metadata(version) => Self::line(out, type_, &partial(object, *version)),
             Form::Table(table) => {
                 table.now_ms = now_ms();

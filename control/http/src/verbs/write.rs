@@ -52,7 +52,7 @@ pub(super) async fn create(inner: &Inner, call: &Call, body: Body, place: &Place
         precaution.check(&objects.create(who, resource, &place.namespace, body, &rehearsal).await?)?;
     }
     let written = objects.create(who, resource, &place.namespace, decoded.value, &options).await?;
-    Ok(reply(&form, None, &written))
+    Ok(reply(&form, place, None, &written))
 }
 
 /// PUT of an object or one of its subresources.
@@ -75,7 +75,7 @@ pub(super) async fn update(
         precaution.check(&objects.update(who, resource, namespace, name, subresource, body, &rehearsal).await?)?;
     }
     let written = objects.update(who, resource, namespace, name, subresource, decoded.value, &options).await?;
-    Ok(reply(&form, subresource, &written))
+    Ok(reply(&form, place, subresource, &written))
 }
 
 /// PATCH of an object or one of its subresources.
@@ -99,7 +99,7 @@ pub(super) async fn patch(
         precaution.check(&objects.patch(who, resource, namespace, name, subresource, patch, &rehearsal).await?)?;
     }
     let written = objects.patch(who, resource, namespace, name, subresource, patch, &options).await?;
-    Ok(reply(&form, subresource, &written))
+    Ok(reply(&form, place, subresource, &written))
 }
 
 /// The patch in the language of its media type; 422 for options that do not go with it.
@@ -128,7 +128,7 @@ pub(super) async fn delete(inner: &Inner, call: &Call, body: Body, place: &Place
     let (who, resource) = (&call.user, &place.resource);
     let deleted = inner.objects.delete(who, resource, &place.namespace, &place.name, &options).await?;
     Ok(match deleted {
-        Deleted::Pending(object) => form.reply(StatusCode::OK, &object),
+        Deleted::Pending(object) => form.reply(StatusCode::OK, &place.resource, &object),
         Deleted::Gone(object) => Reply::value(StatusCode::OK, &gone(resource, &object)),
     })
 }
@@ -154,11 +154,11 @@ pub(super) async fn delete_collection(inner: &Inner, call: &Call, body: Body, pl
     Ok(Reply::parts(encode(&place.resource, &metadata, &deleted)))
 }
 
-fn reply(form: &Form, subresource: Option<&str>, written: &Written) -> Reply {
+fn reply(form: &Form, place: &Place, subresource: Option<&str>, written: &Written) -> Reply {
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     let reply = match subresource {
-        Some("scale") => Reply::value(code, &objects::scale_of(&written.object)),
-        _ => form.reply(code, &written.object),
+        Some("scale") => Reply::value(code, &objects::scale_of(&place.resource, &written.object)),
+        _ => form.reply(code, &place.resource, &written.object),
     };
     reply.warn(&written.warnings)
 }

@@ -171,7 +171,7 @@ async fn scale_is_the_number_of_replicas() {
     let scaled = house.objects.patch(&house.who, &deployments, "default", "web", Some("scale"), patch, &options).await;
     let scaled = scaled.unwrap().object;
     assert_eq!((scaled.field("spec.replicas"), scaled.generation()), (&json!(4), 2));
-    assert_eq!(crate::scale_of(&scaled)["status"]["selector"], json!("app=web"));
+    assert_eq!(crate::scale_of(&deployments, &scaled)["status"]["selector"], json!("app=web"));
 }
 
 #[tokio::test]
