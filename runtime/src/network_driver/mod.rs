@@ -1,11 +1,14 @@
-//! Keeps the fabric's tables true: watches Services, EndpointSlices, Ingresses, IngressClasses and TLS Secrets, and
-//! installs new tables whole.
+//! Keeps the fabric's tables true: watches Services, EndpointSlices, Ingresses, IngressClasses, TLS Secrets,
+//! NetworkPolicies, and the labels of Pods and Namespaces, and installs new tables whole.
+//!
+//! Until policies, pods and namespaces have been listed once, no pod talks to another.
 //!
 //! One task owns everything here. Changes that come together make one new table; a watch that breaks is resumed by
 //! `kube` with its back-off while the last table stays in force.
 
 mod node_ports;
 mod objects;
+pub mod policies;
 #[cfg(test)]
 mod tests;
 
@@ -17,14 +20,14 @@ use std::time::Duration;
 
 use futures::future::FutureExt;
 use futures::stream::{BoxStream, StreamExt, select_all};
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource};
-use network::{Fabric, IngressTable, ServiceTable};
+use network::{Fabric, IngressTable, Policies, ServiceTable};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +48,7 @@ enum Changed {
     Services,
     Ingresses,
     Secrets,
+    Policies,
 }
 
 /// The tables that are out of date.
@@ -53,6 +57,7 @@ struct Stale {
     services: bool,
     ingresses: bool,
     secrets: bool,
+    policies: bool,
 }
 
 impl Stale {
@@ -61,6 +66,7 @@ impl Stale {
             Changed::Services => self.services = true,
             Changed::Ingresses => self.ingresses = true,
             Changed::Secrets => self.secrets = true,
+            Changed::Policies => self.policies = true,
         }
     }
 }
@@ -74,7 +80,15 @@ struct Driver {
     ingresses: Store<Ingress>,
     classes: Store<IngressClass>,
     secrets: Store<Secret>,
+    guarded: Guarded,
     node_ports: Option<NodePorts>,
+}
+
+/// What policies are about.
+struct Guarded {
+    policies: Store<NetworkPolicy>,
+    pods: Store<Pod>,
+    namespaces: Store<Namespace>,
 }
 
 /// What the driver reads and writes.
@@ -92,16 +106,19 @@ pub struct Config {
 /// Watches until `stop`.
 pub async fn run(config: Config, stop: CancellationToken) {
     let Config { client, fabric, certificates, node_ports } = config;
+    fabric.set_policies(Policies::unread());
     let everything = watcher::Config::default();
     let certificates_only = watcher::Config::default().fields("type=kubernetes.io/tls");
     let (services, a) = follow(Api::all(client.clone()), everything.clone(), Changed::Services);
     let (slices, b) = follow(Api::all(client.clone()), everything.clone(), Changed::Services);
     let (ingresses, c) = follow(Api::all(client.clone()), everything.clone(), Changed::Ingresses);
     let (classes, d) = follow(Api::all(client.clone()), everything, Changed::Ingresses);
-    let (secrets, e) = follow(Api::all(client), certificates_only, Changed::Secrets);
+    let (secrets, e) = follow(Api::all(client.clone()), certificates_only, Changed::Secrets);
+    let (guarded, policies) = Guarded::follow(&client);
     let node_ports = node_ports.map(|address| NodePorts::new(fabric.clone(), address, stop.clone()));
-    let mut driver = Driver { fabric, certificates, services, slices, ingresses, classes, secrets, node_ports };
-    let mut changes = select_all([a, b, c, d, e]);
+    let mut driver =
+        Driver { fabric, certificates, services, slices, ingresses, classes, secrets, guarded, node_ports };
+    let mut changes = select_all([a, b, c, d, e].into_iter().chain(policies));
     tokio::select! {
         () = stop.cancelled() => {}
         () = driver.follow(&mut changes) => {}
@@ -113,9 +130,25 @@ fn follow<K>(api: Api<K>, config: watcher::Config, changed: Changed) -> (Store<K
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
+    follow_slim(api, config, changed, |_| ())
+}
+
+/// [`follow`], without what `slim` takes away from every object.
+fn follow_slim<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    changed: Changed,
+    slim: impl Fn(&mut K) + Send + 'static,
+) -> (Store<K>, BoxStream<'static, Changed>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
     let (store, writer) = reflector::store();
     // Who wrote which field is of no use here and often half of an object.
-    let slim = watch(api, config).default_backoff().modify(|object| object.meta_mut().managed_fields = None);
+    let slim = watch(api, config).default_backoff().modify(move |object| {
+        object.meta_mut().managed_fields = None;
+        slim(object);
+    });
     let stream = reflector::reflector(writer, slim);
     let changes = stream.filter_map(move |event| {
         let seen = match event {
@@ -130,6 +163,31 @@ where
         std::future::ready(seen)
     });
     (store, changes.boxed())
+}
+
+impl Guarded {
+    fn follow(client: &Client) -> (Self, [BoxStream<'static, Changed>; 3]) {
+        let everything = watcher::Config::default();
+        let (policies, a) = follow(Api::all(client.clone()), everything.clone(), Changed::Policies);
+        let (pods, b) =
+            follow_slim(Api::all(client.clone()), everything.clone(), Changed::Policies, policies::keep_what_counts);
+        let (namespaces, c) = follow(Api::all(client.clone()), everything, Changed::Policies);
+        (Self { policies, pods, namespaces }, [a, b, c])
+    }
+
+    /// The table; `None` before everything has been listed once.
+    fn table(&self) -> Option<Policies> {
+        self.policies.wait_until_ready().now_or_never()?.ok()?;
+        self.pods.wait_until_ready().now_or_never()?.ok()?;
+        self.namespaces.wait_until_ready().now_or_never()?.ok()?;
+        let policies: Vec<_> = self.policies.state().iter().map(|policy| policies::policy(policy)).collect();
+        if policies.is_empty() {
+            return Some(Policies::default());
+        }
+        let pods: Vec<_> = self.pods.state().iter().filter_map(|pod| policies::pod(pod)).collect();
+        let namespaces = self.namespaces.state().iter().map(|namespace| policies::namespace(namespace)).collect();
+        Some(Policies::build(&policies, &pods, &namespaces))
+    }
 }
 
 impl Driver {
@@ -164,6 +222,11 @@ impl Driver {
             let ingresses = self.ingresses.state().iter().map(|ingress| objects::ingress(ingress)).collect();
             let classes: Vec<_> = self.classes.state().iter().map(|class| objects::class(class)).collect();
             self.fabric.set_routes(IngressTable::build(ingresses, &classes));
+        }
+        if stale.policies
+            && let Some(table) = self.guarded.table()
+        {
+            self.fabric.set_policies(table);
         }
         if stale.ingresses || stale.secrets {
             self.certificates.set(self.certificates_by_host());

@@ -14,11 +14,11 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// What named the class before `spec.ingressClassName` did; still widely used.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
-fn port(number: i32) -> Option<u16> {
+pub(super) fn port(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|port| *port != 0)
 }
 
-fn protocol(name: Option<&str>) -> Option<Protocol> {
+pub(super) fn protocol(name: Option<&str>) -> Option<Protocol> {
     match name.unwrap_or("TCP") {
         "TCP" => Some(Protocol::Tcp),
         "UDP" => Some(Protocol::Udp),

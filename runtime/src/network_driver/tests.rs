@@ -13,7 +13,8 @@ use futures::stream::{self, BoxStream};
 use http::{Request, Response};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use network::services::PortRef;
+use network::policy::{End, Flow, decide};
+use network::services::{PortRef, Protocol};
 use network::{Fabric, PodIdentity};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -186,6 +187,45 @@ async fn node_ports_open_carry_and_close() {
     api.send("services", "MODIFIED", service(None)).await;
     let closed = async { while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok() {} };
     tokio::time::timeout(Duration::from_secs(20), closed).await.unwrap();
+    stop.cancel();
+    driver.await.unwrap();
+}
+
+#[tokio::test]
+async fn policies_follow_the_api_and_nobody_talks_before() {
+    let api = FakeApi::default();
+    let labelled = |name: &str, ip: &str| {
+        let metadata = json!({"name": name, "namespace": "default", "resourceVersion": "2", "labels": {"app": name}});
+        json!({"metadata": metadata, "spec": {"containers": []}, "status": {"podIP": ip}})
+    };
+    let pods = vec![labelled("a", "10.42.0.2"), labelled("b", "10.42.0.3")];
+    api.lists.lock().unwrap().extend([("pods", pods)]);
+    let fabric = Fabric::new(network::Config::default());
+    let stop = CancellationToken::new();
+    let config =
+        Config { client: api.client(), fabric: fabric.clone(), certificates: Arc::default(), node_ports: None };
+    let driver = tokio::spawn(run(config, stop.clone()));
+
+    until("the first table", || fabric.policies().is_empty()).await;
+    let policy = |spec: Value| {
+        let metadata = json!({"name": "p", "namespace": "default", "resourceVersion": "3"});
+        json!({"metadata": metadata, "spec": spec})
+    };
+    let verdict = || {
+        let end = |ip: &str| End::Address(ip.parse().unwrap());
+        let flow = Flow { source: end("10.42.0.2"), destination: end("10.42.0.3"), port: 80, protocol: Protocol::Tcp };
+        decide(&fabric.policies(), &flow).to_string()
+    };
+    let selector = json!({"matchLabels": {"app": "b"}});
+    api.send("networkpolicies", "ADDED", policy(json!({"podSelector": selector}))).await;
+    until("the policy", || verdict().contains("policy default/p selects the destination")).await;
+    let from = json!([{"from": [{"namespaceSelector": {"matchLabels": {"team": "x"}}}]}]);
+    api.send("networkpolicies", "MODIFIED", policy(json!({"podSelector": selector, "ingress": from}))).await;
+    let namespace = json!({"metadata": {"name": "default", "resourceVersion": "4", "labels": {"team": "x"}}});
+    api.send("namespaces", "ADDED", namespace).await;
+    until("the namespace's labels", || verdict().contains("rule 1 of policy default/p allows it")).await;
+    api.send("networkpolicies", "DELETED", policy(json!({"podSelector": selector}))).await;
+    until("the policy go", || fabric.policies().is_empty()).await;
     stop.cancel();
     driver.await.unwrap();
 }
