@@ -20,3 +20,21 @@ fn bench_up_prints_one_object_per_metric() {
         assert!(metric["value"].as_f64().is_some_and(|value| value > 0.0), "{metric}");
     }
 }
+
+#[test]
+fn bench_store_prints_the_metrics_of_one_and_three_members() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kogia"));
+    command.arg("--data-dir").arg(dir.path().join("data"));
+    command.args(["bench", "store", "--json", "--rounds", "1", "--millis", "100", "--busy-is-fine"]);
+    let lines = run(&mut command).ok();
+    let metrics: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for name in
+        ["store.put_1m_1c", "store.put_3m_256c", "store.get_1m_32c", "store.watch_fanout", "store.next_write_ms"]
+    {
+        let metric = metrics.iter().find(|metric| metric["metric"] == name);
+        let metric = metric.unwrap_or_else(|| panic!("{name} in {lines}"));
+        assert!(metric["bench"] == "store" && metric["value"].as_f64().is_some_and(|value| value > 0.0), "{metric}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the bench left something behind");
+}

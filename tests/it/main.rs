@@ -12,5 +12,6 @@ mod harness;
 mod kubectl;
 mod misbehave;
 mod restart;
+mod store;
 mod tidy;
 mod workloads;
