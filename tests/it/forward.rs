@@ -28,7 +28,7 @@ impl Forward {
 
 fn hello(cluster: &Cluster) {
     cluster.with("hello-http");
-    cluster.fetch_ok("hello-http.localhost", "/");
+    cluster.fetch_ok("hello.localhost", "/");
 }
 
 fn assert_greets(answer: Option<(u16, String)>, who: &str) {
@@ -45,13 +45,14 @@ fn every_kubectl_forwards_ports() {
     let cluster = Cluster::start();
     hello(&cluster);
     for kubectl in &all {
-        let forward = Forward::start(kubectl, &cluster, "deployment/hello-http", 8080);
+        let forward = Forward::start(kubectl, &cluster, "deployment/hello", 8080);
         // One after the other, and many at once.
         for _ in 0..3 {
             assert_greets(forward.get(), &kubectl.version);
         }
         thread::scope(|scope| {
-            let many: Vec<_> = (0..8).map(|_| scope.spawn(|| forward.get())).collect();
+            let address = forward.address;
+            let many: Vec<_> = (0..8).map(|_| scope.spawn(move || fetch(address, "localhost", "/"))).collect();
             for one in many {
                 assert_greets(one.join().unwrap(), &kubectl.version);
             }
@@ -75,7 +76,7 @@ fn a_port_nobody_listens_on_is_said_so() {
     let cluster = Cluster::start();
     hello(&cluster);
     for kubectl in &all {
-        let forward = Forward::start(kubectl, &cluster, "deployment/hello-http", 81);
+        let forward = Forward::start(kubectl, &cluster, "deployment/hello", 81);
         let mut stream = TcpStream::connect(forward.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut answer = Vec::new();
@@ -91,8 +92,8 @@ fn a_session_that_ends_leaves_the_others_alone() {
     let cluster = Cluster::start();
     hello(&cluster);
     let (one, other) = (
-        Forward::start(&kubectl, &cluster, "deployment/hello-http", 8080),
-        Forward::start(&kubectl, &cluster, "service/hello-http", 80),
+        Forward::start(&kubectl, &cluster, "deployment/hello", 8080),
+        Forward::start(&kubectl, &cluster, "service/hello", 80),
     );
     assert_greets(one.get(), "the first");
     drop(one);
@@ -100,7 +101,7 @@ fn a_session_that_ends_leaves_the_others_alone() {
     // A pod that is gone takes its forward with it; a new forward finds the new pod.
     kubectl.run(&cluster, &["delete", "pod", "--all", "--wait=true"]).ok();
     eventually("a new forward to answer", || {
-        let forward = Forward::start(&kubectl, &cluster, "deployment/hello-http", 8080);
+        let forward = Forward::start(&kubectl, &cluster, "deployment/hello", 8080);
         forward.get().filter(|(status, _)| *status == 200)
     });
 }

@@ -5,5 +5,6 @@ mod harness;
 mod lists;
 mod objects;
 mod rights;
+mod streams;
 mod tls;
 mod watches;

@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn halves_are_bounded_and_forgotten() {
         let mut pairing = Pairing::default();
-        let mut add = |pairing: &mut Pairing, stream: u32| {
+        let add = |pairing: &mut Pairing, stream: u32| {
             pairing.add(stream, &headers(&format!("streamtype=error port=80 requestid={stream}")))
         };
         for n in 0..FORWARDS_MAX {

@@ -123,6 +123,8 @@ impl HeaderWriter {
             self.started = true;
         }
         put_stored(&mut block, &plain);
+        // A sync flush (RFC 1951 §3.2.4, no bytes): inflaters such as Go's hand out what they have only at one.
+        put_stored(&mut block, &[]);
         block.freeze()
     }
 }
