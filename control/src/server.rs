@@ -22,13 +22,8 @@ use crate::pki::{Authority, Identity, PkiError};
 use crate::{controllers_driver, pki, scheduler_driver};
 
 /// The names under which clients inside and outside know the API server.
-const NAMES: [&str; 5] = [
-    "localhost",
-    "kubernetes",
-    "kubernetes.default",
-    "kubernetes.default.svc",
-    "kubernetes.default.svc.cluster.local",
-];
+const NAMES: [&str; 5] =
+    ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
 /// The API's own Service address: the first of the Service CIDR 10.43.0.0/16.
 const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 1);
 /// The objects every cluster begins with.
@@ -51,7 +46,7 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The port is taken or not allowed.
-    #[error("cannot listen on {address}: {source}; another cluster or program may use the port (port 0 takes any free one)")]
+    #[error("cannot listen on {address}; --api-port chooses another port, 0 any free one")]
     Listen {
         /// Where.
         address: SocketAddr,
@@ -130,7 +125,8 @@ impl ControlPlane {
             served.await;
             "the API server"
         });
-        let controllers = controllers_driver::run(objects.clone(), authority.certificate_pem().to_owned(), stop.clone());
+        let controllers =
+            controllers_driver::run(objects.clone(), authority.certificate_pem().to_owned(), stop.clone());
         tasks.spawn(async move {
             controllers.await;
             "the controllers"
