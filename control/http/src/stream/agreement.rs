@@ -49,13 +49,13 @@ pub(super) struct Offer {
 /// # Errors
 /// 400 when it asks for no upgrade; 403 for protocols that are not spoken here, in the words clients know.
 pub(super) fn agree(headers: &HeaderMap, offer: &Offer) -> Result<Agreement, Status> {
-    let asks = |name, what: &str| list(headers, name).any(|token| token.eq_ignore_ascii_case(what));
-    if !asks(header::CONNECTION, "upgrade") {
+    let asks = |name: &HeaderName, what: &str| list(headers, name).any(|token| token.eq_ignore_ascii_case(what));
+    if !asks(&header::CONNECTION, "upgrade") {
         return Err(Status::bad_request("unable to upgrade: missing upgrade headers in request"));
     }
-    if asks(header::UPGRADE, "SPDY/3.1") {
-        let protocol = first_of(offer.spdy, headers, STREAM_PROTOCOL);
-        let protocol = protocol.ok_or_else(|| unknown_protocol(headers, STREAM_PROTOCOL, offer.spdy))?;
+    if asks(&header::UPGRADE, "SPDY/3.1") {
+        let protocol = first_of(offer.spdy, headers, &STREAM_PROTOCOL);
+        let protocol = protocol.ok_or_else(|| unknown_protocol(headers, &STREAM_PROTOCOL, offer.spdy))?;
         return Ok(Agreement {
             encoding: Encoding::Spdy,
             protocol,
@@ -65,7 +65,7 @@ pub(super) fn agree(headers: &HeaderMap, offer: &Offer) -> Result<Agreement, Sta
             ],
         });
     }
-    if asks(header::UPGRADE, "websocket") { websocket(headers, offer) } else { Err(no_upgrade(headers)) }
+    if asks(&header::UPGRADE, "websocket") { websocket(headers, offer) } else { Err(no_upgrade(headers)) }
 }
 
 fn websocket(headers: &HeaderMap, offer: &Offer) -> Result<Agreement, Status> {
@@ -74,15 +74,15 @@ fn websocket(headers: &HeaderMap, offer: &Offer) -> Result<Agreement, Status> {
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(Status::bad_request("unable to upgrade: Sec-WebSocket-Version must be 13"));
     }
-    let asked = list(headers, header::SEC_WEBSOCKET_PROTOCOL).next().is_some();
-    let tunnel = first_of(offer.tunnel, headers, header::SEC_WEBSOCKET_PROTOCOL);
+    let asked = list(headers, &header::SEC_WEBSOCKET_PROTOCOL).next().is_some();
+    let tunnel = first_of(offer.tunnel, headers, &header::SEC_WEBSOCKET_PROTOCOL);
     let (encoding, protocol) = match tunnel {
         Some(protocol) => (Encoding::Tunnel, protocol),
         // A client without subprotocols means channels, as every server understood it before there were any.
         None if !asked => (Encoding::Channels, ""),
         None => {
-            let protocol = first_of(offer.channels, headers, header::SEC_WEBSOCKET_PROTOCOL);
-            let refused = || unknown_protocol(headers, header::SEC_WEBSOCKET_PROTOCOL, offer.channels);
+            let protocol = first_of(offer.channels, headers, &header::SEC_WEBSOCKET_PROTOCOL);
+            let refused = || unknown_protocol(headers, &header::SEC_WEBSOCKET_PROTOCOL, offer.channels);
             (Encoding::Channels, protocol.ok_or_else(refused)?)
         }
     };
@@ -97,22 +97,22 @@ fn websocket(headers: &HeaderMap, offer: &Offer) -> Result<Agreement, Status> {
 }
 
 /// The comma-separated values of all headers of a name.
-fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|value| !value.is_empty())
 }
 
 /// The best of `spoken` that the client offers.
-fn first_of(spoken: &[&'static str], headers: &HeaderMap, name: HeaderName) -> Option<&'static str> {
-    spoken.iter().copied().find(|protocol| list(headers, name.clone()).any(|offered| offered == *protocol))
+fn first_of(spoken: &[&'static str], headers: &HeaderMap, name: &HeaderName) -> Option<&'static str> {
+    spoken.iter().copied().find(|protocol| list(headers, name).any(|offered| offered == *protocol))
 }
 
 fn no_upgrade(headers: &HeaderMap) -> Status {
-    let asked: Vec<&str> = list(headers, header::UPGRADE).collect();
+    let asked: Vec<&str> = list(headers, &header::UPGRADE).collect();
     Status::bad_request(format!("unable to upgrade to {:?}: SPDY/3.1 and websocket are known", asked.join(", ")))
 }
 
-fn unknown_protocol(headers: &HeaderMap, name: HeaderName, spoken: &[&str]) -> Status {
+fn unknown_protocol(headers: &HeaderMap, name: &HeaderName, spoken: &[&str]) -> Status {
     let asked: Vec<&str> = list(headers, name).collect();
     let message = format!(
         "unable to upgrade: unable to negotiate protocol: client supports {asked:?}, server accepts {spoken:?}"
