@@ -45,7 +45,7 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
     }
     if args.detach {
         let running = detached(&args, data_dir).await?;
-        greet(&running, data_dir);
+        greet(&running, data_dir, &args);
         return deploy(app, data_dir, &running).await;
     }
     foreground(&args, app, data_dir).await
@@ -70,7 +70,7 @@ async fn foreground(args: &Args, app: Option<app::App>, data_dir: &Path) -> anyh
     }
     let running = cluster.running();
     claim.announce(&running)?;
-    greet(&running, data_dir);
+    greet(&running, data_dir, args);
     let asked = process::asked_to_end();
     tokio::pin!(asked);
     let mut outcome = Ok(ExitCode::SUCCESS);
@@ -108,11 +108,16 @@ async fn deploy(app: Option<app::App>, data_dir: &Path, running: &Running) -> an
     Ok(ExitCode::SUCCESS)
 }
 
-fn greet(running: &Running, data_dir: &Path) {
+fn greet(running: &Running, data_dir: &Path, args: &Args) {
+    let kubeconfig = data_dir.join("kubeconfig");
+    let kubectl = match args.no_merge {
+        true => format!("kubectl --kubeconfig {}", kubeconfig.display()),
+        false => format!("kubectl --context {}", kubeconfig::NAME),
+    };
     println!("Kogia {} is up.", running.version);
-    println!("  Kubernetes API  https://{}   (kubectl --context {} …)", running.api, kubeconfig::NAME);
+    println!("  Kubernetes API  https://{}   ({kubectl} get pods)", running.api);
     println!("  Ingress         http://{}   https://{}", running.http, running.https);
-    println!("  Kubeconfig      {}", data_dir.join("kubeconfig").display());
+    println!("  Kubeconfig      {}", kubeconfig.display());
 }
 
 /// Starts the same command without `--detach` in a process that stays, and waits until it says that it is ready.
