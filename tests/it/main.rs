@@ -8,6 +8,7 @@ mod apps;
 mod bad_input;
 mod bench;
 mod client;
+mod crd;
 mod forward;
 mod harness;
 mod kubectl;

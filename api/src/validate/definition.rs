@@ -7,8 +7,12 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use super::{Report, items, members, names, text};
+use crate::catalog::Catalog;
 use crate::jsonpath::JsonPath;
 use crate::{meta, structural};
+
+/// The annotation that names the approval of an API in one of Kubernetes' groups.
+const APPROVED: &str = "api-approved.kubernetes.io";
 
 /// The words of a schema that structural ones may not use.
 const FORBIDDEN: [&str; 8] = [
@@ -33,6 +37,7 @@ pub(super) fn check(object: &Value, report: &mut Report) {
     report.present("spec.scope", &spec["scope"]);
     report.one_of("spec.scope", &spec["scope"], &["Cluster", "Namespaced"]);
     check_names(spec, report);
+    check_protected(object, group, report);
     let wanted = format!("{}.{group}", text(&spec["names"], "plural"));
     if !group.is_empty() && meta::name(object) != wanted {
         let detail = "must be spec.names.plural+\".\"+spec.group";
@@ -52,6 +57,18 @@ pub(super) fn check(object: &Value, report: &mut Report) {
         if !stored.as_str().is_some_and(|stored| known.contains(&stored)) {
             report.invalid(format!("status.storedVersions[{index}]"), stored, "missing from spec.versions");
         }
+    }
+}
+
+/// Groups of Kubernetes' own take what the project approved; what is built in is not defined again.
+fn check_protected(object: &Value, group: &str, report: &mut Report) {
+    let protected = [".k8s.io", ".kubernetes.io"].iter().any(|end| group.ends_with(end));
+    if protected && meta::annotation(object, APPROVED).is_none_or(str::is_empty) {
+        let detail = format!("protected groups must have approval annotation {APPROVED:?}");
+        report.required(format!("metadata.annotations[{APPROVED}]"), &detail);
+    }
+    if Catalog::builtin().by_name(meta::name(object)).is_some() {
+        report.invalid("metadata.name", &json!(meta::name(object)), "this resource is built in");
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Report, items, members, names, text};
+use crate::custom::DEFINITIONS;
 use crate::kinds::Resource;
 use crate::limits::ANNOTATIONS_BYTES_MAX;
 
@@ -34,7 +35,9 @@ pub(super) fn check(resource: &Resource, object: &Value, report: &mut Report) {
     owners(&metadata["ownerReferences"], report);
     for finalizer in items(&metadata["finalizers"]).filter_map(Value::as_str) {
         report.named("metadata.finalizers", finalizer, names::qualified);
-        if !finalizer.contains('/') && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion") {
+        // Only the built-in kinds of Kubernetes itself ask for more than a qualified name.
+        let own = resource.custom.is_none() && &*resource.name != DEFINITIONS;
+        if own && !finalizer.contains('/') && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion") {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
             report.invalid("metadata.finalizers", &json!(finalizer), detail);
         }

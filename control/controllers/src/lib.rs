@@ -15,6 +15,7 @@
 //!   `disruption`: how many of their pods may be taken away.
 //! * `endpoints`, `endpoint_slices`, `ingress`: who serves a Service.
 //! * `namespace`, `namespace_defaults`, `garbage`, `event_ttl`, `job_ttl`: what is born and dies with something else.
+//! * `definition`: custom resources begin and end.
 //! * `node_health`, `taint_eviction`, `pod_gc`, `pod_ranges`: nodes and what runs on them.
 //! * `pods`, `owner`, `revisions`, `placement`, `status`, `moment`, `hash`: what several of them ask of an object.
 
@@ -22,6 +23,7 @@
 
 mod cronjob;
 mod daemonset;
+mod definition;
 mod deployment;
 mod disruption;
 mod endpoint_slices;
@@ -119,6 +121,7 @@ pub const fn table() -> &'static [Controller] {
         namespace "namespace-controller",
         namespace_defaults "namespace-defaults-controller",
         garbage "garbage-collector",
+        definition "definition-controller",
         event_ttl "event-ttl-controller",
         node_health "node-controller",
         taint_eviction "taint-eviction-controller",
