@@ -5,7 +5,7 @@
 //! ```sh
 //! cargo test -p raft-store sim                                   # the seeds of every test run
 //! SEED=8812 cargo test -p raft-store sim                         # one run again, step by step the same
-//! SIM_SEEDS=5000 cargo test --release -p raft-store sim -- --nocapture
+//! SIM_HOURS=50 cargo test --release -p raft-store --lib sim::seeds -- --nocapture
 //! ```
 
 mod checks;
@@ -14,7 +14,10 @@ mod disk;
 mod input;
 mod log;
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::available_parallelism;
 use std::time::Instant;
 
 use crate::mvcc::mix;
@@ -56,24 +59,56 @@ fn run(seed: u64) -> Result<Summary, String> {
     catch_unwind(AssertUnwindSafe(|| Cluster::new(seed).run())).map_err(told)
 }
 
+/// Seeds of every test run; a commit's worth of them takes about a minute on two cores without optimisation.
+const SEEDS: u64 = 200;
+
+/// `SEED` runs one, `SIM_SEEDS` that many, `SIM_HOURS` as many as make so many simulated hours.
+fn seeds() -> Range<u64> {
+    let hours = number("SIM_HOURS").map(|hours| hours * 3_600_000 / RUN_MS);
+    match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..hours.or(number("SIM_SEEDS")).unwrap_or(SEEDS),
+    }
+}
+
+/// Runs every seed, one at a time on each core; what is wrong with the first that fails, by number.
+fn run_all(seeds: &Range<u64>) -> Result<Summary, (u64, String)> {
+    let next = AtomicU64::new(seeds.start);
+    let one_after_another = || -> Result<Summary, (u64, String)> {
+        let mut total = Summary::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return Ok(total);
+            }
+            total.add(&run(seed).map_err(|what| (seed, what))?);
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads = available_parallelism().map_or(1, usize::from);
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(one_after_another)).collect();
+        let done: Vec<_> = running.into_iter().map(|thread| thread.join().expect("a run's panic is caught")).collect();
+        let failed = done.iter().filter_map(|done| done.as_ref().err()).min();
+        match failed {
+            Some(failed) => Err(failed.clone()),
+            None => Ok(done.iter().flatten().fold(Summary::default(), |mut total, part| {
+                total.add(part);
+                total
+            })),
+        }
+    })
+}
+
 #[test]
 fn seeds_lose_nothing_invent_nothing_and_agree() {
-    let seeds = match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SIM_SEEDS").unwrap_or(60),
-    };
+    let seeds = seeds();
     let begin = Instant::now();
-    let mut total = Summary::default();
+    let total = run_all(&seeds).unwrap_or_else(|(seed, what)| panic!("SEED={seed}: {what}"));
     let count = seeds.end - seeds.start;
-    for seed in seeds {
-        match run(seed) {
-            Ok(summary) => total.add(&summary),
-            Err(what) => panic!("SEED={seed}: {what}"),
-        }
-    }
     let hours = (count * RUN_MS) as f64 / 3_600_000.0;
-    let speed = hours * 3600.0 / begin.elapsed().as_secs_f64();
-    println!("{count} seeds, {hours:.2} simulated hours at {speed:.0} times real time: {total:?}");
+    let rate = hours / begin.elapsed().as_secs_f64();
+    let times = rate * 3600.0;
+    println!("{count} seeds, {hours:.2} simulated hours, {rate:.4} per second, {times:.0} times real time: {total:?}");
     assert!(number("SEED").is_some() || total.covers_everything(), "something never happened: {total:?}");
 }
 
