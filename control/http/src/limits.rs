@@ -77,11 +77,15 @@ pub(crate) const STREAM_PIECE_BYTES: usize = 32 * 1024;
 /// not, per session; then the sender waits.
 pub(crate) const STREAM_PIECES_MAX: usize = 8;
 
-/// Largest WebSocket message: clients send what they read at once, tens of KiB.
-pub(crate) const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Largest WebSocket message: clients send what they read at once, which is 128 KiB at most (Python's asyncio).
+pub(crate) const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
 /// How many connections one port-forward session may have open; a browser opens six per host.
 pub(crate) const FORWARDS_MAX: usize = 256;
+
+/// How long a pod may leave the bytes of a forwarded connection unread before it loses that connection: meanwhile
+/// everything else of the session waits, because neither encoding can hold up one stream alone.
+pub(crate) const FORWARD_STALL_MAX: Duration = Duration::from_secs(30);
 
 /// How many ports one WebSocket may forward: their channels are numbered by one byte, and 255 is the close signal.
 pub(crate) const FORWARD_PORTS_MAX: usize = 127;

@@ -109,6 +109,35 @@ async fn ports_are_forwarded_in_channels() {
 }
 
 #[tokio::test]
+async fn many_bytes_go_both_ways_at_once() {
+    const MESSAGE: usize = 64 * 1024;
+    const BYTES: usize = 128 * MESSAGE;
+    let api = api().await;
+    let socket = websocket(ask(&api, &format!("{PATH}?ports=80"), "v5.channel.k8s.io").await).await;
+    let (mut writer, mut reader) = socket.split();
+    let byte = |n: usize| (n / 7 % 251) as u8;
+    let writing = tokio::spawn(async move {
+        for first in (0..BYTES).step_by(MESSAGE) {
+            let message = std::iter::once(0).chain((first..first + MESSAGE).map(byte)).collect();
+            writer.send(Message::Binary(message)).await.unwrap();
+        }
+        writer
+    });
+    let mut received = Vec::new();
+    while received.len() < BYTES {
+        let message = tokio::time::timeout(PATIENCE, reader.next()).await.expect("an answer in time").unwrap().unwrap();
+        match &message.into_data()[..] {
+            [0, 80, 0] | [1, ..] => {}
+            [0, bytes @ ..] => received.extend_from_slice(bytes),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(received.iter().enumerate().all(|(n, value)| *value == byte(n)) && received.len() == BYTES);
+    drop(writing.await.unwrap());
+    api.close().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_forwarded_is_refused_before_the_upgrade() {
     let api = api().await;
     let path = |pod: &str, query: &str| format!("/api/v1/namespaces/default/pods/{pod}/portforward{query}");

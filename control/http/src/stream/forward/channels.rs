@@ -60,9 +60,8 @@ pub(super) async fn serve(target: &Target, ports: &[u16], mut incoming: Incoming
                     }
                 }
                 Some(Message::Data { channel, bytes }) => {
-                    if let Some(to_pod) = open.get(&channel).and_then(|forward| forward.to_pod.as_ref()) {
-                        // A pod that closed its side does not get the rest.
-                        let _ = to_pod.send(bytes).await;
+                    if let Some(forward) = open.get(&channel) {
+                        forward.send(bytes).await;
                     }
                 }
             },

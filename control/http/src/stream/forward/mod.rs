@@ -25,7 +25,7 @@ use super::agreement::{Encoding, Offer, agree};
 use super::spdy::Frame;
 use super::transport::{self, Outgoing};
 use super::{Upgrading, node_of, switching};
-use crate::limits::{FORWARD_PORTS_MAX, REFUSAL_BYTES_MAX, STREAM_PIECE_BYTES, STREAM_PIECES_MAX};
+use crate::limits::{FORWARD_PORTS_MAX, FORWARD_STALL_MAX, REFUSAL_BYTES_MAX, STREAM_PIECE_BYTES, STREAM_PIECES_MAX};
 use crate::query::Query;
 use crate::relay::Relay;
 use crate::reply::{Reply, boxed};
@@ -37,6 +37,9 @@ const OFFER: Offer = Offer {
     tunnel: &["SPDY/3.1+portforward.k8s.io"],
     channels: &["v5.channel.k8s.io", "v4.channel.k8s.io"],
 };
+
+/// CANCEL (SPDY §2.6.3): nobody wants the stream any more.
+const CANCEL: u32 = 5;
 
 /// GET or POST `pods/NAME/portforward`.
 pub(crate) fn forward(inner: &Inner, call: &Call, pod: &Object) -> Result<Reply, Status> {
@@ -112,7 +115,8 @@ impl Lane {
     fn end(self, reset: bool) -> Vec<Bytes> {
         let Self::Streams { data, error } = self else { return Vec::new() };
         let last = |stream| Frame::Data { stream, last: true, bytes: Bytes::new() }.encode();
-        if reset { vec![last(error)] } else { vec![last(data), last(error)] }
+        let end = if reset { Frame::Reset { stream: data, code: CANCEL }.encode() } else { last(data) };
+        vec![end, last(error)]
     }
 }
 
@@ -128,6 +132,17 @@ struct Forward {
     /// Bytes for the pod; without it the client has said its last.
     to_pod: Option<mpsc::Sender<Bytes>>,
     abort: CancellationToken,
+}
+
+impl Forward {
+    /// Hands bytes on. A pod that closed its side does not get the rest, and one that does not read for too long loses
+    /// this connection: everything else of the session waits behind it.
+    async fn send(&self, bytes: Bytes) {
+        let Some(to_pod) = &self.to_pod else { return };
+        if tokio::time::timeout(FORWARD_STALL_MAX, to_pod.send(bytes)).await.is_err() {
+            self.abort.cancel();
+        }
+    }
 }
 
 /// The connections of a session: each is a task that ends with the number it was opened under.
@@ -227,4 +242,40 @@ async fn connect(target: &Target, port: u16, from_client: mpsc::Receiver<Bytes>)
         Box::pin(Limited::new(response.into_body(), REFUSAL_BYTES_MAX).collect());
     let said = said.await.map_err(|error| error.to_string())?.to_bytes();
     Err(String::from_utf8_lossy(&said).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_does_not_read_loses_its_connection() {
+        let (to_pod, mut from_client) = mpsc::channel(1);
+        let mut forward = Forward { to_pod: Some(to_pod), abort: CancellationToken::new() };
+        forward.send(Bytes::from_static(b"1")).await;
+        assert!(!forward.abort.is_cancelled());
+        forward.send(Bytes::from_static(b"2")).await;
+        assert!(forward.abort.is_cancelled());
+        assert_eq!(from_client.recv().await.unwrap(), "1");
+        forward.to_pod = None;
+        forward.send(Bytes::from_static(b"3")).await;
+        assert_eq!(from_client.recv().await, None);
+    }
+
+    #[test]
+    fn ports_of_a_query() {
+        let many = (1..=128).map(|port: u16| port.to_string()).collect::<Vec<_>>().join(",");
+        let table = [
+            ("ports=80", Some(vec![80])),
+            ("ports=80,443&ports=1", Some(vec![80, 443, 1])),
+            ("", None),
+            ("ports=", None),
+            ("ports=65536", None),
+            ("ports=0", None),
+            (&*format!("ports={many}"), None),
+        ];
+        for (query, expected) in table {
+            assert_eq!(ports(&Query::parse(query)).ok(), expected, "{query}");
+        }
+    }
 }

@@ -62,9 +62,8 @@ impl Streams {
                 Paired::Refused => self.send(Frame::Reset { stream, code: REFUSED }.encode()).await,
             },
             Event::Data { stream, bytes } => {
-                if let Some(to_pod) = self.open.get(&stream).and_then(|forward| forward.to_pod.as_ref()) {
-                    // A pod that closed its side does not get the rest.
-                    let _ = to_pod.send(bytes).await;
+                if let Some(forward) = self.open.get(&stream) {
+                    forward.send(bytes).await;
                 }
             }
             Event::Finished { stream } => {
