@@ -81,7 +81,7 @@ impl Recovered {
                 while self.entries.back().is_some_and(|last| last.index >= entry.index) {
                     self.entries.pop_back();
                 }
-                if self.entries.back().is_some_and(|last| last.index + 1 != entry.index) {
+                if self.entries.back().is_some_and(|last| last.index.checked_add(1) != Some(entry.index)) {
                     return Err(Malformed);
                 }
                 self.entries.push_back(entry);

@@ -263,7 +263,7 @@ async fn write_message(stream: &mut (impl AsyncWrite + Unpin), message: &Message
     stream.write_all(&body).await
 }
 
-async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Message> {
+pub(crate) async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Message> {
     let length = stream.read_u32_le().await? as usize;
     if length > WIRE_FRAME_BYTES_MAX {
         return Err(refused("a frame is too long"));
@@ -321,24 +321,38 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn receive(shared: &Shared, tcp: TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let mut stream = BufReader::new(in_time(shared.server.accept(tcp)).await?);
+/// How a peer introduces itself on each connection.
+pub(crate) struct Hello {
+    cluster: u64,
+    from: u64,
+    to: u64,
+    purpose: u8,
+    address: String,
+}
+
+pub(crate) async fn read_hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Hello> {
     let mut hello = [0; HELLO_BYTES];
-    in_time(stream.read_exact(&mut hello)).await?;
+    stream.read_exact(&mut hello).await?;
     if hello[..8] != *MAGIC {
         return Err(refused("the peer speaks another protocol or version"));
     }
     let mut r = Reader::copy(&hello[8..]);
     let mut next = || r.u64().expect("the hello has room for its fields");
     let (cluster, from, to) = (next(), next(), next());
+    let mut address = vec![0; usize::from(stream.read_u8().await?)];
+    stream.read_exact(&mut address).await?;
+    let address = String::from_utf8(address).map_err(|_| refused("the peer's address is no text"))?;
+    Ok(Hello { cluster, from, to, purpose: hello[HELLO_BYTES - 1], address })
+}
+
+async fn receive(shared: &Shared, tcp: TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let mut stream = BufReader::new(in_time(shared.server.accept(tcp)).await?);
+    let Hello { cluster, from, to, purpose, address } = in_time(read_hello(&mut stream)).await?;
     if (cluster, to) != (shared.identity.cluster, shared.identity.member) {
         return Err(refused("the peer looks for another cluster or member"));
     }
-    let mut address = vec![0; usize::from(in_time(stream.read_u8()).await?)];
-    in_time(stream.read_exact(&mut address)).await?;
-    let address = String::from_utf8(address).map_err(|_| refused("the peer's address is no text"))?;
-    match hello[HELLO_BYTES - 1] {
+    match purpose {
         MESSAGES => {
             if let Ok(place) = shared.places.clone().acquire_owned().await {
                 drop(shared.inbox.try_send(Envelope::Introduced(from, address, place)));

@@ -10,6 +10,7 @@
 
 mod checks;
 mod cluster;
+mod decoders;
 mod disk;
 mod input;
 mod log;
