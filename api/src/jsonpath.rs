@@ -43,11 +43,12 @@ impl JsonPath {
     /// The names of a path that is nothing but names: `["spec", "replicas"]`.
     #[must_use]
     pub fn names(&self) -> Option<Vec<&str>> {
-        let name = |step| match step {
-            &Step::Field(ref name) => Some(name.as_str()),
-            _ => None,
-        };
-        self.0.iter().map(name).collect()
+        let mut names = Vec::with_capacity(self.0.len());
+        for step in &self.0 {
+            let Step::Field(name) = step else { return None };
+            names.push(name.as_str());
+        }
+        Some(names)
     }
 
     /// Everything the path leads to, in order.

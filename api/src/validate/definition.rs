@@ -245,3 +245,81 @@ fn check_list(schema: &Value, path: &str, report: &mut Report) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(change: impl FnOnce(&mut Value)) -> Vec<String> {
+        let mut object = json!({
+            "metadata": {"name": "crontabs.stable.example.com"},
+            "spec": {
+                "group": "stable.example.com", "scope": "Namespaced", "conversion": {"strategy": "None"},
+                "names": {"plural": "crontabs", "singular": "crontab", "kind": "CronTab", "listKind": "CronTabList"},
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+                    "type": "object", "properties": {"spec": {"type": "object", "properties": {
+                        "free": {"x-kubernetes-preserve-unknown-fields": true},
+                        "port": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+                    }}},
+                }}}],
+            },
+        });
+        change(&mut object);
+        let mut report = Report::default();
+        check(&object, &mut report);
+        report.0.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+    }
+
+    #[test]
+    fn a_definition_is_structural_and_called_what_it_defines() {
+        assert_eq!(definition(|_| {}), [""; 0]);
+        let spec = "spec.versions[0].schema.openAPIV3Schema.properties[spec]";
+        let set = |path: &'static str, value: Value| {
+            definition(|object| {
+                let path = path.replace("$SPEC", "/spec/versions/0/schema/openAPIV3Schema/properties/spec");
+                let (parent, name) = path.rsplit_once('/').unwrap();
+                object.pointer_mut(parent).unwrap()[name] = value;
+            })
+        };
+        let cases = [
+            (
+                set("/metadata/name", json!("tabs.x")),
+                "metadata.name: Invalid value: \"tabs.x\": must be spec.names.plural".into(),
+            ),
+            (set("/spec/scope", json!("Galaxy")), "spec.scope: Unsupported value: \"Galaxy\"".into()),
+            (set("/spec/conversion/strategy", json!("Webhook")), "spec.conversion.strategy: Unsupported value".into()),
+            (set("/spec/versions/0/storage", json!(false)), "spec.versions: Invalid value".into()),
+            (set("$SPEC/type", json!("")), format!("{spec}.type: Required value: must not be empty")),
+            (set("$SPEC/type", json!("map")), format!("{spec}.type: Unsupported value: \"map\"")),
+            (
+                set("$SPEC/properties/a", json!({"type": "array"})),
+                format!("{spec}.properties[a].items: Required value"),
+            ),
+            (
+                set("$SPEC/properties/a", json!({"type": "string", "pattern": "("})),
+                format!("{spec}.properties[a].pattern: Invalid value: \"(\": must be a valid regular expression"),
+            ),
+            (
+                set("$SPEC/properties/a", json!({"type": "integer", "default": "x"})),
+                format!("{spec}.properties[a].default: Invalid value: \"x\""),
+            ),
+            (
+                set(
+                    "$SPEC/properties/a",
+                    json!({"type": "array", "x-kubernetes-list-type": "map",
+                    "items": {"type": "object", "properties": {"k": {"type": "string"}}},
+                    "x-kubernetes-list-map-keys": ["k"]}),
+                ),
+                format!("{spec}.properties[a].items.properties[k].default: Required value"),
+            ),
+        ];
+        for (told, expected) in cases {
+            assert!(told.iter().any(|told| told.starts_with(&expected)), "{expected} in {told:?}");
+        }
+        let protected = definition(|object| {
+            object["metadata"]["name"] = json!("crontabs.x.k8s.io");
+            object["spec"]["group"] = json!("x.k8s.io");
+        });
+        assert_eq!(protected.len(), 1, "{protected:?}");
+    }
+}

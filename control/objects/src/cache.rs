@@ -211,8 +211,12 @@ impl Follower {
         let changes: Vec<Arc<Change>> = records.iter().filter_map(|record| self.change(record)).collect();
         let Some(revision) = records.iter().map(|record| record.revision).max() else { return };
         self.view.advance(revision);
+        let mut others = false;
+        for change in &changes {
+            others |= self.definitions.take(change);
+        }
         // The catalog first: who sees that a definition is established finds its resource.
-        if changes.iter().fold(false, |other, change| self.definitions.take(change) || other) {
+        if others {
             self.catalogs.send_replace(self.definitions.catalog());
         }
         self.views.send_replace(self.view.clone());
