@@ -81,6 +81,7 @@ const TABLE: &[(&str, &str, &[Row])] = &[
         ],
     ),
     ("autoscaling", "v2", &[("horizontalpodautoscalers", "HorizontalPodAutoscaler", "hpa", N | S | A)]),
+    ("autoscaling", "v1", &[("horizontalpodautoscalers", "HorizontalPodAutoscaler", "hpa", N | S | A)]),
     ("batch", "v1", &[("cronjobs", "CronJob", "cj", N | S | G | A), ("jobs", "Job", "", N | S | G | A)]),
     ("certificates.k8s.io", "v1", &[("certificatesigningrequests", "CertificateSigningRequest", "csr", S)]),
     (
@@ -237,7 +238,8 @@ impl Catalog {
         self.iter().find(|row| row.kind == kind && row.group == group && row.version == version)
     }
 
-    /// The resource that keys name: `pods`, `deployments.apps`. Of several versions the preferred one.
+    /// The resource that keys name: `pods`, `deployments.apps`. Of several versions the preferred one, which is the
+    /// one that Kubernetes' own resources are stored in.
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<&Arc<Resource>> {
         self.iter().find(|row| &*row.name == name)

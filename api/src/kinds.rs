@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::autoscaler;
 use crate::custom::Custom;
 use crate::object::Object;
 use crate::structural::Structural;
@@ -95,15 +96,25 @@ impl Resource {
         self.custom.as_deref().map(|custom| &custom.schema)
     }
 
-    /// An object as this version of the resource shows it: custom objects are stored in one version and read in any.
+    /// An object as this version of the resource shows it: custom objects are stored in one version and read in any,
+    /// and so are autoscalers.
     #[must_use]
     pub fn in_version<'a>(&self, object: &'a Value) -> Cow<'a, Value> {
+        if autoscaler::is_old(self) {
+            return Cow::Owned(autoscaler::shown(object));
+        }
         if self.custom.is_none() || object["apiVersion"] == *self.api_version() {
             return Cow::Borrowed(object);
         }
         let mut shown = object.clone();
         shown["apiVersion"] = Value::String(self.api_version());
         Cow::Owned(shown)
+    }
+
+    /// An object that was written in this version as it is stored, where that is another kind of object.
+    #[must_use]
+    pub fn stored(&self, object: Value) -> Value {
+        if autoscaler::is_old(self) { autoscaler::stored(object) } else { object }
     }
 
     /// [`Resource::in_version`] as JSON; without a copy where the stored version is the one asked for.

@@ -6,6 +6,7 @@
 //! # Layout
 //! * [`object`], [`view`], [`action`], [`meta`]: one object, the cluster's picture, what a decider asks for.
 //! * [`schema`], [`kinds`], [`catalog`]: what fields there are, what a resource is, which resources there are.
+//! * [`autoscaler`]: the one kind of Kubernetes' own that is served in two versions.
 //! * [`custom`], [`structural`]: resources that users define, and their schemas.
 //! * [`path`], [`selector`], [`quantity`], [`time`], [`jsonpath`]: Kubernetes' small languages.
 //! * [`json`], [`yaml`], [`protobuf`]: bytes to values.
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod action;
+pub mod autoscaler;
 pub mod catalog;
 pub mod check;
 pub mod custom;

@@ -187,7 +187,7 @@ fn merge_ancient(entries: &mut Vec<Entry>) {
 /// A field that somebody else manages with another value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Conflict {
-    /// Who, as kubectl shows it: `"kubectl-client-side-apply" using apps/v1`.
+    /// Who, as kubectl shows it: `"ci"` that applied, `"kubectl-edit" using apps/v1` that updated.
     pub(crate) manager: String,
     /// Which field: `.spec.replicas`.
     pub(crate) field: String,
@@ -238,13 +238,16 @@ pub(crate) fn apply(
 }
 
 fn conflicts(entry: &Entry, changed: &FieldSet) -> Vec<Conflict> {
-    let using = if entry.subresource.is_empty() {
-        format!("{:?} using {}", entry.manager, entry.api_version)
-    } else {
-        format!("{:?} with subresource {:?} using {}", entry.manager, entry.subresource, entry.api_version)
-    };
+    let mut who = format!("{:?}", entry.manager);
+    if !entry.subresource.is_empty() {
+        who += &format!(" with subresource {:?}", entry.subresource);
+    }
+    // An applier is the same one in every version, so none is named.
+    if !entry.applied {
+        who += &format!(" using {}", entry.api_version);
+    }
     let fields = entry.fields.intersection(changed).paths();
-    fields.into_iter().map(|field| Conflict { manager: using.clone(), field }).collect()
+    fields.into_iter().map(|field| Conflict { manager: who.clone(), field }).collect()
 }
 
 fn without_server_fields(config: &Value) -> Value {

@@ -36,6 +36,12 @@ pub(crate) struct Chance {
 }
 
 impl Request<'_> {
+    /// The same request about another version of the resource.
+    pub(crate) fn about<'b>(&'b self, resource: &'b Resource) -> Request<'b> {
+        let Self { who, namespace, manager, subresource, now_ms, .. } = *self;
+        Request { who, resource, namespace, manager, subresource, now_ms }
+    }
+
     fn now(&self) -> String {
         api::time::rfc3339(self.now_ms)
     }

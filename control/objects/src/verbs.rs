@@ -1,8 +1,9 @@
 //! Create, update, patch, delete: each request is read once, decided over the view and written.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use api::{Object, Precondition, Resource, Status, View, check, meta, patch};
+use api::{Catalog, Object, Precondition, Resource, Status, View, autoscaler, check, meta, patch};
 use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
@@ -86,6 +87,11 @@ fn known(resource: &Resource, subresource: Option<&str>) -> Result<(), Status> {
     }
 }
 
+/// The version that objects of a resource are stored in, where that is another row than the one asked for.
+fn stored_row(resource: &Resource) -> Option<Arc<Resource>> {
+    if autoscaler::is_old(resource) { Catalog::builtin().by_name(&resource.name).cloned() } else { None }
+}
+
 fn written(done: Done, warnings: Vec<String>) -> Written {
     Written { object: done.object, created: done.effect == Effect::Created, warnings }
 }
@@ -107,6 +113,9 @@ impl Objects {
         let request = request(who, resource, namespace, None, options);
         let warnings = fit(&mut body, resource, None, options)?;
         request.identify(&mut body, "")?;
+        let body = resource.stored(body);
+        let row = stored_row(resource);
+        let request = request.about(row.as_deref().unwrap_or(resource));
         let _turn = self.door.turn(resource).await;
         let mut dice = Dice::default();
         let decide = |view: &View| request.create(view, body.clone(), &dice.throw(), None);
@@ -139,7 +148,10 @@ impl Objects {
         let is_scale = subresource == Some("scale");
         if !is_scale {
             request.identify(&mut body, name)?;
+            body = resource.stored(body);
         }
+        let row = stored_row(resource);
+        let request = request.about(row.as_deref().unwrap_or(resource));
         let may_create = subresource.is_none() && CREATED_BY_PUT.contains(&&*resource.name);
         let _turn = self.door.turn(resource).await;
         let mut dice = Dice::default();
@@ -196,11 +208,13 @@ impl Objects {
             }
             other => other,
         };
+        let row = stored_row(resource);
+        let stored = request.about(row.as_deref().unwrap_or(resource));
         let _turn = self.door.turn(resource).await;
         let mut dice = Dice::default();
         let mut decide = |view: &View| {
             if let Patch::Apply { body, force } = &patch {
-                return request.apply(view, name, body, *force, &dice.throw());
+                return stored.apply(view, name, body, *force, &dice.throw());
             }
             let old = request.find(view, name)?;
             check_preconditions(old, precondition)?;
@@ -209,7 +223,7 @@ impl Objects {
             if request.subresource == Some("scale") {
                 return request.change(view, old, scaled(resource, old, &new)?, None);
             }
-            request.replace(view, old, new)
+            stored.replace(view, old, new)
         };
         let done = self.door.transact(options.dry_run, &mut decide).await?;
         Ok(written(done, warnings))
@@ -286,18 +300,11 @@ fn patched(
 ) -> Result<(Value, Vec<String>), Status> {
     let subresource = request.subresource.and_then(|name| request.resource.subresource(name));
     let is_scale = request.subresource == Some("scale");
-    let shown;
-    let target = match &request.resource.custom {
-        _ if is_scale => {
-            shown = scale_of(request.resource, old);
-            &shown
-        }
-        Some(_) => {
-            shown = request.resource.in_version(&old.value).into_owned();
-            &shown
-        }
-        None => &old.value,
+    let shown = match is_scale {
+        true => Cow::Owned(scale_of(request.resource, old)),
+        false => request.resource.in_version(&old.value),
     };
+    let target = &*shown;
     let message = subresource.map_or(&request.resource.message, |subresource| &subresource.message);
     let mut new = match patch {
         Patch::Json(operations) => patch::json(target, operations)?,
@@ -315,6 +322,7 @@ fn patched(
     let warnings = fit(&mut new, request.resource, request.subresource, options)?;
     if !is_scale {
         request.identify(&mut new, old.name())?;
+        new = request.resource.stored(new);
     }
     Ok((new, warnings))
 }
@@ -340,5 +348,5 @@ fn applied_body(
     let unknown = check::check_object(&mut body, request.resource, true)?;
     let warnings = check::judge(options.field_validation, &body, &options.duplicates, &unknown)?;
     request.identify(&mut body, name)?;
-    Ok((body, warnings))
+    Ok((request.resource.stored(body), warnings))
 }

@@ -77,6 +77,19 @@ pub(crate) fn sheet(resource: &Arc<Resource>) -> Layout {
     }
 }
 
+/// The layout of autoscaling/v1 Scales.
+pub(crate) fn scales() -> Layout {
+    Layout::Own(&SCALES)
+}
+
+static SCALES: Sheet = Sheet {
+    columns: &[NAME, int("Desired"), int("Available"), AGE],
+    row: |object, now_ms| {
+        let count = |path| cells::int_at(&object.value, path).into();
+        vec![object.name().into(), count("spec.replicas"), count("status.replicas"), cells::age(object, now_ms)]
+    },
+};
+
 /// The sheet of a resource in GroupResource spelling (`deployments.apps`).
 fn own(resource: &str) -> &'static Sheet {
     workloads::sheet(resource)

@@ -21,7 +21,7 @@ use crate::Body;
 use crate::negotiate::{self, Shape};
 use crate::reply::Reply;
 use crate::service::{Call, Inner};
-use crate::table::{self, IncludeObject, Table};
+use crate::table::{self, IncludeObject, Layout, Table};
 
 /// What a request is about, with the row that says what it is.
 pub(crate) struct Place {
@@ -82,11 +82,20 @@ pub(crate) enum Form {
 impl Form {
     /// Reads `Accept` and `includeObject`.
     pub(crate) fn of(call: &Call, resource: &Arc<Resource>) -> Result<Self, Status> {
+        Self::laid_out(call, || table::sheet(resource))
+    }
+
+    /// [`Form::of`] for the Scale of whatever has one.
+    pub(crate) fn of_scale(call: &Call) -> Result<Self, Status> {
+        Self::laid_out(call, table::scales)
+    }
+
+    fn laid_out(call: &Call, layout: impl FnOnce() -> Layout) -> Result<Self, Status> {
         Ok(match negotiate::shape(&call.accept())? {
             Shape::Object => Self::Object,
             Shape::Metadata(version) => Self::Metadata(version),
             Shape::Table(version) => Self::Table(Table {
-                sheet: table::sheet(resource),
+                sheet: layout(),
                 version,
                 include: IncludeObject::of(&call.query)?,
                 now_ms: now_ms(),

@@ -1,12 +1,11 @@
 //! What stands behind an object's name: `status`, `scale`, `log`, and the commands that are posted there.
 
-use api::Status;
 use api::json::Decoded;
+use api::{Object, Status};
 use http::StatusCode;
 use serde_json::json;
 
-use super::{Place, now_ms, output, read, write};
-use crate::negotiate::{self, Shape};
+use super::{Form, Place, now_ms, output, read, write};
 use crate::reply::Reply;
 use crate::service::{Call, Inner};
 use crate::{Body, body, stream};
@@ -54,13 +53,19 @@ fn absent(subresource: &str, resource: &str) -> Status {
 }
 
 async fn scale(inner: &Inner, call: &Call, place: &Place) -> Result<Reply, Status> {
-    if !matches!(negotiate::shape(&call.accept())?, Shape::Object) {
-        return Err(Status::not_acceptable("only application/json is served for Scale"));
-    }
+    let form = Form::of_scale(call)?;
     let picture = read::picture(inner, call).await?;
     let object = picture.get(&place.resource.name, &place.namespace, &place.name);
     let object = object.ok_or_else(|| Status::not_found(&place.resource.name, &place.name))?;
-    Ok(Reply::value(StatusCode::OK, &objects::scale_of(&place.resource, object)))
+    let scale = objects::scale_of(&place.resource, object);
+    Ok(match form {
+        Form::Object => Reply::value(StatusCode::OK, &scale),
+        // Columns and metadata are the Scale's own; the row is its object's.
+        other => {
+            let scale = Object::new(object.key.clone(), object.revision, scale);
+            other.reply(StatusCode::OK, &place.resource, &scale)
+        }
+    })
 }
 
 /// POST of a Binding: gives a pod to a node.

@@ -85,7 +85,7 @@ fn the_same_value_is_shared_and_another_is_a_conflict() {
     live.apply("a", &json!({"spec": {"replicas": 1}}));
     live.apply("b", &json!({"spec": {"replicas": 1}}));
     let conflict = live.try_apply("a", &json!({"spec": {"replicas": 2}}), false);
-    assert_eq!(conflict, Err(vec!["\"b\" using apps/v1: .spec.replicas".to_owned()]));
+    assert_eq!(conflict, Err(vec!["\"b\": .spec.replicas".to_owned()]));
     live.try_apply("a", &json!({"spec": {"replicas": 2}}), true).unwrap();
     assert_eq!((live.managed("a"), live.managed("b")), (vec![".spec.replicas".to_owned()], vec![]));
     assert_eq!(live.value["spec"]["replicas"], json!(2));
@@ -188,7 +188,7 @@ fn sets_are_shared_item_by_item_and_atomic_lists_as_a_whole() {
     live.apply("a", &json!({"metadata": {"finalizers": []}, "spec": {"containers": [{"name": "c", "args": ["2"]}]}}));
     assert_eq!(live.value["metadata"]["finalizers"], json!(["x/b"]));
     let conflict = live.try_apply("b", &containers(&json!([{"name": "c", "args": ["3"]}])), false).unwrap_err();
-    assert_eq!(conflict, ["\"a\" using v1: .spec.containers[name=\"c\"].args"]);
+    assert_eq!(conflict, ["\"a\": .spec.containers[name=\"c\"].args"]);
 }
 
 #[test]

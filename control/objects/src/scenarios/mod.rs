@@ -226,7 +226,7 @@ async fn applying_makes_changes_and_refuses() {
     assert_eq!(apply("ci", 2, false).await.unwrap().revision, made.revision, "nothing changed, nothing is written");
     let refused = apply("other", 3, false).await.unwrap_err();
     assert_eq!((refused.code, refused.reason), (409, "Conflict"));
-    assert_eq!(refused.message, "Apply failed with 1 conflict: conflict with \"ci\" using apps/v1: .spec.replicas");
+    assert_eq!(refused.message, "Apply failed with 1 conflict: conflict with \"ci\": .spec.replicas");
     let cause = &refused.causes[0];
     assert_eq!((cause.reason, cause.field.as_str()), ("FieldManagerConflict", ".spec.replicas"));
     let forced = apply("other", 3, true).await.unwrap();
