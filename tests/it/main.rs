@@ -15,5 +15,6 @@ mod kubectl;
 mod misbehave;
 mod restart;
 mod store;
+mod suite;
 mod tidy;
 mod workloads;
