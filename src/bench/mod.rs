@@ -121,13 +121,18 @@ impl Metric {
 fn print(metrics: &[Metric]) {
     let mut rows = vec![["METRIC", "VALUE", "UNIT", "PEER", "PEER VALUE", "RATIO"].map(str::to_owned).to_vec()];
     for metric in metrics {
-        let mut row = vec![metric.name.clone(), format!("{:.1}", metric.value), metric.unit.to_owned()];
+        let mut row = vec![metric.name.clone(), shown(metric.value), metric.unit.to_owned()];
         if let Some((peer, value)) = metric.peer {
-            row.extend([peer.to_owned(), format!("{value:.1}"), format!("{:.2}", metric.value / value)]);
+            row.extend([peer.to_owned(), shown(value), format!("{:.2}", metric.value / value)]);
         }
         rows.push(row);
     }
     crate::get::print_rows(&rows);
+}
+
+/// Small figures with more digits: a read takes microseconds, a rate needs no fractions.
+fn shown(value: f64) -> String {
+    if value < 10.0 { format!("{value:.3}") } else { format!("{value:.1}") }
 }
 
 /// The middle value; the lower one of the two middle ones for an even number, so that it was really measured.
