@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use raft::eraftpb::Message;
@@ -12,11 +11,10 @@ use super::checks::{Checks, Op};
 use super::disk::SimDisk;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::driver::{CheckpointWork, LogWork};
-use crate::error::{Cancelled, OpenError};
+use crate::error::Cancelled;
 use crate::limits::REQUEST_MS;
-use crate::log::{Identity, Log, LogError};
+use crate::log::{Log, LogError};
 use crate::member::{Batch, Input, Member, Now, Output, Start};
-use crate::recovery;
 use crate::snapshot::{Assembly, CHUNK_HEAD_BYTES, chunks};
 use crate::state::{Membership, State};
 use crate::watch::{Cursor, WatchRequest};
@@ -29,6 +27,7 @@ const FOUNDERS: [u64; 3] = [1, 2, 3];
 const JOINER: u64 = 4;
 const TICK_MS: u64 = 50;
 
+mod damage;
 mod people;
 
 enum Event {
@@ -45,6 +44,7 @@ enum Event {
     CrashAgain(u64),
     Misfortune,
     Operator,
+    Damage,
 }
 
 /// What happened in a run, to see that everything did.
@@ -62,6 +62,8 @@ pub(crate) struct Summary {
     transfers: u64,
     compactions: u64,
     full_disks: u64,
+    damaged: u64,
+    replaced: u64,
     trace: u64,
 }
 
@@ -79,12 +81,15 @@ impl Summary {
         self.transfers += other.transfers;
         self.compactions += other.compactions;
         self.full_disks += other.full_disks;
+        self.damaged += other.damaged;
+        self.replaced += other.replaced;
     }
 
     pub(crate) fn covers_everything(&self) -> bool {
         let counts = [self.acknowledged, self.reads, self.crashes, self.failed_syncs, self.partitions, self.pauses];
         let rare = [self.snapshots, self.member_changes, self.transfers, self.compactions, self.full_disks];
-        counts.iter().chain(&rare).all(|count| *count > 0)
+        let repairs = [self.damaged, self.replaced];
+        counts.iter().chain(&rare).chain(&repairs).all(|count| *count > 0)
     }
 }
 
@@ -109,6 +114,12 @@ struct Process {
     wall_skew: u64,
 }
 
+impl Process {
+    fn new(wall_skew: u64) -> Process {
+        Process { disk: SimDisk::default(), life: 0, live: None, paused_until: 0, wall_skew }
+    }
+}
+
 pub(crate) struct Cluster {
     rng: Rng,
     now: u64,
@@ -126,6 +137,7 @@ pub(crate) struct Cluster {
     current: BTreeMap<u64, u64>,
     last_request: u64,
     known: BTreeMap<Bytes, u64>,
+    damage: damage::Damage,
     summary: Summary,
     logger: slog::Logger,
 }
@@ -136,8 +148,7 @@ impl Cluster {
         let mut processes = BTreeMap::new();
         for id in FOUNDERS.into_iter().chain([JOINER]) {
             let wall_skew = rng.below(10_000);
-            let process = Process { disk: SimDisk::default(), life: 0, live: None, paused_until: 0, wall_skew };
-            processes.insert(id, process);
+            processes.insert(id, Process::new(wall_skew));
         }
         let mut cluster = Cluster {
             now: 1000,
@@ -153,6 +164,7 @@ impl Cluster {
             current: BTreeMap::new(),
             last_request: 0,
             known: BTreeMap::new(),
+            damage: damage::Damage::default(),
             summary: Summary::default(),
             logger: slog::Logger::root(slog::Discard, slog::o!()),
             rng,
@@ -165,6 +177,7 @@ impl Cluster {
         }
         cluster.after(500, Event::Misfortune);
         cluster.after(2000, Event::Operator);
+        cluster.plan_damage(seed);
         cluster
     }
 
@@ -230,6 +243,7 @@ impl Cluster {
         let Some(leader) = members.clone().find(|live| live.member.is_leader()) else { return false };
         let state = leader.member.state();
         self.waiting.is_empty()
+            && self.repair(&state.membership).is_none()
             && members.all(|live| {
                 let belongs = state.membership.all().contains(&live.member.id());
                 !belongs || live.member.state().index == state.index
@@ -246,18 +260,18 @@ impl Cluster {
     }
 
     fn start(&mut self, id: u64) {
+        if self.is_set_aside(id) {
+            return;
+        }
         let founders = Membership {
             voters: FOUNDERS.to_vec(),
             addresses: FOUNDERS.iter().map(|id| (*id, format!("m{id}"))).collect(),
             ..Membership::default()
         };
-        let initial = if id == JOINER { Membership::default() } else { founders };
-        let disk = self.process(id).disk.clone();
-        let identity = Identity { member: id, cluster: 1 };
-        let opened = match recovery::open(Arc::new(disk), identity, &initial) {
+        let initial = if FOUNDERS.contains(&id) { founders } else { Membership::default() };
+        let opened = match self.open(id, &initial) {
             Ok(opened) => opened,
-            Err(OpenError::Io(_)) => return self.crash(id),
-            Err(error) => panic!("member {id} cannot be opened: {error}"),
+            Err(error) => return self.not_opened(id, &error),
         };
         let now = self.time(id);
         let start = Start {
@@ -357,6 +371,7 @@ impl Cluster {
             }
             Event::Misfortune => self.misfortune(),
             Event::Operator => self.operate(),
+            Event::Damage => self.damage(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::Rng;
 use crate::disk::{Disk, DiskFile};
 
-const PAGE: u64 = 512;
+pub(crate) const PAGE: u64 = 512;
 
 /// Sparse content in sectors.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +88,8 @@ struct DiskState {
     // How many syncs are left until all fail.
     syncs_left: Option<u64>,
     full: bool,
+    // A sector that does not read: file and offset.
+    spoiled: Option<(String, u64)>,
 }
 
 /// One member's disk. Clones are the same disk.
@@ -156,6 +158,23 @@ impl SimDisk {
         bytes
     }
 
+    /// Changes one bit at rest.
+    pub(crate) fn flip(&self, name: &str, at: u64, bit: u64) {
+        let mut bytes = self.bytes(name);
+        bytes[at as usize] ^= 1 << bit;
+        self.overwrite(name, &bytes);
+    }
+
+    /// The sector at this offset does not read any more.
+    pub(crate) fn spoil(&self, name: &str, offset: u64) {
+        self.state().spoiled = Some((name.to_owned(), offset));
+    }
+
+    /// Every sector reads again.
+    pub(crate) fn mend(&self) {
+        self.state().spoiled = None;
+    }
+
     /// Replaces the durable bytes of a file.
     pub(crate) fn overwrite(&self, name: &str, bytes: &[u8]) {
         let mut state = self.state();
@@ -170,6 +189,7 @@ impl SimDisk {
     /// What would be there if the machine stopped now and every unsynced write arrived up to the `kept`-th.
     pub(crate) fn crashed_after(&self, kept: usize) -> SimDisk {
         let other = SimDisk::default();
+        other.state().spoiled = self.state().spoiled.clone();
         let mut left = kept;
         for (name, file) in &self.state().files {
             let mut content = file.durable.clone();
@@ -253,6 +273,16 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let end = offset + buffer.len() as u64;
+        if self
+            .disk
+            .state()
+            .spoiled
+            .as_ref()
+            .is_some_and(|(name, at)| *name == self.name && *at < end && offset < at + PAGE)
+        {
+            return Err(io::Error::other("the simulated disk cannot read a sector"));
+        }
         self.with(|file| file.current.read(offset, buffer))?
     }
 

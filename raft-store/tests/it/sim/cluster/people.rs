@@ -135,7 +135,7 @@ impl Cluster {
 
     /// Changes membership, hands over leadership and compacts, at a member that may or may not lead.
     pub(super) fn operate(&mut self) {
-        if self.healed {
+        if self.healed && !self.is_damaged() {
             return;
         }
         let pause = 200 + self.rng.below(2000);
@@ -144,9 +144,17 @@ impl Cluster {
         let Some((&id, leader)) = self.processes.iter().find(|(_, process)| leading(process)) else { return };
         let state = leader.live.as_ref().expect("it leads").member.state();
         let (m, revision) = (state.membership.clone(), state.mvcc.revision());
+        let repair = self.repair(&m);
+        if self.healed && repair.is_none() {
+            return;
+        }
         self.last_request += 1;
         let request = self.last_request;
         let change = |change| Input::ChangeRequested { id: request, change };
+        if let Some(step) = repair {
+            self.start_replacement(&step);
+            return self.step(id, vec![change(step)]);
+        }
         let input = match self.rng.below(6) {
             0..3 if !m.all().contains(&JOINER) => {
                 change(MemberChange::AddLearner { member: JOINER, address: format!("m{JOINER}") })
