@@ -1,3 +1,5 @@
+//! What structural schemas are read as, and what they do to values.
+
 use serde_json::json;
 
 use super::*;
