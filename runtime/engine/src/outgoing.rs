@@ -1,6 +1,6 @@
 //! Outgoing HTTP of a guest: over its pod's network, never over the host's.
 //!
-//! Refused: `https`, since certificates belong to what is outside the cluster and the pod network has no way there.
+//! Refused: `https`; a guest that needs it speaks TLS itself over `wasi:sockets`.
 
 use crate::limits;
 use bytes::Bytes;

@@ -41,7 +41,7 @@ pub enum Refusal {
     /// A Service's port without a ready endpoint.
     #[error("the Service has no ready endpoint")]
     NoReadyEndpoint,
-    /// No pod and no Service has this address.
+    /// No pod and no Service has this address. Whether it may be reached outside is [`crate::outside::judge`]'s matter.
     #[error("no pod and no Service has this address")]
     Outside,
 }

@@ -9,11 +9,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::body::Body;
+use crate::cidr::Cidr;
 use crate::conn::Conn;
 use crate::decide::{Decision, Refusal, Source, decide};
+use crate::egress::{Egress, HostSockets, Sockets};
 use crate::http::{HttpError, HttpTarget};
 use crate::ingress::IngressTable;
 use crate::limits::EPHEMERAL_PORTS;
+use crate::names::{self, Asker};
 use crate::pod::{Bound, Pod, PodIdentity, PodNet};
 use crate::policy::{self, Flow, Policies};
 use crate::services::{Balancer, PortRef, Protocol, ServiceTable};
@@ -90,6 +93,10 @@ pub struct Config {
     pub gateway: Vec<IpAddr>,
     /// The cluster's DNS domain.
     pub domain: String,
+    /// The ranges of the cluster's addresses. What is in them and is neither pod nor Service is nowhere.
+    pub cluster: Vec<Cidr>,
+    /// Whether pods may reach addresses outside the cluster at all, policies permitting.
+    pub outside: bool,
 }
 
 impl Default for Config {
@@ -100,6 +107,11 @@ impl Default for Config {
                 IpAddr::V6(Ipv6Addr::new(0xfd42, 0, 0, 0, 0, 0, 0, 1)),
             ],
             domain: "cluster.local".to_owned(),
+            cluster: ["10.42.0.0/16", "10.43.0.0/16", "fd42::/48", "fd43::/48"]
+                .iter()
+                .map(|range| range.parse().expect("written here"))
+                .collect(),
+            outside: false,
         }
     }
 }
@@ -132,6 +144,7 @@ struct Switch {
     services: Installed<ServiceTable>,
     routes: Installed<IngressTable>,
     policies: Installed<Policies>,
+    egress: Option<Egress>,
     next_port: AtomicU16,
 }
 
@@ -153,8 +166,15 @@ impl Fabric {
     /// A network without pods, Services or routes.
     #[must_use]
     pub fn new(config: Config) -> Self {
+        Self::with_sockets(config, Arc::new(HostSockets))
+    }
+
+    /// A network whose way out is through these sockets.
+    pub(crate) fn with_sockets(config: Config, sockets: Arc<dyn Sockets>) -> Self {
+        let egress = config.outside.then(|| Egress::new(sockets, config.cluster.clone()));
         Self(Arc::new(Switch {
             config,
+            egress,
             pods: RwLock::default(),
             services: Installed::new(),
             routes: Installed::new(),
@@ -369,6 +389,34 @@ impl Fabric {
         (!verdict.allowed()).then(|| verdict.to_string())
     }
 
+    /// Who asks for a name.
+    pub(crate) fn asker<'a>(&'a self, pod: &'a Pod) -> Asker<'a> {
+        let PodIdentity { namespace, hostname, addresses, .. } = &pod.identity;
+        Asker { namespace, hostname, addresses, domain: &self.config().domain }
+    }
+
+    /// Connects a pod to an address that is no pod's and no Service's.
+    pub(crate) async fn leave(&self, pod: &Arc<Pod>, destination: SocketAddr) -> Result<Conn, NetError> {
+        match &self.0.egress {
+            Some(egress) => egress.connect(self, pod, destination).await,
+            None => Err(NetError::Unreachable),
+        }
+    }
+
+    /// The way out, when there is one.
+    pub(crate) fn egress(&self) -> Option<&Egress> {
+        self.0.egress.as_ref()
+    }
+
+    /// The addresses of a name that the cluster does not know.
+    pub(crate) async fn look_up_outside(&self, pod: &Pod, name: &str) -> Result<Vec<IpAddr>, NetError> {
+        let outside = names::outside(name, &self.asker(pod), &self.services());
+        match (&self.0.egress, outside) {
+            (Some(egress), Some(outside)) => egress.look_up(self, pod, outside).await,
+            _ => Err(NetError::NameNotFound(name.to_owned())),
+        }
+    }
+
     fn pod(&self, ip: IpAddr) -> Option<Arc<Pod>> {
         self.0.pods.read().unwrap_or_else(PoisonError::into_inner).get(&ip).cloned()
     }
@@ -433,6 +481,10 @@ pub(crate) async fn send_to_first(
         let target = fabric.open(Caller(Some(pod)), destination).and_then(|(bound, ends)| bound.target(ends));
         match target {
             Ok(target) => return target.send(request).await,
+            Err(NetError::Unreachable) => match fabric.leave(pod, destination).await {
+                Ok(conn) => return HttpTarget::Conn(conn).send(request).await,
+                Err(error) => refused = error,
+            },
             Err(error) => refused = error,
         }
     }

@@ -92,6 +92,7 @@ impl From<NetError> for HttpError {
             NetError::NameNotFound(name) => Self::NameNotFound(name),
             NetError::Denied(reason) => Self::Denied(reason),
             NetError::LimitReached(_) => Self::Overloaded { retry_after: Duration::from_secs(1) },
+            NetError::InvalidAddress => Self::Denied(error.to_string()),
             other => Self::Internal(other.to_string()),
         }
     }

@@ -1,22 +1,25 @@
-//! The virtual network of a node: pods' addresses, Services and names without a single socket of the host.
+//! The virtual network of a node: pods' addresses, Services and names; inside the cluster without a single socket.
 //!
 //! A [`Fabric`] is a switch in user space. A pod attaches and gets a [`PodNet`]: what lies under its `wasi:sockets`
 //! and `wasi:http`. Connections are pairs of bounded byte pipes ([`Conn`]); a call to an HTTP component of the same
 //! node is a function call ([`HttpService`]). Services, names and Ingress rules are tables that somebody else builds
 //! from the API and installs; they are read as whole snapshots, never locked across a call.
 //!
-//! Refused here: the host's loopback and everything outside the cluster. No path in this crate opens a real socket.
+//! Outside the cluster lead sockets that `egress` opens on the host's side, after `outside` and the policies have agreed
+//! to the address. Refused whatever anybody says: this machine itself, its links, a cloud's metadata.
 #![forbid(unsafe_code)]
 
 pub mod body;
 mod cidr;
 mod conn;
 mod decide;
+mod egress;
 mod fabric;
 mod http;
 pub mod ingress;
 pub mod limits;
 pub mod names;
+pub mod outside;
 pub mod pipe;
 mod pod;
 pub mod policy;
@@ -37,6 +40,8 @@ pub use policy::Policies;
 pub use services::ServiceTable;
 pub use udp::{Datagram, UdpSocket};
 
+#[cfg(test)]
+mod egress_stories;
 #[cfg(test)]
 mod policy_stories;
 #[cfg(test)]

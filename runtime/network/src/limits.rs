@@ -54,3 +54,19 @@ pub const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The longest name that is looked up: 253 characters of RFC 1035 and a trailing dot.
 pub const NAME_BYTES_MAX: usize = 254;
+
+/// Connections to the outside, and UDP exchanges with an address outside, that one pod may have at a time: each is a
+/// descriptor of the node's, and a node has tens of thousands for hundreds of pods.
+pub const EGRESS_PER_POD_MAX: usize = 512;
+
+/// UDP exchanges with addresses outside that one socket may have at a time; datagrams to further ones are lost.
+pub const EGRESS_UDP_PER_SOCKET_MAX: usize = 64;
+
+/// How long the outside may take to accept a connection; a guest's own time-out is usually shorter.
+pub const EGRESS_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Names that the host's resolver may be asked at a time: each occupies a thread.
+pub const LOOKUPS_MAX: usize = 32;
+
+/// How long a guest waits for the host's resolver (`resolv.conf`: two attempts of five seconds).
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);

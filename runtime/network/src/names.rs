@@ -63,6 +63,44 @@ pub fn resolve(name: &str, asker: &Asker<'_>, services: &ServiceTable) -> Vec<Ip
     found.unwrap_or_default()
 }
 
+/// The name that somebody outside has to be asked for, when the cluster itself has no answer: the name, or what an
+/// ExternalName Service stands for. Names of one label are nobody's outside, and those under the cluster's domain are
+/// the cluster's alone.
+#[must_use]
+pub fn outside(name: &str, asker: &Asker<'_>, services: &ServiceTable) -> Option<String> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.parse::<IpAddr>().is_ok() {
+        return None;
+    }
+    let name = name.to_ascii_lowercase();
+    let bare = name.strip_suffix('.').unwrap_or(&name);
+    let Asker { namespace, domain, .. } = asker;
+    let searched = [bare.to_owned(), format!("{bare}.{namespace}.svc.{domain}"), format!("{bare}.svc.{domain}")];
+    let searched = if name.ends_with('.') { &searched[..1] } else { &searched[..] };
+    let target = searched.iter().find_map(|candidate| alias(candidate, domain, services));
+    let target = target.unwrap_or_else(|| bare.to_owned());
+    let ours = is_under(&target, domain) || is_under(&target, "localhost");
+    (target.contains('.') && !ours).then_some(target)
+}
+
+fn is_under(name: &str, domain: &str) -> bool {
+    name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// Where the chain of ExternalName Services that begins at a complete name leaves the cluster.
+fn alias(name: &str, domain: &str, services: &ServiceTable) -> Option<String> {
+    let mut name = name.to_owned();
+    for turn in 0..ALIASES_MAX {
+        let Some(inside) = name.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.')) else {
+            return (turn > 0).then_some(name);
+        };
+        let labels: Vec<&str> = inside.split('.').collect();
+        let &[service, namespace, "svc"] = labels.as_slice() else { return None };
+        let target = services.service(namespace, service)?.service().external_name.as_ref()?;
+        name = target.trim_end_matches('.').to_ascii_lowercase();
+    }
+    None
+}
+
 /// The records of one complete name.
 fn answer(name: &str, domain: &str, services: &ServiceTable) -> Vec<IpAddr> {
     let mut name = name.to_owned();
@@ -216,6 +254,32 @@ mod tests {
             assert_eq!(resolve(name, &asker, &services), ips(expected), "{name}");
         }
         assert_eq!(resolve(&"a.".repeat(200), &asker, &services), ips(""));
+    }
+
+    #[test]
+    fn only_names_outside_are_asked_outside() {
+        let services = table();
+        let asker = Asker { namespace: "shop", hostname: "x", addresses: &[], domain: "cluster.local" };
+        let cases = [
+            ("example.com", Some("example.com")),
+            ("Example.com.", Some("example.com")),
+            ("outside", Some("example.com")),
+            ("outside.shop", Some("example.com")),
+            ("outside.shop.svc.cluster.local.", Some("example.com")),
+            ("nobody", None),
+            ("nobody.", None),
+            ("ring", None),
+            ("nobody.shop.svc.cluster.local", None),
+            ("cluster.local", None),
+            ("xcluster.local", Some("xcluster.local")),
+            ("a.localhost", None),
+            ("1.2.3.4", None),
+            ("fd42::1", None),
+            ("", None),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(outside(name, &asker, &services).as_deref(), expected, "{name}");
+        }
     }
 
     #[test]

@@ -252,6 +252,21 @@ impl Writer {
         }
     }
 
+    /// Returns when the reader is gone, whether or not something is being written.
+    pub(crate) fn reader_gone(&self) -> impl Future<Output = ()> + use<> {
+        let shared = self.0.clone();
+        async move {
+            loop {
+                let mut changed = std::pin::pin!(shared.writable.notified());
+                changed.as_mut().enable();
+                if shared.state().abandoned {
+                    return;
+                }
+                changed.await;
+            }
+        }
+    }
+
     /// No more bytes will come: TCP's `SHUT_WR`, and what dropping the writer does.
     pub fn shutdown(&self) {
         self.0.end();

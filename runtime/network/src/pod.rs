@@ -7,13 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::uri::Authority;
 use http::{Request, Response};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::body::Body;
 use crate::conn::Conn;
 use crate::fabric::{Caller, Ends, Fabric, NetError, send_to_first};
 use crate::http::{HttpError, HttpService, HttpTarget, name_host, serve_over};
-use crate::limits::{BACKLOG_DEFAULT, BACKLOG_MAX, DIAL_ATTEMPTS_MAX, PORTS_PER_POD_MAX, SERVED_CONNECTIONS_MAX};
-use crate::names::{self, Asker};
+use crate::limits::{
+    BACKLOG_DEFAULT, BACKLOG_MAX, DIAL_ATTEMPTS_MAX, EGRESS_PER_POD_MAX, PORTS_PER_POD_MAX, SERVED_CONNECTIONS_MAX,
+};
+use crate::names;
 use crate::policy::End;
 use crate::ports::{Ports, Scope};
 use crate::queue::{Popped, Queue};
@@ -89,6 +92,8 @@ pub(crate) struct Pod {
     /// Which address of a name with several comes first.
     turn: AtomicUsize,
     detached: AtomicBool,
+    /// Its connections to the outside.
+    ways_out: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -99,7 +104,19 @@ struct State {
 
 impl Pod {
     pub(crate) fn new(identity: PodIdentity) -> Self {
-        Self { identity, state: Mutex::default(), turn: AtomicUsize::new(0), detached: AtomicBool::new(false) }
+        Self {
+            identity,
+            state: Mutex::default(),
+            turn: AtomicUsize::new(0),
+            detached: AtomicBool::new(false),
+            ways_out: Arc::new(Semaphore::new(EGRESS_PER_POD_MAX)),
+        }
+    }
+
+    /// One of the pod's connections to the outside.
+    pub(crate) fn way_out(&self) -> Result<OwnedSemaphorePermit, NetError> {
+        let permit = self.ways_out.clone().try_acquire_owned();
+        permit.map_err(|_| NetError::LimitReached("connections to the outside"))
     }
 
     /// The pod as an end of a flow.
@@ -244,16 +261,19 @@ impl PodNet {
         Ok(Listener { pod: pod.clone(), scope, local: SocketAddr::new(address.ip(), port), backlog })
     }
 
-    /// Connects to a pod, a Service's cluster IP, or the pod's own loopback.
+    /// Connects to a pod, a Service's cluster IP, the pod's own loopback, or an address outside the cluster.
     ///
-    /// Today it never waits; a pod of another node will be reached through a tunnel.
+    /// It waits for the outside only.
     ///
     /// # Errors
     /// [`NetError::ConnectionRefused`], [`NetError::Unreachable`], [`NetError::Denied`],
     /// [`NetError::InvalidAddress`], [`NetError::Detached`].
     pub async fn connect(&self, destination: SocketAddr) -> Result<Conn, NetError> {
-        let (bound, ends) = self.0.fabric.open(Caller(Some(&self.0.pod)), destination)?;
-        bound.connect(ends)
+        match self.0.fabric.open(Caller(Some(&self.0.pod)), destination) {
+            Ok((bound, ends)) => bound.connect(ends),
+            Err(NetError::Unreachable) => self.0.fabric.leave(&self.0.pod, destination).await,
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens a UDP socket on an address of the pod; port 0 chooses a free one.
@@ -277,24 +297,21 @@ impl PodNet {
     }
 
     /// The addresses of a name, as the cluster's DNS and the pod's `/etc/hosts` would answer; a name with several
-    /// gives them in another order each time.
+    /// gives them in another order each time. Names outside the cluster are asked of the host's resolver.
     ///
     /// # Errors
-    /// [`NetError::NameNotFound`].
+    /// [`NetError::NameNotFound`], also when all its addresses are such that may not be reached;
+    /// [`NetError::Denied`] when no policy lets the pod ask; [`NetError::LimitReached`].
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NetError> {
-        self.look_up(name)
+        match self.look_up(name) {
+            Err(NetError::NameNotFound(_)) => self.0.fabric.look_up_outside(&self.0.pod, name).await,
+            found => found,
+        }
     }
 
     fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, NetError> {
         let Attachment { fabric, pod } = &*self.0;
-        let identity = &pod.identity;
-        let asker = Asker {
-            namespace: &identity.namespace,
-            hostname: &identity.hostname,
-            addresses: &identity.addresses,
-            domain: &fabric.config().domain,
-        };
-        let mut addresses = names::resolve(name, &asker, &fabric.services());
+        let mut addresses = names::resolve(name, &fabric.asker(pod), &fabric.services());
         if addresses.is_empty() {
             return Err(NetError::NameNotFound(name.to_owned()));
         }
@@ -318,7 +335,7 @@ impl PodNet {
         let parsed: Authority = authority.parse().map_err(|_| HttpError::NameNotFound(authority.to_owned()))?;
         let host = parsed.host().trim_start_matches('[').trim_end_matches(']');
         let port = parsed.port_u16().unwrap_or(80);
-        let addresses = self.look_up(host)?;
+        let addresses = self.resolve(host).await?;
         name_host(&mut request, authority);
         let destinations = addresses.into_iter().take(DIAL_ATTEMPTS_MAX).map(|ip| SocketAddr::new(ip, port));
         send_to_first(&self.0.fabric, &self.0.pod, destinations, request).await

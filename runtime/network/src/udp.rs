@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use crate::fabric::{Caller, Fabric, NetError};
-use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAMS_MAX, UDP_ANSWER_TIME, UDP_FLOWS_MAX, UDP_HEARD_MAX};
+use crate::limits::{
+    DATAGRAM_BYTES_MAX, DATAGRAMS_MAX, EGRESS_UDP_PER_SOCKET_MAX, UDP_ANSWER_TIME, UDP_FLOWS_MAX, UDP_HEARD_MAX,
+};
 use crate::pod::Pod;
 use crate::ports::Scope;
 use crate::queue::{Popped, Queue};
@@ -32,6 +35,11 @@ impl Default for Inbox {
 }
 
 impl Inbox {
+    /// Takes a datagram, or loses it when it is full or closed.
+    pub(crate) fn deliver(&self, datagram: Datagram) {
+        let _ = self.0.push(datagram);
+    }
+
     pub(crate) fn close(&self) {
         self.0.close();
     }
@@ -54,6 +62,8 @@ pub struct UdpSocket {
     /// The newest last; the oldest is forgotten first.
     flows: Mutex<VecDeque<Flow>>,
     heard: Mutex<Heard>,
+    /// Exchanges with addresses outside; each lives while something comes or goes.
+    outside: Mutex<HashMap<SocketAddr, mpsc::Sender<Bytes>>>,
 }
 
 /// From whom datagrams came lately: they may be answered whatever the policies say, since those are about who begins.
@@ -85,7 +95,16 @@ impl std::fmt::Debug for UdpSocket {
 
 impl UdpSocket {
     pub(crate) fn new(fabric: Fabric, pod: Arc<Pod>, scope: Scope, local: SocketAddr, inbox: Arc<Inbox>) -> Self {
-        Self { fabric, pod, scope, local, inbox, flows: Mutex::default(), heard: Mutex::default() }
+        Self {
+            fabric,
+            pod,
+            scope,
+            local,
+            inbox,
+            flows: Mutex::default(),
+            heard: Mutex::default(),
+            outside: Mutex::default(),
+        }
     }
 
     /// The bound address, with the port that was chosen.
@@ -124,14 +143,35 @@ impl UdpSocket {
             Ok(found) => found,
             // Nobody listens, or a policy says so: either way the datagram is lost.
             Err(NetError::ConnectionRefused | NetError::Denied(_)) => return Ok(()),
+            Err(NetError::Unreachable) => return self.send_outside(bytes, destination),
             Err(error) => return Err(error),
         };
         if found.address != destination && known != Some(found.address) {
             self.remember(Flow { service: destination, endpoint: found.address });
         }
         let source = self.source(found.address)?;
-        // A full or closed inbox loses the datagram.
-        let _ = found.bound.0.push(Datagram { bytes, source });
+        found.bound.deliver(Datagram { bytes, source });
+        Ok(())
+    }
+
+    /// Sends to an address outside the cluster. What policies or a bound forbid is lost as well.
+    fn send_outside(&self, bytes: Bytes, destination: SocketAddr) -> Result<(), NetError> {
+        let Some(egress) = self.fabric.egress() else { return Err(NetError::Unreachable) };
+        let mut outside = self.outside.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = match outside.get(&destination).filter(|sender| !sender.is_closed()) {
+            Some(sender) => egress.still_permits(&self.fabric, &self.pod, destination).map(|()| sender.clone()),
+            None => {
+                outside.retain(|_, sender| !sender.is_closed());
+                if outside.len() >= EGRESS_UDP_PER_SOCKET_MAX {
+                    return Ok(());
+                }
+                egress.datagrams(&self.fabric, &self.pod, destination, self.inbox.clone())
+            }
+        };
+        let Ok(sender) = sender else { return Ok(()) };
+        // What the host's socket does not take in time is lost, as it would be anywhere.
+        let _ = sender.try_send(bytes);
+        outside.insert(destination, sender);
         Ok(())
     }
 
