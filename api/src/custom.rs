@@ -124,8 +124,8 @@ fn number(text: &str) -> Option<(u64, &str)> {
 }
 
 fn row(definition: &Value, version: &Value) -> Resource {
-    let spec = &definition["spec"];
-    let names = &spec["names"];
+    let (spec, accepted) = (&definition["spec"], &definition["status"]["acceptedNames"]);
+    let names = if accepted["kind"].as_str().is_none_or(str::is_empty) { &spec["names"] } else { accepted };
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let texts = |value: &Value| value.as_array().into_iter().flatten().map(text).collect::<Vec<String>>();
     let (group, kind, plural) = (text(&spec["group"]), text(&names["kind"]), text(&names["plural"]));

@@ -86,6 +86,25 @@ fn a_definition_makes_a_resource_for_every_kubectl() {
     }
 }
 
+#[test]
+fn definitions_and_their_objects_outlive_the_process_and_go_with_their_namespace() {
+    let Some(kubectl) = Kubectl::newest() else { return };
+    let mut cluster = Cluster::start();
+    kubectl.run_with(&cluster, &["apply", "-f", "-"], DEFINITION).ok();
+    let wait = ["wait", "--for=condition=Established", "crd/crontabs.stable.example.com", "--timeout=60s"];
+    kubectl.run(&cluster, &wait).ok();
+    kubectl.run(&cluster, &["create", "namespace", "night"]).ok();
+    kubectl.run_with(&cluster, &["apply", "-n", "night", "-f", "-"], CRONTAB).ok();
+    cluster.kill();
+    cluster.up();
+    let again = CRONTAB.replace("backup", "backup:2");
+    let applied = kubectl.run_with(&cluster, &["apply", "-n", "night", "-f", "-"], &again).ok();
+    assert!(applied.contains("crontab.stable.example.com/nightly configured"), "{applied}");
+    kubectl.run(&cluster, &["delete", "namespace", "night", "--timeout=60s"]).ok();
+    let left = kubectl.run(&cluster, &["get", "crontabs", "--all-namespaces", "-o", "name"]).ok();
+    assert_eq!(left, "");
+}
+
 /// From the definition to its end.
 fn life(cluster: &Cluster, kubectl: &Kubectl) {
     let run = |args: &[&str]| kubectl.run(cluster, args);
@@ -97,6 +116,10 @@ fn life(cluster: &Cluster, kubectl: &Kubectl) {
     assert_eq!(stored, r#"["v1"]"#);
 
     assert!(with(&["apply", "-f", "-"], CRONTAB).ok().contains("crontab.stable.example.com/nightly created"));
+    // An apply of what was applied before patches nothing; one of something else patches in a language that is spoken.
+    assert!(with(&["apply", "-f", "-"], CRONTAB).ok().contains("unchanged"));
+    let changed = with(&["apply", "-f", "-"], &CRONTAB.replace("colour: red, ", "")).ok();
+    assert!(changed.contains("crontab.stable.example.com/nightly configured"), "{changed}");
     let listed = run(&["get", "ct"]).ok();
     let words = |line: usize| listed.lines().nth(line).unwrap_or_default().split_whitespace().collect::<Vec<_>>();
     assert_eq!(words(0), ["NAME", "SPEC", "REPLICAS", "AGE"], "{listed}");
@@ -133,18 +156,18 @@ fn changes(cluster: &Cluster, kubectl: &Kubectl) {
     let run = |args: &[&str]| kubectl.run(cluster, args);
     let read = |path: &str| run(&["get", "crontab", "nightly", "-o", &format!("jsonpath={{{path}}}")]).ok();
     run(&["patch", "crontab", "nightly", "--type=merge", "-p", r#"{"spec":{"image":"backup:2"}}"#]).ok();
-    assert_eq!((read(".spec.image"), read(".metadata.generation")), ("backup:2".to_owned(), "2".to_owned()));
+    assert_eq!((read(".spec.image"), read(".metadata.generation")), ("backup:2".to_owned(), "3".to_owned()));
     assert_eq!(read(".spec.extra"), r#"{"anything":[1,{"goes":true}]}"#);
     let strategic =
         run(&["patch", "crontab", "nightly", "--type=strategic", "-p", r#"{"spec":{"image":"x"}}"#]).fails();
     assert!(strategic.contains("UnsupportedMediaType") || strategic.contains("unknown format"), "{strategic}");
     run(&["scale", "crontab/nightly", "--replicas=3"]).ok();
-    assert_eq!((read(".spec.replicas"), read(".metadata.generation")), ("3".to_owned(), "3".to_owned()));
+    assert_eq!((read(".spec.replicas"), read(".metadata.generation")), ("3".to_owned(), "4".to_owned()));
     let status = r#"{"spec":{"image":"no"},"status":{"phase":"Fine"}}"#;
     run(&["patch", "crontab", "nightly", "--subresource=status", "--type=merge", "-p", status]).ok();
     assert_eq!((read(".status.phase"), read(".spec.image")), ("Fine".to_owned(), "backup:2".to_owned()));
     run(&["patch", "crontab", "nightly", "--type=merge", "-p", r#"{"status":{"phase":"Ignored"}}"#]).ok();
-    assert_eq!((read(".status.phase"), read(".metadata.generation")), ("Fine".to_owned(), "3".to_owned()));
+    assert_eq!((read(".status.phase"), read(".metadata.generation")), ("Fine".to_owned(), "4".to_owned()));
     run(&["label", "crontab", "nightly", "tier=night"]).ok();
     assert_eq!(
         run(&["get", "crontab", "-l", "tier=night", "-o", "name"]).ok().trim(),

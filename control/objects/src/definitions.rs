@@ -47,3 +47,32 @@ impl Definitions {
 fn place(object: &Object) -> (String, Arc<str>) {
     (object.value["spec"]["group"].as_str().unwrap_or_default().to_owned(), object.key.name.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::Key;
+    use serde_json::json;
+
+    fn change(kind: ChangeKind, established: &str) -> Change {
+        let value = json!({
+            "metadata": {"name": "tabs.example.com"},
+            "spec": {"group": "example.com", "scope": "Cluster", "names": {"plural": "tabs", "kind": "Tab"},
+                     "versions": [{"name": "v1", "served": true, "storage": true,
+                                   "schema": {"openAPIV3Schema": {"type": "object"}}}]},
+            "status": {"conditions": [{"type": "Established", "status": established}]},
+        });
+        let object = Arc::new(Object::new(Key::new(DEFINITIONS, "", "tabs.example.com"), 1, value));
+        Change { revision: 1, kind, object, previous: None }
+    }
+
+    #[test]
+    fn a_resource_is_served_from_establishment_to_deletion() {
+        let mut definitions = Definitions::default();
+        let served = |definitions: &Definitions| definitions.catalog().by_name("tabs.example.com").is_some();
+        assert!(!definitions.take(&change(ChangeKind::Added, "False")) && !served(&definitions));
+        assert!(definitions.take(&change(ChangeKind::Modified, "True")) && served(&definitions));
+        assert!(definitions.catalog().by_name("pods").is_some());
+        assert!(definitions.take(&change(ChangeKind::Deleted, "True")) && !served(&definitions));
+    }
+}

@@ -94,6 +94,11 @@ impl Writer<'_> {
         operations
     }
 
+    /// kubectl sends a strategic patch wherever it is offered; custom resources have no strategies.
+    fn patch_types(&self) -> &'static [&'static str] {
+        if self.row.custom.is_some() { &PATCH_TYPES[..3] } else { &PATCH_TYPES }
+    }
+
     fn collection(&self) -> Value {
         let mut operations = Map::new();
         let has = |verb| self.row.verbs.contains(&verb);
@@ -122,7 +127,9 @@ impl Writer<'_> {
             let (method, operation) = match *verb {
                 "get" => ("get", self.operation("get", message, None, &[READ])),
                 "update" => ("put", self.operation("put", message, Some((message, &BODY_TYPES)), &[WRITE])),
-                "patch" => ("patch", self.operation("patch", message, Some((PATCH, &PATCH_TYPES)), &[WRITE, FORCE])),
+                "patch" => {
+                    ("patch", self.operation("patch", message, Some((PATCH, self.patch_types())), &[WRITE, FORCE]))
+                }
                 "delete" => {
                     ("delete", self.operation("delete", STATUS, Some((DELETE_OPTIONS, &BODY_TYPES)), &[DELETE]))
                 }
@@ -141,7 +148,9 @@ impl Writer<'_> {
                 "get" => ("get", self.operation("get", message, None, &[READ])),
                 "create" => ("post", self.operation("post", message, Some((message, &BODY_TYPES)), &[WRITE])),
                 "update" => ("put", self.operation("put", message, Some((message, &BODY_TYPES)), &[WRITE])),
-                "patch" => ("patch", self.operation("patch", message, Some((PATCH, &PATCH_TYPES)), &[WRITE, FORCE])),
+                "patch" => {
+                    ("patch", self.operation("patch", message, Some((PATCH, self.patch_types())), &[WRITE, FORCE]))
+                }
                 _ => continue,
             };
             if !sub.kind.is_empty() {
