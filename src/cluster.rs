@@ -144,7 +144,7 @@ fn start_node(config: &Config, control: &ControlPlane, stop: &CancellationToken)
     let client = kube::Client::new(control.in_process(user), "default");
     // The tables need the certificates of all Ingresses, which a node by itself may not read.
     let tables_client = kube::Client::new(control.in_process(User::system("system:kogia-network")), "default");
-    let fabric = Fabric::new(network::Config::default());
+    let fabric = Fabric::new(network::Config { outside: true, ..network::Config::default() });
     let engine = Engine::new(EngineConfig {
         compiler: std::env::current_exe().ok(),
         memory_max_bytes: Some(runtime::Capacity::read().guest_memory_bytes()),

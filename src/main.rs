@@ -5,6 +5,7 @@
 //!   whether one runs, [`kubeconfig`] tells clients how to reach it.
 //! * `up --with`: [`app`] builds a folder into an image, applies its manifests and waits.
 //! * `apply`, `get`, `describe`, `logs`, `delete`, `scale`: a client for people without kubectl, over [`client`].
+//! * `why`: who may reach whom, and which policy says so.
 //! * [`store`]: snapshots of the cluster's memory, and disaster recovery.
 //! * [`bench`]: measures this product on the user's machine.
 //!
@@ -33,6 +34,7 @@ mod scale;
 mod status;
 mod store;
 mod up;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -72,6 +74,8 @@ enum Command {
     Delete(delete::Args),
     /// Change the number of replicas
     Scale(scale::Args),
+    /// Say whether a pod may reach something, and why
+    Why(why::Args),
     /// Save and restore the cluster's memory
     Store(store::Args),
     /// Measure this product on this machine
@@ -115,6 +119,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Logs(args) => logs::run(args, &data_dir).await,
             Command::Delete(args) => delete::run(args, &data_dir).await,
             Command::Scale(args) => scale::run(args, &data_dir).await,
+            Command::Why(args) => why::run(args, &data_dir).await,
             Command::Store(args) => store::run(args, &data_dir).await,
             Command::Bench(args) => bench::run(args, &data_dir).await,
             Command::CompileComponent { .. } => unreachable!("it has no use for a runtime"),

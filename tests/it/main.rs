@@ -13,6 +13,7 @@ mod forward;
 mod harness;
 mod kubectl;
 mod misbehave;
+mod policy;
 mod restart;
 mod store;
 mod suite;

@@ -7,7 +7,7 @@
 //! `kube` with its back-off while the last table stays in force.
 
 mod node_ports;
-mod objects;
+pub mod objects;
 pub mod policies;
 #[cfg(test)]
 mod tests;

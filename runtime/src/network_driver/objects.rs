@@ -27,7 +27,8 @@ pub(super) fn protocol(name: Option<&str>) -> Option<Protocol> {
 }
 
 /// A Service; ports of other protocols than TCP and UDP are left out.
-pub(super) fn service(object: &core::Service) -> Service {
+#[must_use]
+pub fn service(object: &core::Service) -> Service {
     let spec = object.spec.clone().unwrap_or_default();
     let external = spec.type_.as_deref() == Some("ExternalName");
     // `clusterIP` stands for the first of `clusterIPs` where only it is set.
@@ -54,7 +55,8 @@ pub(super) fn service(object: &core::Service) -> Service {
 }
 
 /// An EndpointSlice of addresses; `None` when it belongs to no Service or holds names (`addressType: FQDN`).
-pub(super) fn slice(object: &discovery::EndpointSlice) -> Option<EndpointSlice> {
+#[must_use]
+pub fn slice(object: &discovery::EndpointSlice) -> Option<EndpointSlice> {
     if object.address_type == "FQDN" {
         return None;
     }

@@ -132,23 +132,23 @@ mod tests {
 
     use super::*;
 
-    fn read(spec: Value) -> NetworkPolicy {
+    fn read(spec: &Value) -> NetworkPolicy {
         policy(&from_value(json!({"metadata": {"name": "p", "namespace": "shop"}, "spec": spec})).unwrap())
     }
 
     #[test]
     fn directions_follow_policy_types_or_what_is_said() {
         let both = |policy: NetworkPolicy| (policy.ingress.is_some(), policy.egress.is_some());
-        assert_eq!(both(read(json!({"podSelector": {}}))), (true, false));
-        assert_eq!(both(read(json!({"podSelector": {}, "egress": []}))), (true, true));
-        assert_eq!(both(read(json!({"podSelector": {}, "policyTypes": ["Egress"]}))), (false, true));
-        assert_eq!(both(read(json!({"podSelector": {}, "policyTypes": ["Ingress"], "egress": [{}]}))), (true, false));
+        assert_eq!(both(read(&json!({"podSelector": {}}))), (true, false));
+        assert_eq!(both(read(&json!({"podSelector": {}, "egress": []}))), (true, true));
+        assert_eq!(both(read(&json!({"podSelector": {}, "policyTypes": ["Egress"]}))), (false, true));
+        assert_eq!(both(read(&json!({"podSelector": {}, "policyTypes": ["Ingress"], "egress": [{}]}))), (true, false));
     }
 
     #[test]
     fn rules_are_read_and_never_widened() {
         let read =
-            read(json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "Like", "values": ["a"]}]},
+            read(&json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "Like", "values": ["a"]}]},
             "ingress": [
                 {},
                 {"from": [], "ports": []},
