@@ -229,8 +229,8 @@ async fn objects(client: &Client, resource: &Resource, names: &[String], args: &
     }
     let whole = match <[Value; 1]>::try_from(items) {
         Ok([one]) if !names.is_empty() => one,
-        Ok(one) => list(one.into()),
-        Err(items) => list(items),
+        Ok(one) => list(&one),
+        Err(items) => list(&items),
     };
     if args.output == "json" {
         println!("{}", serde_json::to_string_pretty(&whole)?);
@@ -240,7 +240,7 @@ async fn objects(client: &Client, resource: &Resource, names: &[String], args: &
     Ok(count)
 }
 
-fn list(items: Vec<Value>) -> Value {
+fn list(items: &[Value]) -> Value {
     json!({"apiVersion": "v1", "kind": "List", "items": items, "metadata": {"resourceVersion": ""}})
 }
 

@@ -96,12 +96,12 @@ fn a_missing_key_of_a_configmap_is_named() {
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: c, image: 'batch-job:0.1.0', \
                env: [{name: X, valueFrom: {configMapKeyRef: {name: settings, key: colour}}}]}]}}";
     cluster.apply(pod).ok();
-    let waiting = || cluster.get("pod", "a")["status"]["containerStatuses"][0]["state"]["waiting"].take();
+    let waiting = || cluster.get("pod", "a")["status"]["containerStatuses"][0]["state"]["waiting"].clone();
     eventually("the ConfigMap to be missed", || (waiting()["reason"] == "CreateContainerConfigError").then_some(()));
     assert!(waiting()["message"].as_str().unwrap().contains("settings"), "{}", waiting());
     cluster.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {colour: red}}").ok();
     eventually("it to run after all", || {
-        let status = cluster.get("pod", "a")["status"]["containerStatuses"][0].take();
+        let status = cluster.get("pod", "a")["status"]["containerStatuses"][0].clone();
         (status["restartCount"].as_i64() > Some(0) || status["state"]["terminated"]["exitCode"] == 0).then_some(())
     });
 }

@@ -5,7 +5,6 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -224,17 +223,6 @@ pub fn guests() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests")
 }
 
-/// The component of an example, built on first use.
-pub fn guest(name: &str) -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.current_dir(root().join("examples")).env("CARGO_TARGET_DIR", guests());
-        run(cargo.args(["build", "--release", "--target", "wasm32-wasip2"])).ok();
-    });
-    guests().join("wasm32-wasip2").join("release").join(format!("{name}.wasm"))
-}
-
 /// One kubectl on this machine.
 pub struct Kubectl {
     pub version: String,
@@ -256,7 +244,7 @@ impl Kubectl {
         let older =
             ["1.27", "1.30"].map(|version| (version.to_owned(), beside.with_file_name(format!("kubectl.{version}"))));
         let older = older.into_iter().filter(|(_, path)| path.is_file());
-        let all = [("newest".to_owned(), newest.clone())].into_iter().chain(older);
+        let all = [("newest".to_owned(), newest)].into_iter().chain(older);
         all.map(|(version, path)| Self { version, path }).collect()
     }
 

@@ -3,6 +3,8 @@
 //! Every test starts its own cluster on free ports in its own temporary directory. Tests that need kubectl use the one
 //! on PATH, and the other versions beside it where there are any; where there is none they say so and pass, except in
 //! CI, where they fail.
+// A test binary exports nothing; `pub` here means: for the other modules.
+#![allow(unreachable_pub)]
 
 mod apps;
 mod bad_input;

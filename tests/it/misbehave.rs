@@ -46,7 +46,7 @@ fn every_way_to_misbehave_leaves_the_neighbour_answering() {
 /// How a container ended the last time; back-off may already have begun.
 fn ended(cluster: &Cluster, name: &str) -> Value {
     eventually(&format!("misbehave-{name} to end"), || {
-        let status = cluster.get("pod", &format!("misbehave-{name}"))["status"]["containerStatuses"][0].take();
+        let status = cluster.get("pod", &format!("misbehave-{name}"))["status"]["containerStatuses"][0].clone();
         let states = [&status["state"]["terminated"], &status["lastState"]["terminated"]];
         states.into_iter().find(|state| state.is_object()).cloned()
     })

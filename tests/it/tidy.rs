@@ -77,7 +77,7 @@ fn files(endings: &[&str]) -> Vec<PathBuf> {
 
 /// Fails with all complaints at once.
 #[track_caller]
-fn none(complaints: Vec<String>) {
+fn none(complaints: &[String]) {
     assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
 }
 
@@ -103,7 +103,7 @@ fn crates_import_only_what_they_may() {
             }
         }
     }
-    none(complaints);
+    none(&complaints);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn pure_crates_look_at_no_clock() {
             }
         }
     }
-    none(complaints);
+    none(&complaints);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn files_say_what_they_are_for_and_are_one_idea_long() {
             complaints.push(format!("{shown}: the name says nothing"));
         }
     }
-    none(complaints);
+    none(&complaints);
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn no_file_speaks_of_unfinished_work_or_of_one_machine() {
             }
         }
     }
-    none(complaints);
+    none(&complaints);
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn tests_wait_for_conditions_only() {
             }
         }
     }
-    none(complaints);
+    none(&complaints);
 }
 
 #[test]
@@ -210,5 +210,5 @@ fn pages_have_one_title() {
             complaints.push(format!("{}: {count} titles", file.display()));
         }
     }
-    none(complaints);
+    none(&complaints);
 }

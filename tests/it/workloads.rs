@@ -19,7 +19,7 @@ fn a_rolling_update_loses_no_request() {
         if answers % 20 != 0 {
             return None;
         }
-        let status = cluster.get("deployment", "hello")["status"].take();
+        let status = cluster.get("deployment", "hello")["status"].clone();
         (status["observedGeneration"] == 2 && status["updatedReplicas"] == 3 && status["replicas"] == 3).then_some(())
     });
 }
