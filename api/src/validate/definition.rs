@@ -208,7 +208,10 @@ fn check_schema(schema: &Value, path: &str, root: bool, report: &mut Report) {
         check_schema(&schema["items"], &format!("{path}.items"), false, report);
     }
     if let Some(default) = schema.get("default").filter(|default| !(default.is_null() && flag("nullable"))) {
-        for cause in structural::causes(default, &structural::Structural::read(schema)) {
+        // What a default leaves out has defaults too.
+        let (mut whole, schema) = (default.clone(), structural::Structural::read(schema));
+        structural::apply(&mut whole, &schema);
+        for cause in structural::causes(&whole, &schema) {
             report.invalid(format!("{path}.default"), default, &cause.message);
         }
     }
@@ -316,6 +319,9 @@ mod tests {
         for (told, expected) in cases {
             assert!(told.iter().any(|told| told.starts_with(&expected)), "{expected} in {told:?}");
         }
+        let deep = json!({"type": "object", "default": {}, "required": ["k"],
+            "properties": {"k": {"type": "string", "default": "x"}}});
+        assert_eq!(set("$SPEC/properties/a", deep), [""; 0]);
         let protected = definition(|object| {
             object["metadata"]["name"] = json!("crontabs.x.k8s.io");
             object["spec"]["group"] = json!("x.k8s.io");
