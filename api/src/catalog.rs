@@ -65,6 +65,7 @@ const TABLE: &[(&str, &str, &[Row])] = &[
             ("statefulsets", "StatefulSet", "sts", N | S | G | A | R),
         ],
     ),
+    ("events.k8s.io", "v1", &[("events", "Event", "ev", N)]),
     (
         "authentication.k8s.io",
         "v1",
@@ -238,8 +239,8 @@ impl Catalog {
         self.iter().find(|row| row.kind == kind && row.group == group && row.version == version)
     }
 
-    /// The resource that keys name: `pods`, `deployments.apps`. Of several versions the preferred one, which is the
-    /// one that Kubernetes' own resources are stored in.
+    /// The resource that keys name: `pods`, `deployments.apps`. Of several versions the preferred one, and of
+    /// several groups the core group: what Kubernetes' own resources are stored as.
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<&Arc<Resource>> {
         self.iter().find(|row| &*row.name == name)
@@ -269,7 +270,9 @@ impl Catalog {
 
 fn resource(group: &str, version: &str, &(plural, kind, short, traits): &Row) -> Resource {
     let has = |flag| traits & flag != 0;
-    let name: Arc<str> = if group.is_empty() { plural.into() } else { format!("{plural}.{group}").into() };
+    // Events of both groups are the same objects, so they have one name.
+    let bare = group.is_empty() || group == "events.k8s.io";
+    let name: Arc<str> = if bare { plural.into() } else { format!("{plural}.{group}").into() };
     let message = message(group, version, kind);
     let fields = SELECTABLE.iter().find(|(resource, _)| *resource == &*name).map_or(&[][..], |(_, fields)| fields);
     let verbs = match plural {
@@ -333,7 +336,7 @@ mod tests {
     #[test]
     fn rows_are_whole() {
         let catalog = Catalog::builtin();
-        let mut names: Vec<_> = catalog.iter().map(|row| (&*row.name, &*row.version)).collect();
+        let mut names: Vec<_> = catalog.iter().map(|row| (&*row.name, &*row.group, &*row.version)).collect();
         names.sort_unstable();
         let count = names.len();
         names.dedup();

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::autoscaler;
 use crate::custom::Custom;
 use crate::object::Object;
 use crate::structural::Structural;
+use crate::versions;
 
 /// A subresource as discovery shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,11 +97,11 @@ impl Resource {
     }
 
     /// An object as this version of the resource shows it: custom objects are stored in one version and read in any,
-    /// and so are autoscalers.
+    /// and so are a few of Kubernetes' own ([`versions`]).
     #[must_use]
     pub fn in_version<'a>(&self, object: &'a Value) -> Cow<'a, Value> {
-        if autoscaler::is_old(self) {
-            return Cow::Owned(autoscaler::shown(object));
+        if versions::is_converted(self) {
+            return Cow::Owned(versions::shown(self, object));
         }
         if self.custom.is_none() || object["apiVersion"] == *self.api_version() {
             return Cow::Borrowed(object);
@@ -114,7 +114,7 @@ impl Resource {
     /// An object that was written in this version as it is stored, where that is another kind of object.
     #[must_use]
     pub fn stored(&self, object: Value) -> Value {
-        if autoscaler::is_old(self) { autoscaler::stored(object) } else { object }
+        if versions::is_converted(self) { versions::stored(self, object) } else { object }
     }
 
     /// [`Resource::in_version`] as JSON; without a copy where the stored version is the one asked for.

@@ -6,7 +6,7 @@
 //! # Layout
 //! * [`object`], [`view`], [`action`], [`meta`]: one object, the cluster's picture, what a decider asks for.
 //! * [`schema`], [`kinds`], [`catalog`]: what fields there are, what a resource is, which resources there are.
-//! * [`autoscaler`]: the one kind of Kubernetes' own that is served in two versions.
+//! * [`versions`]: resources of Kubernetes' own that are served in two forms.
 //! * [`custom`], [`structural`]: resources that users define, and their schemas.
 //! * [`path`], [`selector`], [`quantity`], [`time`], [`jsonpath`]: Kubernetes' small languages.
 //! * [`json`], [`yaml`], [`protobuf`]: bytes to values.
@@ -16,7 +16,6 @@
 #![forbid(unsafe_code)]
 
 pub mod action;
-pub mod autoscaler;
 pub mod catalog;
 pub mod check;
 pub mod custom;
@@ -37,6 +36,7 @@ pub mod status;
 pub mod structural;
 pub mod time;
 pub mod validate;
+pub mod versions;
 pub mod view;
 pub mod yaml;
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use api::{Catalog, Object, Precondition, Resource, Status, View, autoscaler, check, meta, patch};
+use api::{Catalog, Object, Precondition, Resource, Status, View, check, meta, patch, versions};
 use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
@@ -89,7 +89,7 @@ fn known(resource: &Resource, subresource: Option<&str>) -> Result<(), Status> {
 
 /// The version that objects of a resource are stored in, where that is another row than the one asked for.
 fn stored_row(resource: &Resource) -> Option<Arc<Resource>> {
-    if autoscaler::is_old(resource) { Catalog::builtin().by_name(&resource.name).cloned() } else { None }
+    if versions::is_converted(resource) { Catalog::builtin().by_name(&resource.name).cloned() } else { None }
 }
 
 fn written(done: Done, warnings: Vec<String>) -> Written {

@@ -7,7 +7,6 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::kinds::Resource;
 use crate::meta;
 
 /// The path of an object's parts that only v2 has, with the annotation that carries them through v1.
@@ -18,15 +17,8 @@ const CARRIED: [(&str, &str, &str); 4] = [
     ("status", "conditions", "autoscaling.alpha.kubernetes.io/conditions"),
 ];
 
-/// Whether this is the version that is converted.
-#[must_use]
-pub fn is_old(resource: &Resource) -> bool {
-    resource.version == "v1" && &*resource.name == "horizontalpodautoscalers.autoscaling"
-}
-
 /// The stored object as v1 shows it.
-#[must_use]
-pub fn shown(object: &Value) -> Value {
+pub(super) fn shown(object: &Value) -> Value {
     let mut object = object.clone();
     object["apiVersion"] = json!("autoscaling/v1");
     if let Some(target) = take_cpu(&mut object, "spec", "metrics", "target") {
@@ -45,8 +37,7 @@ pub fn shown(object: &Value) -> Value {
 }
 
 /// A v1 object as it is stored.
-#[must_use]
-pub fn stored(mut object: Value) -> Value {
+pub(super) fn stored(mut object: Value) -> Value {
     object["apiVersion"] = json!("autoscaling/v2");
     for (part, field, annotation) in CARRIED {
         let Some(value) = carried(&mut object, annotation) else { continue };
