@@ -2,8 +2,9 @@
 //!
 //! Tables: `live` key → create revision · mod revision · value; `history` revision → at_ms · hash · (key · value
 //! before)*; `head` one row with index, term, membership, sessions and the hash of all keys (see `State::encode_head`);
-//! `member` the identity and the count of lives. Two-phase commit, so that a torn commit cannot pass for a whole one.
-//! Everything is read once at opening; a hash that does not match refuses the whole checkpoint.
+//! `member` the identity, the count of lives and their checksum. Two-phase commit, so that a torn commit cannot pass for
+//! a whole one. Everything is read once at opening; a hash that does not match, or a table that is gone, refuses the
+//! whole checkpoint.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -106,6 +107,7 @@ impl Checkpoint {
         let database = open_database(disk.as_ref())?;
         let found = load(&database)?;
         let write = begin(&database)?;
+        let begun = found.is_some();
         let state = match found {
             Some(mut state) => {
                 if planted(Bug::MembershipFromConfig) {
@@ -121,22 +123,31 @@ impl Checkpoint {
         };
         let boot = {
             let mut member = write.open_table(MEMBER)?;
-            let mut get = |name: &str, default: u64| -> Result<u64, CheckpointError> {
-                let found = member.get(name)?.map(|guard| guard.value());
-                if found.is_none() {
-                    member.insert(name, default)?;
-                }
-                Ok(found.unwrap_or(default))
-            };
-            let found = Identity { member: get("id", identity.member)?, cluster: get("cluster", identity.cluster)? };
-            if found != identity {
-                return Err(CheckpointError::Foreign { member: found.member, cluster: found.cluster });
+            let get = |name: &str| Ok::<_, CheckpointError>(member.get(name)?.map(|guard| guard.value()));
+            let found = [get("id")?, get("cluster")?, get("format")?, get("boot")?];
+            // A directory written before there was a check has none.
+            if get("check")?.is_some_and(|check| check != check_of(found.map(Option::unwrap_or_default))) {
+                return Err(CheckpointError::Damaged("whose it is and its count of lives do not check".to_owned()));
             }
-            if get("format", FORMAT)? != FORMAT {
+            let [id, cluster, format, boot] = found;
+            // Both are written by the first opening, together.
+            if boot.is_some() != begun {
+                return Err(CheckpointError::Damaged("a part of it is gone".to_owned()));
+            }
+            let owner =
+                Identity { member: id.unwrap_or(identity.member), cluster: cluster.unwrap_or(identity.cluster) };
+            if owner != identity {
+                return Err(CheckpointError::Foreign { member: owner.member, cluster: owner.cluster });
+            }
+            if format.is_some_and(|format| format != FORMAT) {
                 return Err(CheckpointError::Damaged("its format is of another version".to_owned()));
             }
-            let boot = get("boot", 0)? + 1;
-            member.insert("boot", boot)?;
+            let boot = boot.unwrap_or(0) + 1;
+            let rows = [("id", owner.member), ("cluster", owner.cluster), ("format", FORMAT), ("boot", boot)];
+            for (name, value) in rows {
+                member.insert(name, value)?;
+            }
+            member.insert("check", check_of(rows.map(|(_, value)| value)))?;
             boot
         };
         write.commit()?;
@@ -197,6 +208,15 @@ impl Checkpoint {
         self.database = Some(database);
         Ok(())
     }
+}
+
+/// Checksum of the rows that say whose checkpoint it is and how often it was opened.
+fn check_of(rows: [u64; 4]) -> u64 {
+    let mut w = Writer::default();
+    for row in rows {
+        w.u64(row);
+    }
+    u64::from(crc32c::crc32c(&w.0))
 }
 
 fn open_database(disk: &dyn Disk) -> Result<Database, CheckpointError> {

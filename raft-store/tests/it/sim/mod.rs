@@ -8,12 +8,14 @@
 //! SIM_HOURS=50 cargo test --release -p raft-store --lib sim::seeds -- --nocapture
 //! ```
 
+mod checkpoint;
 mod checks;
 mod cluster;
 mod decoders;
 mod disk;
 mod input;
 mod log;
+mod scenario;
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
