@@ -12,6 +12,7 @@ mod limits;
 pub mod pki;
 pub mod scheduler_driver;
 pub mod server;
+mod snapshot;
 pub mod store;
 mod workqueue;
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{Resource, Status};
+use futures::FutureExt;
 use http::{Request, Response};
 use http_api::{ApiService, Body, BoxError, Relay, ServiceAccountTokens};
 use objects::{Objects, User, WriteOptions};
@@ -19,6 +20,7 @@ use tower::{Service, ServiceExt};
 use tracing::info;
 
 use crate::pki::{Authority, Identity, PkiError};
+use crate::snapshot::Snapshots;
 use crate::{controllers_driver, pki, scheduler_driver};
 
 /// The names under which clients inside and outside know the API server.
@@ -111,6 +113,10 @@ impl ControlPlane {
                 server_version: config.version,
                 node_relay: relay.clone(),
                 service_accounts: Some(Arc::new(tokens)),
+                snapshot: {
+                    let snapshots = Snapshots::new(store.clone(), &config.data_dir);
+                    Arc::new(move || snapshots.clone().stream().boxed())
+                },
                 status: {
                     let store = store.clone();
                     Arc::new(move || status(&store))

@@ -1,6 +1,7 @@
 //! `kogia store`: the cluster's memory as a file, and what is left to do when members are lost for good.
 //!
-//! Works on the data directory of a cluster that does not run. Refuses one that runs, with a sentence that says what to do.
+//! A snapshot is saved from a running cluster through its API, from a stopped one out of its directory. The rest works
+//! on directories of clusters that do not run, and refuses others with a sentence that says what to do.
 
 pub mod load;
 pub mod member;
@@ -11,6 +12,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use control::store::{self, Config, OpenError, SnapshotError, SnapshotStatus, Store};
+use futures::StreamExt;
+use http_body_util::BodyExt;
+
+use crate::client::{Client, Target};
+use crate::running::{self, State};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -32,7 +38,7 @@ enum Command {
 
 #[derive(clap::Subcommand)]
 enum Snapshot {
-    /// Write everything the stopped cluster holds to a new file
+    /// Write everything the cluster holds to a new file; it may run meanwhile
     Save { file: PathBuf },
     /// Fill an empty store from a file
     Restore { file: PathBuf },
@@ -55,7 +61,7 @@ struct Force {
 pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Member(args) => return member::run(args, data_dir).await,
-        Command::Snapshot(Snapshot::Save { file }) => save(data_dir, &file)?,
+        Command::Snapshot(Snapshot::Save { file }) => save(data_dir, &file).await?,
         Command::Snapshot(Snapshot::Restore { file }) => restore(data_dir, &file)?,
         Command::Snapshot(Snapshot::Status { file, json }) => status(&file, json)?,
         Command::ForceNewCluster(args) => return force(&args, data_dir),
@@ -63,11 +69,30 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn save(data_dir: &Path, file: &Path) -> anyhow::Result<()> {
+async fn save(data_dir: &Path, file: &Path) -> anyhow::Result<()> {
     anyhow::ensure!(!file.exists(), "{} exists already; a snapshot is saved to a new file", file.display());
-    let saved = Store::save_stopped(&store::directory(data_dir), file).map_err(|error| explain(error, data_dir))?;
+    let saved = match running::state(data_dir)? {
+        State::Running(_) => save_running(data_dir, file).await?,
+        _ => Store::save_stopped(&store::directory(data_dir), file).map_err(|error| explain(error, data_dir))?,
+    };
     println!("Saved {} to {}.", contents(&saved), file.display());
     Ok(())
+}
+
+/// Reads the snapshot of a running cluster; the file is there under its name only once it is complete and durable.
+async fn save_running(data_dir: &Path, file: &Path) -> anyhow::Result<SnapshotStatus> {
+    let client = Client::connect(&Target::default(), data_dir).await?;
+    let mut chunks = client.stream("/kogia/snapshot", "*/*").await?.into_data_stream();
+    let part = file.with_extension("part");
+    let context = || format!("cannot write {}", part.display());
+    let mut out = std::fs::File::create(&part).with_context(context)?;
+    while let Some(chunk) = chunks.next().await {
+        out.write_all(&chunk?).with_context(context)?;
+    }
+    out.sync_all().with_context(context)?;
+    let saved = SnapshotStatus::read(&part).context("the snapshot broke off")?;
+    std::fs::rename(&part, file).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(saved)
 }
 
 fn restore(data_dir: &Path, file: &Path) -> anyhow::Result<()> {

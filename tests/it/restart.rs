@@ -113,3 +113,22 @@ fn down_ends_in_order_and_up_goes_on() {
     }
     cluster.kogia(&["down"]).ok();
 }
+
+#[test]
+fn a_snapshot_of_a_running_cluster_brings_its_objects_into_another() {
+    let mut cluster = Cluster::start();
+    cluster.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: kept}, data: {a: '1'}}").ok();
+    let file = cluster.scratch().join("backup.kogia");
+    let file = file.to_str().unwrap();
+    assert!(cluster.kogia(&["store", "snapshot", "save", file]).ok().contains("Saved"));
+    assert!(cluster.kogia(&["store", "snapshot", "save", file]).fails().contains("exists already"));
+    assert!(cluster.kogia(&["store", "snapshot", "restore", file]).fails().contains("kogia down"));
+    cluster.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: later}}").ok();
+    assert!(!cluster.data_dir().join("snapshot.part").exists(), "a snapshot's file was left behind");
+    cluster.kill();
+    std::fs::remove_dir_all(cluster.data_dir().join("store")).unwrap();
+    assert!(cluster.kogia(&["store", "snapshot", "restore", file]).ok().contains("Restored"));
+    cluster.up();
+    assert_eq!(cluster.get("configmap", "kept")["data"]["a"], "1");
+    assert!(cluster.find("configmap", "later").is_none());
+}

@@ -184,6 +184,10 @@ pub(crate) async fn non_resource(inner: &Inner, call: &Call, path: &str) -> Resu
             Ok(health(call, name, &[("ping", Ok(())), ("store", store)]))
         }
         "/kogia/status" => Ok(Reply::value(StatusCode::OK, &(inner.config.status)())),
+        "/kogia/snapshot" => {
+            let body = (inner.config.snapshot)().await?;
+            Ok(Reply::stream(HeaderValue::from_static("application/octet-stream"), body))
+        }
         "/openapi/v2" => crate::openapi::v2(inner, call).await,
         "/openapi/v3" => crate::openapi::index(inner, call).await,
         "/" => {

@@ -12,6 +12,7 @@ use api::Status;
 use api::path::Route;
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, header};
 use hyper::upgrade::OnUpgrade;
 use objects::{Objects, User};
@@ -42,6 +43,8 @@ pub struct Config {
     pub service_accounts: Option<Arc<ServiceAccountTokens>>,
     /// What `GET /kogia/status` answers: the members of the control plane and how they are.
     pub status: Arc<dyn Fn() -> Value + Send + Sync>,
+    /// What `GET /kogia/snapshot` answers: everything the store holds, as the bytes of a snapshot file.
+    pub snapshot: Arc<dyn Fn() -> BoxFuture<'static, Result<Body, Status>> + Send + Sync>,
 }
 
 impl Default for Config {
@@ -53,6 +56,7 @@ impl Default for Config {
             authenticator: Arc::new(crate::StaticTokens::default()),
             service_accounts: None,
             status: Arc::new(|| Value::Null),
+            snapshot: Arc::new(|| async { Err(Status::no_such_path()) }.boxed()),
         }
     }
 }
