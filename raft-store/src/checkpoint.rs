@@ -158,7 +158,9 @@ impl Checkpoint {
 
     /// Whose checkpoint this is; `None` when there is none.
     pub(crate) fn identity(disk: &dyn Disk) -> Result<Option<Identity>, CheckpointError> {
-        let read = open_database(disk)?.begin_read()?;
+        // Dropping the database would end what reads from it.
+        let database = open_database(disk)?;
+        let read = database.begin_read()?;
         let table = match read.open_table(MEMBER) {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
             table => table?,

@@ -55,7 +55,9 @@ impl Member {
             }
             MemberChange::Promote { member } => {
                 let matched = self.raw.raft.prs().get(member).map_or(0, |progress| progress.matched);
-                if matched + PROMOTE_LAG_ENTRIES < self.raw.raft.raft_log.last_index() {
+                // One that has acknowledged nothing does not know the membership yet: it would count as a voter, let no
+                // time pass and so keep to a leader that may be gone.
+                if matched == 0 || matched + PROMOTE_LAG_ENTRIES < self.raw.raft.raft_log.last_index() {
                     return Err(StoreError::Busy("the learner has not caught up"));
                 }
                 (ConfChangeType::AddNode, member, m.addresses.get(&member).cloned().unwrap_or_default())

@@ -130,6 +130,9 @@ fn damage(disk: &SimDisk, rng: &mut Rng) -> String {
     let name = if of_log { logs[rng.below(logs.len() as u64) as usize].clone() } else { checkpoint::FILE.to_owned() };
     let bytes = disk.bytes(&name);
     let end = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1) as u64;
+    if bytes.is_empty() {
+        return format!("nothing: {name} is empty");
+    }
     let spared = if of_log { unprovable(&bytes) } else { 0..0 };
     let at = rng.below(end);
     if rng.chance(30) {
