@@ -200,6 +200,8 @@ impl Drop for Cluster {
             let _ = process.kill();
             let _ = process.wait();
         }
+        // One that a test started with --detach does not outlive a test that fails.
+        let _ = self.command(&["down"]).output();
         if thread::panicking() {
             eprintln!("--- output of the cluster ---\n{}", self.output());
         }
