@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::build::{self, Built};
 use crate::client::{Client, Resource, Target, encode, refusal, text};
 use crate::running::Running;
-use crate::{apply, fetch, limits};
+use crate::{apply, delete, fetch, limits};
 
 /// How much of a first response is shown.
 const SHOWN_BYTES_MAX: usize = 2048;
@@ -129,14 +129,10 @@ async fn apply_or_replace(client: &Client, served: &[Resource], object: &Value) 
     match apply::one(client, served, object, true).await {
         Err(error) if runs_once(object) && refusal(&error).is_some_and(|status| status["code"] == 422) => {
             let (_, path) = apply::place(object, served, &client.namespace)?;
-            let uid = client.get(&path).await?["metadata"]["uid"].clone();
+            let uid = text(&client.get(&path).await?["metadata"]["uid"]);
             let options = json!({"gracePeriodSeconds": 0, "propagationPolicy": "Background"}).to_string().into_bytes();
             client.send(Method::DELETE, &path, Some(("application/json", options))).await?;
-            let deadline = Instant::now() + limits::READY_WAIT;
-            while client.find(&path).await?.is_some_and(|object| object["metadata"]["uid"] == uid) {
-                anyhow::ensure!(Instant::now() < deadline, "{path} cannot be replaced: it is still there");
-                sleep(limits::POLL).await;
-            }
+            delete::gone(client, &path, &uid, Instant::now() + limits::READY_WAIT).await?;
             apply::one(client, served, object, true).await
         }
         other => other,

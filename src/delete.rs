@@ -103,10 +103,16 @@ async fn delete(client: &Client, path: &str, args: &Args) -> anyhow::Result<Opti
 async fn wait(client: &Client, uids: &[(String, String)]) -> anyhow::Result<()> {
     let deadline = Instant::now() + limits::READY_WAIT;
     for (path, uid) in uids {
-        while client.find(path).await?.is_some_and(|object| text(&object["metadata"]["uid"]) == *uid) {
-            anyhow::ensure!(Instant::now() < deadline, "{path} is still there; a finalizer may hold it");
-            sleep(limits::POLL).await;
-        }
+        gone(client, path, uid, deadline).await?;
+    }
+    Ok(())
+}
+
+/// Waits until the object with this uid is gone.
+pub async fn gone(client: &Client, path: &str, uid: &str, deadline: Instant) -> anyhow::Result<()> {
+    while client.find(path).await?.is_some_and(|object| text(&object["metadata"]["uid"]) == uid) {
+        anyhow::ensure!(Instant::now() < deadline, "{path} is still there; a finalizer may hold it");
+        sleep(limits::POLL).await;
     }
     Ok(())
 }

@@ -4,7 +4,6 @@
 //! current context becomes ours.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,6 +11,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use control::private;
 use serde_norway::{Mapping, Value};
 
 use crate::limits;
@@ -77,22 +77,9 @@ fn change(path: &Path, edit: impl FnOnce(&mut Value) -> anyhow::Result<()>) -> a
     edit(&mut value)?;
     let after = serde_norway::to_string(&value)?;
     if after != before {
-        write_private(path, &after).with_context(|| format!("cannot write {}", path.display()))?;
+        private::write(path, &after).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
-}
-
-/// Writes a file that only its owner can read, whole or not at all.
-pub fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    let part = path.with_extension(format!("part-{}", std::process::id()));
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&part)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(part, path)
 }
 
 struct Lock(PathBuf);

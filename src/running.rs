@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use control::private;
 use serde::{Deserialize, Serialize};
 
 /// What a running cluster says of itself.
@@ -91,11 +92,7 @@ fn try_lock(data_dir: &Path) -> anyhow::Result<Option<File>> {
     }
 }
 
-/// Creates a folder that only its owner may enter: it will hold keys and secrets.
+/// Creates the data directory for its owner alone: it will hold keys and secrets.
 pub fn create_private(folder: &Path) -> anyhow::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder).with_context(|| format!("cannot create {}", folder.display()))
+    private::create_folder(folder).with_context(|| format!("cannot create {}", folder.display()))
 }

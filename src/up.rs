@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Context as _;
+use control::private;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::{self, Cluster};
@@ -63,7 +64,7 @@ async fn foreground(args: &Args, app: Option<app::App>, data_dir: &Path) -> anyh
         https_port: args.https_port,
     })
     .await?;
-    kubeconfig::write_private(&data_dir.join("kubeconfig"), cluster.kubeconfig())?;
+    private::write(&data_dir.join("kubeconfig"), cluster.kubeconfig())?;
     if !args.no_merge {
         kubeconfig::merge_into_users(cluster.kubeconfig())
             .context("cannot merge the kubeconfig (--no-merge skips it)")?;

@@ -10,6 +10,7 @@ mod clock;
 pub mod controllers_driver;
 mod limits;
 pub mod pki;
+pub mod private;
 pub mod scheduler_driver;
 pub mod server;
 mod snapshot;

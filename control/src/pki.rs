@@ -5,7 +5,6 @@
 //! address or a changed clock is never a manual step.
 
 use std::fs;
-use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +18,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use time::{Duration, OffsetDateTime};
+
+use crate::private;
 
 /// How long the authority's own certificate is valid.
 const AUTHORITY_DAYS: i64 = 3650;
@@ -75,8 +76,8 @@ impl Authority {
             create_folder(folder)?;
             let made = make_authority()?;
             // The key first: a crash in between leaves no certificate, and the next start makes both anew.
-            write_private(&key, &made.key_pem)?;
-            write_private(&certificate, &made.certificate_pem)?;
+            write(&key, &made.key_pem)?;
+            write(&certificate, &made.certificate_pem)?;
         }
         let certificate_pem = read(&certificate)?;
         let unusable = |error: rcgen::Error| PkiError::Authority(folder.to_owned(), error.to_string());
@@ -187,7 +188,7 @@ pub fn service_account_key(folder: &Path) -> Result<Vec<u8>, PkiError> {
     let path = folder.join("service-accounts.key");
     if !path.exists() {
         create_folder(folder)?;
-        write_private(&path, &KeyPair::generate()?.serialize_pem())?;
+        write(&path, &KeyPair::generate()?.serialize_pem())?;
     }
     let key = KeyPair::from_pem(&read(&path)?);
     let key = key.map_err(|error| PkiError::Authority(folder.to_owned(), error.to_string()))?;
@@ -195,35 +196,15 @@ pub fn service_account_key(folder: &Path) -> Result<Vec<u8>, PkiError> {
 }
 
 fn create_folder(folder: &Path) -> Result<(), PkiError> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder).map_err(|source| PkiError::File { path: folder.to_owned(), source })
+    private::create_folder(folder).map_err(|source| PkiError::File { path: folder.to_owned(), source })
 }
 
 fn read(path: &Path) -> Result<String, PkiError> {
     fs::read_to_string(path).map_err(|source| PkiError::File { path: path.to_owned(), source })
 }
 
-/// Writes a file that only its owner can read, whole or not at all.
-///
-/// # Errors
-/// When the file cannot be written.
-pub fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
-    let part = path.with_extension("part");
-    let write = || {
-        let _ = fs::remove_file(&part);
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&part)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&part, path)
-    };
-    write().map_err(|source| PkiError::File { path: path.to_owned(), source })
+fn write(path: &Path, text: &str) -> Result<(), PkiError> {
+    private::write(path, text).map_err(|source| PkiError::File { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

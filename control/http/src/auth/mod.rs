@@ -78,6 +78,22 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
+    /// As tables of rights write it: `pods/log`, `deployments.apps`.
+    #[cfg(test)]
+    pub(crate) fn in_words(verb: &str, resource: &str, namespace: &str, name: &str) -> Self {
+        let (plural, group) = resource.split_once('.').unwrap_or((resource, ""));
+        let (plural, subresource) = plural.split_once('/').unwrap_or((plural, ""));
+        Self {
+            verb: verb.into(),
+            group: group.into(),
+            resource: plural.into(),
+            subresource: subresource.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            path: String::new(),
+        }
+    }
+
     /// What a request wants to do; 405 for a method that nobody may use.
     pub(crate) fn of(call: &Call, route: &Route) -> Result<Self, Status> {
         let path = match route {

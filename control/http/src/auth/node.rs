@@ -92,17 +92,7 @@ mod tests {
 
     fn ask(view: &View, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
         let user = User { name: "system:node:n1".into(), groups: vec![NODES.into()], ..User::default() };
-        let (plural, group) = resource.split_once('.').unwrap_or((resource, ""));
-        let (plural, subresource) = plural.split_once('/').unwrap_or((plural, ""));
-        let attributes = Attributes {
-            verb: verb.into(),
-            group: group.into(),
-            resource: plural.into(),
-            subresource: subresource.into(),
-            namespace: namespace.into(),
-            name: name.into(),
-            path: String::new(),
-        };
+        let attributes = Attributes::in_words(verb, resource, namespace, name);
         allowed(view, &user, &attributes)
     }
 
