@@ -1,25 +1,17 @@
-//! A whole cluster in this process: one member of the control plane, one node, and the way in.
+//! One server of a cluster in this process: a member of the control plane, a node, and the way in.
 //!
 //! The node is an ordinary Kubernetes client; here its client is handed the API as a service instead of a connection.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use control::User;
 use control::server::{self, ControlPlane};
-use runtime::engine::{Engine, EngineConfig};
-use runtime::image::Images;
-use runtime::ingress::tls::{Certificates, certified_key};
-use runtime::ingress::{self, Ingress};
-use runtime::network::{self, Fabric};
-use runtime::{Node, NodeConfig, network_driver};
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::kubeconfig;
+use crate::node::{self, Doors, Node};
 use crate::running::Running;
 
 /// What a cluster is started with.
@@ -34,11 +26,7 @@ pub struct Config {
 /// A running cluster.
 pub struct Cluster {
     control: ControlPlane,
-    node: JoinSet<&'static str>,
-    ingress: JoinSet<&'static str>,
-    /// Ends the Ingress; the node has a token of its own, cancelled after it.
-    close: CancellationToken,
-    stop: CancellationToken,
+    node: Node,
     kubeconfig: String,
     running: Running,
 }
@@ -71,17 +59,24 @@ impl Cluster {
             http: reachable(http_address),
             https: reachable(https_address),
         };
-        let (close, stop) = (CancellationToken::new(), CancellationToken::new());
-        let (fabric, certificates, node) = start_node(&config, &control, &stop)?;
-        let patience = ingress::Patience::default();
-        let door = Ingress::new(ingress::Config { http, https: Some(https), certificates, patience }, fabric);
-        let mut ingress = JoinSet::new();
-        let closed = close.clone();
-        ingress.spawn(async move {
-            door.run(closed).await;
-            "the Ingress"
-        });
-        Ok(Self { control, node, ingress, close, stop, kubeconfig, running })
+        let name = node::machine_name();
+        let user = User {
+            name: format!("system:node:{name}"),
+            groups: vec!["system:nodes".into(), "system:authenticated".into()],
+            ..User::default()
+        };
+        let node = Node::start(node::Config {
+            name: name.clone(),
+            data_dir: config.data_dir.clone(),
+            shared_dir: config.data_dir,
+            addresses: vec![reachable(control.address()).ip()],
+            client: kube::Client::new(control.in_process(user), "default"),
+            tables: kube::Client::new(control.in_process(User::system("system:kogia-network")), "default"),
+            bind: config.bind,
+            doors: Doors { http, https, fallback: control.ingress_identity()? },
+        })?;
+        control.attach_node(&name, node.kubelet_service());
+        Ok(Self { control, node, kubeconfig, running })
     }
 
     /// The administrator's kubeconfig.
@@ -98,19 +93,14 @@ impl Cluster {
     pub async fn failed(&mut self) -> anyhow::Error {
         let part = tokio::select! {
             part = self.control.failed() => part,
-            part = ended(&mut self.node) => part,
-            part = ended(&mut self.ingress) => part,
+            part = self.node.failed() => part,
         };
         anyhow::anyhow!("{part} ended; see the lines above, or RUST_LOG=info")
     }
 
-    /// Ends everything in order: requests in flight first, then the node, so that what it has to say is still heard;
-    /// the store last.
-    pub async fn stop(mut self) {
-        self.close.cancel();
-        while self.ingress.join_next().await.is_some() {}
-        self.stop.cancel();
-        while self.node.join_next().await.is_some() {}
+    /// Ends everything in order: the node first, so that what it has to say is still heard; the store last.
+    pub async fn stop(self) {
+        self.node.stop().await;
         self.control.stop().await;
     }
 }
@@ -131,87 +121,9 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// What the Ingress needs of a node: its network and its certificates; and the node's parts.
-type Started = (Fabric, Arc<Certificates>, JoinSet<&'static str>);
-
-fn start_node(config: &Config, control: &ControlPlane, stop: &CancellationToken) -> anyhow::Result<Started> {
-    let name = node_name();
-    let user = User {
-        name: format!("system:node:{name}"),
-        groups: vec!["system:nodes".into(), "system:authenticated".into()],
-        ..User::default()
-    };
-    let client = kube::Client::new(control.in_process(user), "default");
-    // The tables need the certificates of all Ingresses, which a node by itself may not read.
-    let tables_client = kube::Client::new(control.in_process(User::system("system:kogia-network")), "default");
-    let fabric = Fabric::new(network::Config { outside: true, ..network::Config::default() });
-    let engine = Engine::new(EngineConfig {
-        compiler: std::env::current_exe().ok(),
-        memory_max_bytes: Some(runtime::Capacity::read().guest_memory_bytes()),
-        ..EngineConfig::new(config.data_dir.join("cache"))
-    })?;
-    let images = Images::open(&config.data_dir.join("images"))?;
-    let node_data = config.data_dir.join("node");
-    let node = Node::new(NodeConfig::new(&name, node_data, client, fabric.clone(), engine, images));
-    control.attach_node(&name, node.kubelet_service());
-
-    let identity = control.ingress_identity()?;
-    let fallback = certified_key(identity.certificate_pem.as_bytes(), identity.key_pem.as_bytes())?;
-    let certificates = Arc::new(Certificates::new(Some(fallback)));
-    let tables = network_driver::Config {
-        client: tables_client,
-        fabric: fabric.clone(),
-        certificates: certificates.clone(),
-        node_ports: Some(config.bind),
-    };
-    let mut parts = JoinSet::new();
-    let (a, b) = (stop.clone(), stop.clone());
-    parts.spawn(async move {
-        node.run(a).await;
-        "the node"
-    });
-    parts.spawn(async move {
-        network_driver::run(tables, b).await;
-        "the virtual network"
-    });
-    Ok((fabric, certificates, parts))
-}
-
-async fn ended(parts: &mut JoinSet<&'static str>) -> &'static str {
-    match parts.join_next().await {
-        Some(Ok(part)) => part,
-        Some(Err(error)) => {
-            tracing::error!(%error, "a part of the node panicked");
-            "a part of the node"
-        }
-        None => std::future::pending().await,
-    }
-}
-
-/// This machine's name as a DNS label; `kogia` where it has none that can be made into one.
-fn node_name() -> String {
-    let host = std::fs::read_to_string("/etc/hostname").ok().or_else(|| std::env::var("COMPUTERNAME").ok());
-    label(host.unwrap_or_default().trim())
-}
-
-/// At most 63 letters, digits and hyphens, beginning and ending with a letter or digit (RFC 1123).
-fn label(host: &str) -> String {
-    let host = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
-    let plain: String = host.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' }).collect();
-    let plain = plain.get(..63).unwrap_or(&plain).trim_matches('-');
-    if plain.is_empty() { "kogia".into() } else { plain.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_node_is_called_like_its_machine() {
-        assert_eq!(label("Anna's-MacBook.local"), "anna-s-macbook");
-        assert_eq!(label(""), "kogia");
-        assert_eq!(label(&"x".repeat(80)).len(), 63);
-    }
 
     #[test]
     fn everywhere_is_reached_over_loopback() {

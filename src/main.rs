@@ -1,8 +1,8 @@
 //! The `kogia` program: one file per command.
 //!
 //! # Layout
-//! * `up`, `down`, `status`, `reset`: a cluster on this machine. [`cluster`] puts it together, [`running`] knows
-//!   whether one runs, [`kubeconfig`] tells clients how to reach it.
+//! * `up`, `down`, `status`, `reset`: a cluster on this machine. [`cluster`] and [`node`] put it together, [`running`]
+//!   knows whether one runs, [`kubeconfig`] tells clients how to reach it.
 //! * `up --with`: [`app`] builds a folder into an image, applies its manifests and waits.
 //! * `apply`, `get`, `describe`, `logs`, `delete`, `scale`: a client for people without kubectl, over [`client`].
 //! * `why`: who may reach whom, and which policy says so.
@@ -27,6 +27,7 @@ mod get;
 mod kubeconfig;
 mod limits;
 mod logs;
+mod node;
 mod process;
 mod reset;
 mod running;

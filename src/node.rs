@@ -1,0 +1,158 @@
+//! The worker half of a process: a node, the tables of the virtual network, and the way in from outside.
+//!
+//! All of it is an ordinary client of the Kubernetes API. Whether that API is in this process or behind a connection is
+//! the choice of whoever hands in the clients.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use control::pki::Identity;
+use runtime::engine::{Engine, EngineConfig};
+use runtime::image::Images;
+use runtime::ingress::tls::{Certificates, certified_key};
+use runtime::ingress::{self, Ingress};
+use runtime::network::{self, Fabric};
+use runtime::{KubeletService, NodeConfig, network_driver};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What a node is started with.
+pub struct Config {
+    /// The Node's name, unique in the cluster.
+    pub name: String,
+    /// Where volumes and output of its pods are kept.
+    pub data_dir: PathBuf,
+    /// Where images and compiled code are kept; nodes of one machine share them.
+    pub shared_dir: PathBuf,
+    /// Where other machines reach this one.
+    pub addresses: Vec<IpAddr>,
+    /// The API as the node.
+    pub client: kube::Client,
+    /// The API as the virtual network: it reads the certificates of all Ingresses, which a node by itself may not.
+    pub tables: kube::Client,
+    /// The address where NodePorts are opened.
+    pub bind: IpAddr,
+    /// The way in from outside.
+    pub doors: Doors,
+}
+
+/// The listeners of the Ingress, and what it shows for names without a certificate of their own.
+pub struct Doors {
+    pub http: TcpListener,
+    pub https: TcpListener,
+    pub fallback: Identity,
+}
+
+/// A running node.
+pub struct Node {
+    parts: JoinSet<&'static str>,
+    ingress: JoinSet<&'static str>,
+    kubelet: KubeletService,
+    /// Ends the Ingress; the node has a token of its own, cancelled after it.
+    close: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Node {
+    /// Starts everything; the node registers a moment later.
+    pub fn start(config: Config) -> anyhow::Result<Self> {
+        let fabric = Fabric::new(network::Config { outside: true, ..network::Config::default() });
+        let engine = Engine::new(EngineConfig {
+            compiler: std::env::current_exe().ok(),
+            memory_max_bytes: Some(runtime::Capacity::read().guest_memory_bytes()),
+            ..EngineConfig::new(config.shared_dir.join("cache"))
+        })?;
+        let images = Images::open(&config.shared_dir.join("images"))?;
+        let node_data = config.data_dir.join("node");
+        let node = NodeConfig::new(&config.name, node_data, config.client, fabric.clone(), engine, images);
+        let node = runtime::Node::new(NodeConfig { addresses: config.addresses, ..node });
+        let Doors { http, https, fallback } = config.doors;
+        let fallback = certified_key(fallback.certificate_pem.as_bytes(), fallback.key_pem.as_bytes())?;
+        let certificates = Arc::new(Certificates::new(Some(fallback)));
+        let tables = network_driver::Config {
+            client: config.tables,
+            fabric: fabric.clone(),
+            certificates: certificates.clone(),
+            node_ports: Some(config.bind),
+        };
+        let (close, stop) = (CancellationToken::new(), CancellationToken::new());
+        let kubelet = node.kubelet_service();
+        let (mut parts, mut ingress) = (JoinSet::new(), JoinSet::new());
+        let (a, b, c) = (stop.clone(), stop.clone(), close.clone());
+        parts.spawn(async move {
+            node.run(a).await;
+            "the node"
+        });
+        parts.spawn(async move {
+            network_driver::run(tables, b).await;
+            "the virtual network"
+        });
+        let patience = ingress::Patience::default();
+        let door = Ingress::new(ingress::Config { http, https: Some(https), certificates, patience }, fabric);
+        ingress.spawn(async move {
+            door.run(c).await;
+            "the Ingress"
+        });
+        Ok(Self { parts, ingress, kubelet, close, stop })
+    }
+
+    /// What the API asks this node about its containers.
+    pub fn kubelet_service(&self) -> KubeletService {
+        self.kubelet.clone()
+    }
+
+    /// Waits until a part ends that should have gone on, and names it.
+    pub async fn failed(&mut self) -> &'static str {
+        tokio::select! {
+            part = ended(&mut self.parts) => part,
+            part = ended(&mut self.ingress) => part,
+        }
+    }
+
+    /// Ends everything in order: requests in flight first, then the node, so that what it has to say is still heard.
+    pub async fn stop(mut self) {
+        self.close.cancel();
+        while self.ingress.join_next().await.is_some() {}
+        self.stop.cancel();
+        while self.parts.join_next().await.is_some() {}
+    }
+}
+
+async fn ended(parts: &mut JoinSet<&'static str>) -> &'static str {
+    match parts.join_next().await {
+        Some(Ok(part)) => part,
+        Some(Err(error)) => {
+            tracing::error!(%error, "a part of the node panicked");
+            "a part of the node"
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// This machine's name as a DNS label; `kogia` where it has none that can be made into one.
+pub fn machine_name() -> String {
+    let host = std::fs::read_to_string("/etc/hostname").ok().or_else(|| std::env::var("COMPUTERNAME").ok());
+    label(host.unwrap_or_default().trim())
+}
+
+/// At most 63 letters, digits and hyphens, beginning and ending with a letter or digit (RFC 1123).
+fn label(host: &str) -> String {
+    let host = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let plain: String = host.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' }).collect();
+    let plain = plain.get(..63).unwrap_or(&plain).trim_matches('-');
+    if plain.is_empty() { "kogia".into() } else { plain.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_called_like_its_machine() {
+        assert_eq!(label("Anna's-MacBook.local"), "anna-s-macbook");
+        assert_eq!(label(""), "kogia");
+        assert_eq!(label(&"x".repeat(80)).len(), 63);
+    }
+}
