@@ -11,6 +11,7 @@ mod bad_input;
 mod bench;
 mod client;
 mod crd;
+mod edge;
 mod forward;
 mod harness;
 mod kubectl;

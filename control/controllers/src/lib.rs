@@ -12,7 +12,7 @@
 //! * [`table`]: who there is.
 //! * `replicaset`, `replication_controller`, `deployment`, `job`, `cronjob`, `statefulset`, `daemonset`:
 //!   workloads;
-//!   `disruption`: how many of their pods may be taken away.
+//!   `disruption`: how many of their pods may be taken away; `scale_to_zero`: who sleeps when nobody calls.
 //! * `endpoints`, `endpoint_slices`, `ingress`: who serves a Service.
 //! * `namespace`, `namespace_defaults`, `garbage`, `event_ttl`, `job_ttl`: what is born and dies with something else.
 //! * `definition`: custom resources begin and end.
@@ -47,6 +47,7 @@ mod pods;
 mod replicaset;
 mod replication_controller;
 mod revisions;
+mod scale_to_zero;
 mod statefulset;
 mod status;
 mod taint_eviction;
@@ -115,6 +116,7 @@ pub const fn table() -> &'static [Controller] {
         statefulset "statefulset-controller",
         daemonset "daemonset-controller",
         disruption "disruption-controller",
+        scale_to_zero "scale-to-zero-controller",
         endpoint_slices "endpoint-slice-controller",
         endpoints "endpoint-controller",
         ingress "ingress-status-controller",

@@ -39,3 +39,13 @@ pub const JOB_UNCOUNTED_MAX: usize = 500;
 
 /// Hash collisions of pod templates that a Deployment tries to step around before it waits for a person.
 pub const COLLISIONS_MAX: i64 = 100;
+
+/// The shortest time without calls after which a Deployment may be put to sleep: reports of traffic come every quarter
+/// of it, and they are writes.
+pub const IDLE_MIN_MS: i64 = 5_000;
+
+/// The longest one. Whoever wants to wait longer wants no sleep.
+pub const IDLE_MAX_MS: i64 = 7 * 24 * 3_600_000;
+
+/// How late a report of traffic may come, beside a quarter of the idle time: a node's look, and the write itself.
+pub const TRAFFIC_DELAY_MS: i64 = 2_000;

@@ -34,6 +34,19 @@ where
     body.map_err(Into::into).boxed_unsync()
 }
 
+/// A body that keeps something until it has been read or dropped.
+pub fn held<T: Send + 'static>(body: Body, keep: Option<T>) -> Body {
+    match keep {
+        Some(keep) => body
+            .map_frame(move |frame| {
+                let _ = &keep;
+                frame
+            })
+            .boxed_unsync(),
+        None => body,
+    }
+}
+
 fn never(impossible: Infallible) -> BoxError {
     match impossible {}
 }

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::limits::PIPE_BYTES_MAX;
 use crate::pipe::{Reader, Writer, pipe};
+use crate::sleepers::Visit;
 
 /// One end of a connection between two pods, or between the node and a pod.
 ///
@@ -44,6 +45,13 @@ impl Conn {
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// Counts the connection as a visit for as long as this side reads.
+    pub fn keep(&mut self, visit: Option<Visit>) {
+        if let Some(visit) = visit {
+            self.reader.keep(visit);
+        }
     }
 
     /// The halves, each on its own: dropping one closes that direction only.

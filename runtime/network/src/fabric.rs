@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::body::Body;
+use crate::body::{self, Body};
 use crate::cidr::Cidr;
 use crate::conn::Conn;
 use crate::decide::{Decision, Refusal, Source, decide};
@@ -20,7 +20,9 @@ use crate::names::{self, Asker};
 use crate::pod::{Bound, Pod, PodIdentity, PodNet};
 use crate::policy::{self, Flow, Policies};
 use crate::services::{Balancer, PortRef, Protocol, ServiceTable};
+use crate::sleepers::{SleeperTable, Visit};
 use crate::udp::Inbox;
+use crate::waking::Waking;
 
 /// Why the network refused something; each variant is another thing the caller can do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,6 +146,8 @@ struct Switch {
     services: Installed<ServiceTable>,
     routes: Installed<IngressTable>,
     policies: Installed<Policies>,
+    sleepers: Installed<SleeperTable>,
+    waking: Waking,
     egress: Option<Egress>,
     next_port: AtomicU16,
 }
@@ -179,6 +183,8 @@ impl Fabric {
             services: Installed::new(),
             routes: Installed::new(),
             policies: Installed::new(),
+            sleepers: Installed::new(),
+            waking: Waking::default(),
             next_port: AtomicU16::new(*EPHEMERAL_PORTS.start()),
         }))
     }
@@ -220,6 +226,7 @@ impl Fabric {
     pub fn set_services(&self, services: ServiceTable) {
         services.continue_turns(&self.services());
         self.0.services.set(services);
+        self.0.waking.note_change();
     }
 
     /// The Services in force.
@@ -249,6 +256,22 @@ impl Fabric {
     #[must_use]
     pub fn policies(&self) -> Arc<Policies> {
         self.0.policies.get()
+    }
+
+    /// Installs who may sleep and is woken by a call.
+    pub fn set_sleepers(&self, sleepers: SleeperTable) {
+        self.0.sleepers.set(sleepers);
+        self.0.waking.note_change();
+    }
+
+    /// Who may sleep.
+    #[must_use]
+    pub fn sleepers(&self) -> Arc<SleeperTable> {
+        self.0.sleepers.get()
+    }
+
+    pub(crate) fn waking(&self) -> &Waking {
+        &self.0.waking
     }
 
     /// Dials an address as the node: probes and port-forward.
@@ -478,15 +501,36 @@ pub(crate) async fn send_to_first(
 ) -> Result<http::Response<Body>, HttpError> {
     let mut refused = NetError::ConnectionRefused;
     for destination in destinations {
-        let target = fabric.open(Caller(Some(pod)), destination).and_then(|(bound, ends)| bound.target(ends));
-        match target {
-            Ok(target) => return target.send(request).await,
-            Err(NetError::Unreachable) => match fabric.leave(pod, destination).await {
+        let dial = || fabric.open(Caller(Some(pod)), destination).and_then(|(bound, ends)| bound.target(ends));
+        match awake(fabric, destination, dial).await {
+            (Ok(target), visit) => return Ok(target.send(request).await?.map(|body| body::held(body, visit))),
+            (Err(NetError::Unreachable), _) => match fabric.leave(pod, destination).await {
                 Ok(conn) => return HttpTarget::Conn(conn).send(request).await,
                 Err(error) => refused = error,
             },
-            Err(error) => refused = error,
+            (Err(error), _) => refused = error,
         }
     }
     Err(refused.into())
+}
+
+/// Dials; where nobody is there because the pods of a Service sleep, once they are awake.
+pub(crate) async fn awake<T>(
+    fabric: &Fabric,
+    destination: SocketAddr,
+    dial: impl Fn() -> Result<T, NetError>,
+) -> (Result<T, NetError>, Option<Visit>) {
+    let first = dial();
+    let Some(door) = fabric.door_at(destination.ip()) else { return (first, None) };
+    let found = match first {
+        Err(NetError::ConnectionRefused) => {
+            let again = || match dial() {
+                Err(NetError::ConnectionRefused) => None,
+                found => Some(found),
+            };
+            fabric.hold(&door, again).await.unwrap_or(Err(NetError::ConnectionRefused))
+        }
+        found => found,
+    };
+    (found, Some(door.visit()))
 }

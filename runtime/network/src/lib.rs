@@ -26,7 +26,9 @@ pub mod policy;
 mod ports;
 mod queue;
 pub mod services;
+pub mod sleepers;
 mod udp;
+mod waking;
 
 pub use body::{Body, BoxError};
 pub use cidr::Cidr;
@@ -38,6 +40,7 @@ pub use ingress::IngressTable;
 pub use pod::{HttpBinding, Listener, PodIdentity, PodNet};
 pub use policy::Policies;
 pub use services::ServiceTable;
+pub use sleepers::SleeperTable;
 pub use udp::{Datagram, UdpSocket};
 
 #[cfg(test)]
@@ -48,3 +51,5 @@ mod policy_stories;
 mod random;
 #[cfg(test)]
 mod stories;
+#[cfg(test)]
+mod waking_stories;

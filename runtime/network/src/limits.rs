@@ -70,3 +70,16 @@ pub const LOOKUPS_MAX: usize = 32;
 
 /// How long a guest waits for the host's resolver (`resolv.conf`: two attempts of five seconds).
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls held for one Service whose pods are being started; further ones are refused. Each holds a request's head or an
+/// accepted connection, 64 KiB at most: 16 MiB.
+pub const HELD_PER_SERVICE_MAX: usize = 256;
+
+/// Calls held on one node, so that many sleeping Services together stay below 256 MiB.
+pub const HELD_MAX: usize = 4096;
+
+/// How long a call is held (nginx and most clients wait this long for a first byte).
+pub const HELD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a held call is tried though nothing was heard of a change: a pod on another node begins to listen unheard.
+pub const HELD_RETRY: Duration = Duration::from_millis(50);

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use crate::limits::GATHER_BELOW_BYTES;
+use crate::sleepers::Visit;
 
 /// The other end is gone: nothing written now would ever be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,7 +38,7 @@ pub enum Read {
 
 /// The end that is read.
 #[derive(Debug)]
-pub struct Reader(Arc<Shared>);
+pub struct Reader(Arc<Shared>, Option<Visit>);
 
 /// The end that is written.
 #[derive(Debug)]
@@ -76,7 +77,7 @@ pub fn pipe(capacity: usize) -> (Writer, Reader) {
         writable: Notify::new(),
         capacity: capacity.max(1),
     });
-    (Writer(shared.clone()), Reader(shared))
+    (Writer(shared.clone()), Reader(shared, None))
 }
 
 impl Shared {
@@ -172,6 +173,11 @@ impl Shared {
 }
 
 impl Reader {
+    /// Counts the pipe as a visit for as long as it is read.
+    pub(crate) fn keep(&mut self, visit: Visit) {
+        self.1 = Some(visit);
+    }
+
     /// Takes at most `max` bytes without waiting. `max` 0 counts as 1.
     pub fn read(&self, max: usize) -> Read {
         self.0.read(max)

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::body::Body;
 use crate::conn::Conn;
-use crate::fabric::{Caller, Ends, Fabric, NetError, send_to_first};
+use crate::fabric::{Caller, Ends, Fabric, NetError, awake, send_to_first};
 use crate::http::{HttpError, HttpService, HttpTarget, name_host, serve_over};
 use crate::limits::{
     BACKLOG_DEFAULT, BACKLOG_MAX, DIAL_ATTEMPTS_MAX, EGRESS_PER_POD_MAX, PORTS_PER_POD_MAX, SERVED_CONNECTIONS_MAX,
@@ -241,6 +241,7 @@ impl PodNet {
     pub fn serve_http(&self, port: u16, service: Arc<dyn HttpService>) -> Result<HttpBinding, NetError> {
         let bound = Bound::Http(Arc::new(HttpPort { service, served: AtomicUsize::new(0) }));
         let port = self.0.pod.bind_tcp(Scope::All, port, bound)?;
+        self.0.fabric.waking().note_change();
         Ok(HttpBinding { pod: self.0.pod.clone(), port })
     }
 
@@ -258,21 +259,27 @@ impl PodNet {
         let backlog = Arc::new(Queue::new(backlog));
         let scope = Scope::of(address.ip());
         let port = pod.bind_tcp(scope, address.port(), Bound::Listener(backlog.clone()))?;
+        self.0.fabric.waking().note_change();
         Ok(Listener { pod: pod.clone(), scope, local: SocketAddr::new(address.ip(), port), backlog })
     }
 
     /// Connects to a pod, a Service's cluster IP, the pod's own loopback, or an address outside the cluster.
     ///
-    /// It waits for the outside only.
+    /// It waits for the outside, and for Services whose pods sleep.
     ///
     /// # Errors
     /// [`NetError::ConnectionRefused`], [`NetError::Unreachable`], [`NetError::Denied`],
     /// [`NetError::InvalidAddress`], [`NetError::Detached`].
     pub async fn connect(&self, destination: SocketAddr) -> Result<Conn, NetError> {
-        match self.0.fabric.open(Caller(Some(&self.0.pod)), destination) {
-            Ok((bound, ends)) => bound.connect(ends),
-            Err(NetError::Unreachable) => self.0.fabric.leave(&self.0.pod, destination).await,
-            Err(error) => Err(error),
+        let Attachment { fabric, pod } = &*self.0;
+        let dial = || fabric.open(Caller(Some(pod)), destination).and_then(|(bound, ends)| bound.connect(ends));
+        match awake(fabric, destination, dial).await {
+            (Ok(mut conn), visit) => {
+                conn.keep(visit);
+                Ok(conn)
+            }
+            (Err(NetError::Unreachable), _) => fabric.leave(pod, destination).await,
+            (Err(error), _) => Err(error),
         }
     }
 

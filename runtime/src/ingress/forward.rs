@@ -16,6 +16,7 @@ use http_body_util::Limited;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use network::ingress::bare_host;
+use network::sleepers::Visit;
 use network::{Body, Fabric, HttpError, HttpTarget, body};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -100,7 +101,7 @@ impl Forwarder {
         if length.is_some_and(|length| length > limits::BODY_BYTES_MAX) {
             return Err(Refusal::TooLarge);
         }
-        let target = self.target(&host, request.uri().path(), client)?;
+        let (target, visit) = self.target(&host, request.uri().path(), client).await?;
         let upgrade = wanted_upgrade(&request);
         let on_client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         prepare(&mut request, &host, client, id, upgrade.as_ref())?;
@@ -114,9 +115,9 @@ impl Forwarder {
         let agreed = response.headers().get(UPGRADE).cloned();
         strip_hop_by_hop(response.headers_mut());
         match (switched, on_client, agreed) {
-            (false, ..) => Ok(response),
+            (false, ..) => Ok(response.map(|body| body::held(body, visit))),
             (true, Some(on_client), Some(protocol)) => {
-                self.join(on_client, hyper::upgrade::on(&mut response), client.clone());
+                self.join(on_client, hyper::upgrade::on(&mut response), (client.clone(), visit));
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
                 response.headers_mut().insert(UPGRADE, protocol);
                 Ok(response)
@@ -125,20 +126,21 @@ impl Forwarder {
         }
     }
 
-    /// Dials a ready endpoint of the Service that the rules name. Nothing has been sent yet, so an endpoint that
-    /// refuses is simply skipped.
-    fn target(&self, host: &str, path: &str, client: &Client) -> Result<HttpTarget, Refusal> {
+    /// Dials a ready endpoint of the Service that the rules name; pods that sleep are woken. Nothing has been sent yet,
+    /// so an endpoint that refuses is simply skipped.
+    async fn target(&self, host: &str, path: &str, client: &Client) -> Result<(HttpTarget, Option<Visit>), Refusal> {
         let routes = self.fabric.routes();
         let Some(backend) = routes.route(host, path) else {
             return Err(Refusal::NoRule { host: bare_host(host).into_owned(), path: path.to_owned() });
         };
         let network::ingress::Backend { namespace, service, port, .. } = &**backend;
-        let dialled = self.fabric.dial_service(namespace, service, port, client.peer.ip().to_canonical());
-        dialled.map_err(|error| Refusal::NoEndpoint(error.to_string()))
+        let client = client.peer.ip().to_canonical();
+        let (dialled, visit) = self.fabric.reach_service(namespace, service, port, client).await;
+        dialled.map(|target| (target, visit)).map_err(|error| Refusal::NoEndpoint(error.to_string()))
     }
 
     /// After `101 Switching Protocols` the bytes of both sides belong together, whatever they mean.
-    fn join(&self, a: hyper::upgrade::OnUpgrade, b: hyper::upgrade::OnUpgrade, client: Arc<Client>) {
+    fn join(&self, a: hyper::upgrade::OnUpgrade, b: hyper::upgrade::OnUpgrade, counted: (Arc<Client>, Option<Visit>)) {
         let abort = self.abort.clone();
         self.tasks.spawn(async move {
             let copy = async {
@@ -150,7 +152,7 @@ impl Forwarder {
                 () = abort.cancelled() => {}
                 () = copy => {}
             }
-            drop(client);
+            drop(counted);
         });
     }
 }

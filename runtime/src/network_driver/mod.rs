@@ -1,11 +1,12 @@
 //! Keeps the fabric's tables true: watches Services, EndpointSlices, Ingresses, IngressClasses, TLS Secrets,
-//! NetworkPolicies, and the labels of Pods and Namespaces, and installs new tables whole.
+//! NetworkPolicies, Deployments that sleep, and the labels of Pods and Namespaces, and installs new tables whole.
 //!
 //! Until policies, pods and namespaces have been listed once, no pod talks to another.
 //!
 //! One task owns everything here. Changes that come together make one new table; a watch that breaks is resumed by
 //! `kube` with its back-off while the last table stays in force.
 
+mod activator;
 mod node_ports;
 pub mod objects;
 pub mod policies;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use futures::future::FutureExt;
 use futures::stream::{BoxStream, StreamExt, select_all};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
@@ -27,11 +29,12 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource};
-use network::{Fabric, IngressTable, Policies, ServiceTable};
+use network::{Fabric, IngressTable, Policies, ServiceTable, SleeperTable};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::activator::Activator;
 use self::node_ports::NodePorts;
 use crate::ingress::tls::{self, Certificates};
 
@@ -49,6 +52,7 @@ enum Changed {
     Ingresses,
     Secrets,
     Policies,
+    Sleepers,
 }
 
 /// The tables that are out of date.
@@ -58,6 +62,7 @@ struct Stale {
     ingresses: bool,
     secrets: bool,
     policies: bool,
+    sleepers: bool,
 }
 
 impl Stale {
@@ -67,6 +72,7 @@ impl Stale {
             Changed::Ingresses => self.ingresses = true,
             Changed::Secrets => self.secrets = true,
             Changed::Policies => self.policies = true,
+            Changed::Sleepers => self.sleepers = true,
         }
     }
 }
@@ -80,6 +86,7 @@ struct Driver {
     ingresses: Store<Ingress>,
     classes: Store<IngressClass>,
     secrets: Store<Secret>,
+    deployments: Store<Deployment>,
     guarded: Guarded,
     node_ports: Option<NodePorts>,
 }
@@ -114,14 +121,28 @@ pub async fn run(config: Config, stop: CancellationToken) {
     let (ingresses, c) = follow(Api::all(client.clone()), everything.clone(), Changed::Ingresses);
     let (classes, d) = follow(Api::all(client.clone()), everything, Changed::Ingresses);
     let (secrets, e) = follow(Api::all(client.clone()), certificates_only, Changed::Secrets);
+    let slim = activator::keep_what_counts;
+    let (deployments, f) = follow_slim(Api::all(client.clone()), watcher::Config::default(), Changed::Sleepers, slim);
     let (guarded, policies) = Guarded::follow(&client);
+    let activator = Activator::new(client, fabric.clone(), deployments.clone());
     let node_ports = node_ports.map(|address| NodePorts::new(fabric.clone(), address, stop.clone()));
-    let mut driver =
-        Driver { fabric, certificates, services, slices, ingresses, classes, secrets, guarded, node_ports };
-    let mut changes = select_all([a, b, c, d, e].into_iter().chain(policies));
+    let mut driver = Driver {
+        fabric,
+        certificates,
+        services,
+        slices,
+        ingresses,
+        classes,
+        secrets,
+        deployments,
+        guarded,
+        node_ports,
+    };
+    let mut changes = select_all([a, b, c, d, e, f].into_iter().chain(policies));
     tokio::select! {
         () = stop.cancelled() => {}
         () = driver.follow(&mut changes) => {}
+        () = activator.run() => {}
     }
 }
 
@@ -218,6 +239,9 @@ impl Driver {
                 node_ports.follow(&self.fabric.services());
             }
         }
+        if stale.services || stale.sleepers {
+            self.install_sleepers();
+        }
         if stale.ingresses {
             let ingresses = self.ingresses.state().iter().map(|ingress| objects::ingress(ingress)).collect();
             let classes: Vec<_> = self.classes.state().iter().map(|class| objects::class(class)).collect();
@@ -231,6 +255,15 @@ impl Driver {
         if stale.ingresses || stale.secrets {
             self.certificates.set(self.certificates_by_host());
         }
+    }
+
+    fn install_sleepers(&self) {
+        let (old, sleepers) = (self.fabric.sleepers(), activator::sleepers(&self.deployments));
+        if sleepers.is_empty() && old.is_empty() {
+            return;
+        }
+        let services: Vec<_> = self.services.state().iter().map(|service| activator::caller(service)).collect();
+        self.fabric.set_sleepers(SleeperTable::build(&services, &sleepers, &old));
     }
 
     fn certificates_by_host(&self) -> HashMap<String, Arc<rustls::sign::CertifiedKey>> {

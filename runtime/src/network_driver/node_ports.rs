@@ -100,13 +100,14 @@ impl Server {
 
     /// Carries one connection to a ready endpoint; without one it is closed at once.
     async fn join(self: Arc<Self>, mut stream: TcpStream, client: SocketAddr, _permit: OwnedSemaphorePermit) {
-        let services = self.fabric.services();
-        let Some(exposed) = services.node_port(self.port, Protocol::Tcp) else { return };
-        let Ok(mut pod) = self.fabric.connect_balanced(&exposed.balancer, client.ip().to_canonical()) else {
-            tracing::debug!(service = exposed.service, "no endpoint accepts");
+        let reached = tokio::select! {
+            () = self.stop.cancelled() => return,
+            reached = self.fabric.reach_node_port(self.port, client.ip().to_canonical()) => reached,
+        };
+        let Some(mut pod) = reached else {
+            tracing::debug!(port = self.port, "no endpoint accepts");
             return;
         };
-        drop(services);
         let _ = stream.set_nodelay(true);
         tokio::select! {
             () = self.stop.cancelled() => {}
