@@ -167,7 +167,7 @@ impl Checker {
                 return true;
             }
             let here = place.then(Step::Field(name));
-            if typed && matches!(name.as_str(), "apiVersion" | "kind") {
+            if typed && matches!(name.as_str(), "apiVersion" | "kind") && message.field(name).is_none() {
                 if !value.is_string() && !value.is_null() {
                     failure = Some(mismatch(value, "string", "TypeMeta", &here));
                 }

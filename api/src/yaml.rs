@@ -7,7 +7,7 @@ use serde::de::DeserializeSeed;
 use serde_json::Value;
 
 use crate::json::{Decoded, Seed};
-use crate::limits::{YAML_DOCUMENTS_MAX, YAML_UNFOLDED_BYTES_MAX};
+use crate::limits::{YAML_DOCUMENTS_MAX, YAML_FLOW_DEPTH_MAX, YAML_UNFOLDED_BYTES_MAX};
 use crate::status::Status;
 
 /// Every document of a stream (`---`), empty ones left out.
@@ -50,6 +50,9 @@ pub fn to_string(value: &Value) -> Result<String, Status> {
 
 fn stream(bytes: &[u8]) -> Result<Vec<Decoded>, Status> {
     let text = std::str::from_utf8(bytes).map_err(malformed)?;
+    if nests_deeper_than(text, YAML_FLOW_DEPTH_MAX) {
+        return Err(malformed(format!("exceeded max depth of {YAML_FLOW_DEPTH_MAX}")));
+    }
     let mut budget = YAML_UNFOLDED_BYTES_MAX;
     let mut found = Vec::new();
     for document in serde_norway::Deserializer::from_str(text) {
@@ -62,6 +65,32 @@ fn stream(bytes: &[u8]) -> Result<Vec<Decoded>, Status> {
         found.push(Decoded { value, duplicates });
     }
     Ok(found)
+}
+
+/// Whether brackets are opened deeper than that. The scanner looks at every open one for every token, so this is asked
+/// before it runs. A bracket counts where a value may begin, outside of quotes; in running text few do.
+fn nests_deeper_than(text: &str, max: usize) -> bool {
+    let (mut depth, mut begins, mut quote) = (0_usize, true, None);
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match (byte, quote) {
+            (b'\\', Some(b'"')) => drop(bytes.next()),
+            (_, Some(open)) if byte == open => quote = None,
+            (_, Some(_)) => {}
+            (b'"' | b'\'', None) if begins => (quote, begins) = (Some(byte), false),
+            (b'[' | b'{', None) if begins => {
+                depth += 1;
+                if depth > max {
+                    return true;
+                }
+            }
+            (b']' | b'}', None) => (depth, begins) = (depth.saturating_sub(1), false),
+            (b'\n' | b',' | b':' | b'-' | b'?', None) => begins = true,
+            (b' ' | b'\t' | b'\r', None) => {}
+            (_, None) => begins = false,
+        }
+    }
+    false
 }
 
 fn malformed(why: impl std::fmt::Display) -> Status {

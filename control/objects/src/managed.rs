@@ -265,4 +265,8 @@ fn without_server_fields(config: &Value) -> Value {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod stories;
+#[cfg(test)]
 mod tests;

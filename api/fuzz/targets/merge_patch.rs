@@ -1,0 +1,7 @@
+//! Feeds the entry `merge_patch` of `entries.rs` with what libFuzzer finds.
+#![no_main]
+
+#[path = "../entries.rs"]
+mod entries;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| entries::run("merge_patch", bytes));
