@@ -14,6 +14,12 @@ impl Query {
         Self(form_urlencoded::parse(text.as_bytes()).into_owned().collect())
     }
 
+    /// All of it, encoded again; `None` when there is nothing.
+    pub(crate) fn encoded(&self) -> Option<String> {
+        let all = form_urlencoded::Serializer::new(String::new()).extend_pairs(&self.0).finish();
+        (!all.is_empty()).then_some(all)
+    }
+
     /// The first value of that name; `None` when absent or empty, which mean the same everywhere in the API.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.all(name).find(|value| !value.is_empty())

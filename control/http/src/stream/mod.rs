@@ -19,7 +19,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
-pub(crate) use forward::forward;
+pub(crate) use forward::{Target, connect, forward};
 
 use crate::reply::{Content, Reply, boxed};
 use crate::service::Call;

@@ -4,6 +4,7 @@ mod list;
 mod output;
 mod page;
 mod precaution;
+mod proxy;
 mod read;
 mod subresources;
 mod watch;
@@ -46,7 +47,7 @@ pub(crate) async fn dispatch(inner: &Inner, call: &Call, body: Body, target: Tar
     let verb = path::verb(call.method.as_str(), &target, watch).ok_or_else(Status::method_not_allowed)?;
     let place = Place { resource, namespace: target.namespace, name: target.name };
     if !target.subresource.is_empty() {
-        return subresources::dispatch(inner, call, body, &place, verb, &target.subresource).await;
+        return subresources::dispatch(inner, call, body, &place, verb, &target.subresource, &target.rest).await;
     }
     // A collection over all namespaces can be read, but what is written stands in one.
     let nowhere = place.resource.namespaced && place.namespace.is_empty();

@@ -5,7 +5,7 @@ use api::{Object, Status};
 use http::StatusCode;
 use serde_json::json;
 
-use super::{Form, Place, now_ms, output, read, write};
+use super::{Form, Place, now_ms, output, proxy, read, write};
 use crate::reply::Reply;
 use crate::service::{Call, Inner};
 use crate::{Body, body, stream};
@@ -18,6 +18,7 @@ pub(super) async fn dispatch(
     place: &Place,
     verb: &str,
     subresource: &str,
+    rest: &str,
 ) -> Result<Reply, Status> {
     let row = place.resource.subresource(subresource).ok_or_else(Status::no_such_path)?;
     if place.resource.namespaced && place.namespace.is_empty() {
@@ -34,7 +35,8 @@ pub(super) async fn dispatch(
             let pod = picture.get("pods", &place.namespace, &place.name);
             stream::forward(inner, call, pod.ok_or_else(|| Status::not_found("pods", &place.name))?)
         }
-        ("exec" | "attach" | "proxy", _) => Err(absent(name, &place.resource.name)),
+        ("proxy", _) => proxy::proxy(inner, call, body, place, rest).await,
+        ("exec" | "attach", _) => Err(absent(name, &place.resource.name)),
         ("binding", "create") => bind(inner, call, body, place).await,
         ("eviction", "create") => evict(inner, call, body, place).await,
         ("token", "create") => token(inner, call, body, place).await,

@@ -27,8 +27,41 @@ async fn node(request: Request<Body>) -> Result<Response<Body>, BoxError> {
     if head.uri.path() == "/portForward/default/web/80" {
         return Ok(Response::new(body));
     }
+    if head.uri.path() == "/portForward/default/web/8080" {
+        return Ok(Response::new(web(body)));
+    }
+    if head.uri.path() == "/stats/summary" {
+        let told = Full::from("{}").map_err(|never| match never {}).boxed_unsync();
+        return Ok(Response::new(told));
+    }
     let refusal = Full::from("connection refused").map_err(|never| match never {}).boxed_unsync();
     Ok(Response::builder().status(StatusCode::BAD_GATEWAY).body(refusal)?)
+}
+
+/// A connection to a pod that tells what it was asked.
+fn web(client: Body) -> Body {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let (reader, mut writer) = tokio::io::split(near);
+    tokio::spawn(async move {
+        let mut client = client;
+        while let Some(Ok(frame)) = client.frame().await {
+            let Ok(bytes) = frame.into_data() else { continue };
+            tokio::io::AsyncWriteExt::write_all(&mut writer, &bytes).await.unwrap();
+        }
+    });
+    let service = service_fn(|request: Request<Incoming>| async move {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let secret = head.headers.contains_key("authorization");
+        let told = format!("{} {} {} {secret}", head.method, head.uri, String::from_utf8_lossy(&body));
+        Ok::<_, std::convert::Infallible>(
+            Response::builder().status(418).header("x-pod", "web").body(Full::new(Bytes::from(told))).unwrap(),
+        )
+    });
+    tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(far), service));
+    let pieces = tokio_util::io::ReaderStream::new(reader);
+    http_body_util::StreamBody::new(pieces.map(|piece| piece.map(http_body::Frame::data).map_err(Into::into)))
+        .boxed_unsync()
 }
 
 async fn api() -> Api {
@@ -161,5 +194,38 @@ async fn what_cannot_be_forwarded_is_refused_before_the_upgrade() {
     }
     let message = next(&mut socket).await.unwrap();
     assert!(String::from_utf8_lossy(&message).contains("\"n2\" is not connected"), "{message:?}");
+    api.close().await;
+}
+
+#[tokio::test]
+async fn pods_services_and_nodes_are_proxied() {
+    let api = api().await;
+    let service =
+        json!({"metadata": {"name": "shop"}, "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
+    assert_eq!(api.post("/api/v1/namespaces/default/services", &service).await.code, 201);
+    let services = "/api/v1/namespaces/default/services";
+    assert_eq!(api.get(&format!("{services}/shop/proxy/")).await.code, 503, "it has no endpoints");
+    let slice = json!({
+        "metadata": {"name": "shop-1", "labels": {"kubernetes.io/service-name": "shop"}}, "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080}],
+        "endpoints": [{"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "web"}}],
+    });
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    assert_eq!(api.post(slices, &slice).await.code, 201);
+    let pods = "/api/v1/namespaces/default/pods";
+    for path in [
+        format!("{pods}/web:8080/proxy/a%20b/c?x=1&y=%26"),
+        format!("{services}/shop/proxy/a%20b/c?x=1&y=%26"),
+        format!("{services}/http:shop:http/proxy/a%20b/c?x=1&y=%26"),
+    ] {
+        let answer = api.get(&path).await;
+        assert_eq!((answer.code, &*answer.text()), (418, "GET /a%20b/c?x=1&y=%26  false"), "{path}");
+    }
+    assert_eq!(api.get(&format!("{pods}/web:81/proxy/")).await.code, 503);
+    assert_eq!(api.get(&format!("{pods}/https:web:8080/proxy/")).await.code, 501);
+    assert_eq!(api.get(&format!("{pods}/nobody/proxy/")).await.code, 404);
+    assert_eq!(api.get("/api/v1/nodes/n1/proxy/stats/summary").await.text(), "{}");
+    assert_eq!(api.get("/api/v1/nodes/nobody/proxy/").await.code, 404);
+    assert_eq!(api.as_user("eve", &["system:authenticated"]).get(&format!("{pods}/web/proxy/")).await.code, 403);
     api.close().await;
 }

@@ -82,11 +82,11 @@ fn ports(query: &Query) -> Result<Vec<u16>, Status> {
 
 /// The pod, and how to reach it.
 #[derive(Clone)]
-struct Target {
-    relay: Relay,
-    node: String,
-    namespace: String,
-    pod: String,
+pub(crate) struct Target {
+    pub(crate) relay: Relay,
+    pub(crate) node: String,
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
 }
 
 /// How a connection's bytes are labelled on the way to the client.
@@ -224,7 +224,11 @@ async fn pump(
 }
 
 /// The node's answer once the pod has accepted; else a sentence that says why not.
-async fn connect(target: &Target, port: u16, from_client: mpsc::Receiver<Bytes>) -> Result<Response<Body>, String> {
+pub(crate) async fn connect(
+    target: &Target,
+    port: u16,
+    from_client: mpsc::Receiver<Bytes>,
+) -> Result<Response<Body>, String> {
     let frames = futures::stream::unfold(from_client, |mut from_client| async {
         let bytes = from_client.recv().await?;
         Some((Ok::<_, Infallible>(BodyFrame::data(bytes)), from_client))
