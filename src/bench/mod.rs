@@ -3,9 +3,11 @@
 //! A bench measures in rounds and reports medians. Beside a peer the rounds of both are interleaved and the ratio is
 //! taken of the medians. A machine that is busy with something else measures nothing: the frame says so and exits 3.
 
+mod api;
 mod etcd;
 mod grpc;
 mod members;
+mod server;
 mod store;
 mod up;
 
@@ -44,6 +46,12 @@ pub struct Args {
     /// How long each load lasts, in milliseconds, for benches that put load on something
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(10..=600_000))]
     millis: u64,
+    /// How many pods a list holds, for the bench of the API
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pods: u32,
+    /// How many watches are open at once, for the bench of the API
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    watchers: u32,
     /// Measure even on a busy machine; the figures mean little then
     #[arg(long)]
     busy_is_fine: bool,
@@ -53,6 +61,8 @@ pub struct Args {
 enum Name {
     /// Process start to API ready, apply to first response, idle memory
     Up,
+    /// Creating, reading, listing and watching through the API
+    Api,
     /// Durable writes, linearizable reads, watches and failover of the store
     Store,
 }
@@ -85,6 +95,11 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
         Name::Up => {
             anyhow::ensure!(args.against.is_none(), "nothing else starts a cluster like `up`; leave --against out");
             up::measure(args.rounds, &args.app).await?
+        }
+        Name::Api => {
+            anyhow::ensure!(args.against.is_none(), "nothing else is measured beside the API yet; leave --against out");
+            let size = api::Size { millis: args.millis, pods: args.pods as usize, watchers: args.watchers as usize };
+            api::measure(args.rounds, size, data_dir).await?
         }
         Name::Store => {
             let options = store::Options { rounds: args.rounds, millis: args.millis, against: args.against };

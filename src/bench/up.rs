@@ -5,16 +5,15 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::time::{Instant, sleep};
 
+use super::server::{Server, rss_mib};
 use super::{Metric, median};
 use crate::client::{Client, Target};
-use crate::running::{self, State};
-use crate::{app, build, fetch, limits, process};
+use crate::{app, build, fetch, limits};
 
 /// A cluster is idle this long after its first response, when memory is read.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -59,30 +58,9 @@ pub async fn measure(rounds: u32, folder: &Path) -> anyhow::Result<Vec<Metric>> 
     Ok(metrics)
 }
 
-/// A child process that does not outlive the round.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = process::ask_to_end(self.0.id());
-        let _ = self.0.wait();
-    }
-}
-
 async fn round(data_dir: &Path, folder: &Path, built: &build::Built, all: &mut Rounds) -> anyhow::Result<()> {
     let start = Instant::now();
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("--data-dir").arg(data_dir).args(["up", "--no-merge"]);
-    command.args(["--api-port", "0", "--http-port", "0", "--https-port", "0"]);
-    let mut server = Server(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
-    let running = loop {
-        if let State::Running(running) = running::state(data_dir)? {
-            break running;
-        }
-        anyhow::ensure!(server.0.try_wait()?.is_none(), "the cluster did not start");
-        anyhow::ensure!(start.elapsed() < limits::START_WAIT, "the cluster was not ready in time");
-        sleep(LOOK).await;
-    };
+    let (_server, running) = Server::start(data_dir).await?;
     let client = Client::connect(&Target::default(), data_dir).await?;
     client.get("/api/v1/namespaces/default").await.context("the API says it is ready but does not answer")?;
     all.api_ready_ms.push(start.elapsed().as_secs_f64() * 1e3);
@@ -116,14 +94,6 @@ async fn first_response(address: SocketAddr, host: &str, start: Instant) -> anyh
         anyhow::ensure!(start.elapsed() < limits::READY_WAIT, "the app did not answer in time");
         sleep(LOOK).await;
     }
-}
-
-/// Resident memory, from `/proc/PID/status` (proc_pid_status(5)).
-fn rss_mib(pid: u32) -> Option<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: f64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib / 1024.0)
 }
 
 /// Processor seconds used so far, from `/proc/PID/stat` (proc_pid_stat(5)); the kernel counts 100 to a second.

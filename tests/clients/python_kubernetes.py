@@ -1,4 +1,5 @@
-"""The official Python client: typed and dynamic access, watches that reconnect, patches, server-side apply, leases."""
+"""The official Python client: typed and dynamic access, watches that reconnect, patches, server-side apply, leases,
+definitions."""
 
 import datetime
 import threading
@@ -118,6 +119,55 @@ def leading(coordination):
         assert refused.status == 409, refused
 
 
+def definitions():
+    """A resource of one's own: defined, established, its rules kept, its status a part of its own."""
+    group = "python.example.com"
+    schema = {
+        "type": "object",
+        "properties": {
+            "spec": {
+                "type": "object",
+                "properties": {"least": {"type": "integer"}, "most": {"type": "integer", "default": 10}},
+                "x-kubernetes-validations": [{"rule": "self.least <= self.most", "message": "least is more than most"}],
+            },
+            "status": {"type": "object", "properties": {"phase": {"type": "string"}}},
+        },
+    }
+    version = {
+        "name": "v1",
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": schema},
+        "subresources": {"status": {}},
+    }
+    names = {"plural": "ranges", "singular": "range", "kind": "Range"}
+    extensions, objects = client.ApiextensionsV1Api(), client.CustomObjectsApi()
+    extensions.create_custom_resource_definition(
+        {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": f"ranges.{group}"},
+            "spec": {"group": group, "scope": "Namespaced", "names": names, "versions": [version]},
+        }
+    )
+    for event in watch.Watch().stream(extensions.list_custom_resource_definition, timeout_seconds=60):
+        conditions = (event["object"].status and event["object"].status.conditions) or []
+        if any(condition.type == "Established" and condition.status == "True" for condition in conditions):
+            break
+    place = (group, "v1", NAMESPACE, "ranges")
+    body = {"apiVersion": f"{group}/v1", "kind": "Range", "metadata": {"name": "a"}, "spec": {"least": 3}}
+    made = objects.create_namespaced_custom_object(*place, body)
+    assert made["spec"]["most"] == 10, made
+    try:
+        objects.patch_namespaced_custom_object(*place, "a", {"spec": {"least": 11}})
+        raise AssertionError("a rule was not kept")
+    except ApiException as refused:
+        assert refused.status == 422 and "least is more than most" in refused.body, refused
+    told = objects.patch_namespaced_custom_object_status(*place, "a", {"status": {"phase": "ok"}, "spec": {"least": 5}})
+    assert told["status"]["phase"] == "ok" and told["spec"]["least"] == 3, told
+    extensions.delete_custom_resource_definition(f"ranges.{group}")
+
+
 def pages(core):
     for number in range(7):
         core.create_namespaced_secret(
@@ -141,6 +191,7 @@ def main():
     watching(core)
     applying(client.ApiClient())
     leading(client.CoordinationV1Api())
+    definitions()
     pages(core)
     core.delete_namespace(NAMESPACE)
     for event in watch.Watch().stream(core.list_namespace, timeout_seconds=60):

@@ -22,6 +22,22 @@ fn bench_up_prints_one_object_per_metric() {
 }
 
 #[test]
+fn bench_api_prints_loads_lists_and_watches() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kogia"));
+    command.arg("--data-dir").arg(dir.path().join("data"));
+    command.args(["bench", "api", "--json", "--rounds", "1", "--millis", "100", "--pods", "200", "--watchers", "20"]);
+    let lines = run(command.arg("--busy-is-fine")).ok();
+    let metrics: Vec<Value> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    for name in ["api.create_1c", "api.create_32c", "api.get_1c", "api.watch_events", "api.list_ms", "api.rss_mib"] {
+        let metric = metrics.iter().find(|metric| metric["metric"] == name);
+        let metric = metric.unwrap_or_else(|| panic!("{name} in {lines}"));
+        assert!(metric["bench"] == "api" && metric["value"].as_f64().is_some_and(|value| value > 0.0), "{metric}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the bench left something behind");
+}
+
+#[test]
 fn bench_store_prints_the_metrics_of_one_and_three_members() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_kogia"));

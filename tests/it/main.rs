@@ -16,6 +16,7 @@ mod forward;
 mod harness;
 mod kubectl;
 mod misbehave;
+mod operator;
 mod policy;
 mod restart;
 mod store;

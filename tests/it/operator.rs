@@ -1,0 +1,67 @@
+//! An unmodified operator, written with `kube`, against a cluster: definition, controller, finalizer, status.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use crate::harness::{Cluster, Kubectl, eventually, root, run};
+
+/// A child process that does not outlive the test.
+struct Operator(Child);
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Builds the example as its user would; beside the tests, so that what they share is built once.
+fn built() -> PathBuf {
+    let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["build", "--locked", "--package", "kogia", "--example", "operator"]).current_dir(root());
+    run(command.env("CARGO_TARGET_DIR", &target)).ok();
+    target.join("debug/examples/operator")
+}
+
+#[test]
+fn an_operator_cannot_tell_this_from_kubernetes() {
+    let Some(kubectl) = Kubectl::newest() else { return };
+    let program = built();
+    let cluster = Cluster::start();
+    let kubectl = |args: &[&str]| kubectl.run(&cluster, args);
+    let log = fs::File::create(cluster.scratch().join("operator")).unwrap();
+    let mut command = Command::new(program);
+    command.env("KUBECONFIG", cluster.data_dir().join("kubeconfig"));
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    let _operator = Operator(command.spawn().unwrap());
+    let website = root().join("examples/operator/website.yaml");
+    let website = website.to_str().unwrap();
+    eventually("the operator's definition", || {
+        (kubectl(&["get", "crd", "websites.examples.kogia.dev"]).code == Some(0)).then_some(())
+    });
+    kubectl(&["wait", "--for=condition=Established", "crd/websites.examples.kogia.dev", "--timeout=60s"]).ok();
+    kubectl(&["apply", "-f", website]).ok();
+
+    let show = |what: &str, path: &str| kubectl(&["get", what, "-o", &format!("jsonpath={path}")]).out;
+    eventually("the deployment", || (show("deployment/hello", "{.spec.replicas}") == "2").then_some(()));
+    eventually("the status", || (show("website/hello", "{.status.observedGeneration}") == "1").then_some(()));
+    eventually("the directory", || {
+        (show("configmap/websites", "{.data.hello}") == "hello from the operator").then_some(())
+    });
+    // A change goes down to the deployment, and what the schema forbids goes nowhere.
+    kubectl(&["patch", "website", "hello", "--type=merge", "-p", r#"{"spec":{"replicas":1}}"#]).ok();
+    eventually("the change", || (show("deployment/hello", "{.spec.replicas}") == "1").then_some(()));
+    let refused = kubectl(&["patch", "website", "hello", "--type=merge", "-p", r#"{"spec":{"replicas":11}}"#]);
+    assert!(refused.fails().contains("a website has at most ten replicas"));
+    // What the operator owns comes back when somebody deletes it.
+    kubectl(&["delete", "deployment", "hello", "--wait=true"]).ok();
+    eventually("the deployment again", || (show("deployment/hello", "{.spec.replicas}") == "1").then_some(()));
+    // The finalizer has the directory cleaned before the website goes; the deployment goes after it.
+    kubectl(&["delete", "website", "hello", "--timeout=60s"]).ok();
+    assert_eq!(show("configmap/websites", "{.data.hello}"), "");
+    eventually("the deployment to go", || {
+        kubectl(&["get", "deployment", "hello"]).err.contains("NotFound").then_some(())
+    });
+}
