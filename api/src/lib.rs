@@ -7,7 +7,7 @@
 //! * [`object`], [`view`], [`action`], [`meta`]: one object, the cluster's picture, what a decider asks for.
 //! * [`schema`], [`kinds`], [`catalog`]: what fields there are, what a resource is, which resources there are.
 //! * [`versions`]: resources of Kubernetes' own that are served in two forms.
-//! * [`custom`], [`structural`]: resources that users define, and their schemas.
+//! * [`custom`], [`structural`]: resources that users define, and their schemas. [`cel`]: expressions about values.
 //! * [`path`], [`selector`], [`quantity`], [`time`], [`jsonpath`]: Kubernetes' small languages.
 //! * [`json`], [`yaml`], [`protobuf`]: bytes to values.
 //! * [`check`], [`defaults`], [`validate`], [`patch`]: what happens to a body on its way in, in this order.
@@ -17,6 +17,7 @@
 
 pub mod action;
 pub mod catalog;
+pub mod cel;
 pub mod check;
 pub mod custom;
 pub mod defaults;

@@ -19,6 +19,10 @@ pub const YAML_DOCUMENTS_MAX: usize = 10_000;
 /// aliases stays below half of it.
 pub const YAML_UNFOLDED_BYTES_MAX: usize = 128 * 1024 * 1024;
 
+/// How deep brackets may be nested in a YAML stream before it is read at all: reading takes as long as there are tokens
+/// times open brackets. Twice what a document may be nested ([`DEPTH_MAX`]), because brackets of running text may count.
+pub const YAML_FLOW_DEPTH_MAX: usize = 256;
+
 /// `metadata.name` of most kinds: a DNS subdomain (RFC 1123).
 pub const SUBDOMAIN_MAX: usize = 253;
 
@@ -33,3 +37,26 @@ pub const DATA_BYTES_MAX: usize = 1024 * 1024;
 
 /// How large a schema's pattern may become when it is compiled: some hundred times the longest that charts use.
 pub const PATTERN_BYTES_MAX: usize = 1024 * 1024;
+
+/// What one evaluation of an expression may cost: kube-apiserver's `PerCallLimit`. A step costs one; a core makes some
+/// ten million a second.
+pub const CEL_CALL_COST_MAX: u64 = 1_000_000;
+
+/// What all rules of one object may cost together: kube-apiserver's `RuntimeCELCostBudget`.
+pub const CEL_TOTAL_COST_MAX: u64 = 10_000_000;
+
+/// Longest expression. The longest rules in the field have some 2 KB.
+pub const CEL_SOURCE_BYTES_MAX: usize = 16 * 1024;
+
+/// How deep an expression may be nested, macros unfolded: the machine goes into itself so often.
+pub const CEL_DEPTH_MAX: usize = 200;
+
+/// How many operators and brackets one expression may hold: the parser goes into itself for each of a chain. The longest
+/// rules in the field have some 150.
+pub const CEL_OPERATORS_MAX: usize = 1_000;
+
+/// How many compiled patterns a run keeps, so that a rule over a long list compiles its pattern once.
+pub const CEL_PATTERNS_MAX: usize = 16;
+
+/// Longest text that a `messageExpression` may make, as upstream has it.
+pub const CEL_MESSAGE_BYTES_MAX: usize = 5 * 1024;

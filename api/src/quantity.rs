@@ -92,6 +92,13 @@ impl Quantity {
         round(self.nanos, NANO)
     }
 
+    /// Roughly, as a floating point number.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "that is what the caller asks for")]
+    pub fn as_f64(&self) -> f64 {
+        self.nanos as f64 / NANO as f64
+    }
+
     /// Whether it is nothing.
     #[must_use]
     pub fn is_zero(&self) -> bool {

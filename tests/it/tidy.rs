@@ -38,6 +38,7 @@ const WRAPPED: &[(&str, &[&str])] = &[
     ("kube", &[".", "runtime"]),
     ("rcgen", &["control"]),
     ("json-patch", &["api"]),
+    ("cel", &["api"]),
 ];
 
 /// Crates that decide and therefore may not wait, listen or look at a clock.

@@ -2,11 +2,12 @@
 //!
 //! For custom resources a [`Structural`] is what a message of the field table is for built-in ones: decoding, pruning,
 //! defaults and server-side apply walk down it with the value. Unlike the table it also holds rules about values, in
-//! `values`. It refuses nothing itself: whether a schema is structural is checked when a definition is written
+//! `values` and `rules`. It refuses nothing itself: whether a schema is structural is checked when a definition is written
 //! ([`crate::validate`]); what is not is read as if it were not there.
 
 mod decode;
 mod defaults;
+mod rules;
 mod values;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use crate::schema::ListType;
 
 pub use decode::{check, check_applied};
 pub(crate) use defaults::apply;
+pub(crate) use rules::broken;
 pub(crate) use values::causes;
 
 /// What a value may be.
@@ -69,6 +71,9 @@ pub struct Structural {
     /// What an absent property gets.
     pub default: Option<Value>,
     rules: Rules,
+    validations: Vec<rules::Rule>,
+    /// Whether it or anything below it has validations.
+    ruled: bool,
 }
 
 /// What a value must be like besides its kind.
@@ -105,23 +110,54 @@ impl Structural {
         Self { embedded: true, ..Self::read(schema) }
     }
 
+    /// The same without its expressions: what those may look at.
+    pub(crate) fn types_of_objects(schema: &Value) -> Self {
+        Self { embedded: true, ..Self::read_types(schema) }
+    }
+
     /// Reads a schema. Its depth is bounded by that of the definition it stands in.
     #[must_use]
     pub fn read(schema: &Value) -> Self {
+        let mut read = Self::read_types(schema);
+        read.compile(schema);
+        read
+    }
+
+    /// Reads the expressions of a schema into what was read of it before.
+    fn compile(&mut self, schema: &Value) {
+        let rules = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
+        self.validations = rules.map(rules::Rule::read).collect();
+        let mut ruled = !self.validations.is_empty();
+        for (name, property) in &mut self.properties {
+            property.compile(&schema["properties"][name]);
+            ruled |= property.ruled;
+        }
+        for (below, word) in [(&mut self.additional, "additionalProperties"), (&mut self.items, "items")] {
+            if let Some(below) = below {
+                below.compile(&schema[word]);
+                ruled |= below.ruled;
+            }
+        }
+        self.ruled = ruled;
+    }
+
+    /// Reads a schema without its expressions.
+    #[must_use]
+    pub(crate) fn read_types(schema: &Value) -> Self {
         let flag = |name: &str| schema[name] == true;
-        let read_all = |name: &str| schema[name].as_array().into_iter().flatten().map(Self::read).collect();
+        let read_all = |name: &str| schema[name].as_array().into_iter().flatten().map(Self::read_types).collect();
         let properties = schema["properties"].as_object().into_iter().flatten();
         let additional = match &schema["additionalProperties"] {
-            Value::Object(_) => Some(Box::new(Self::read(&schema["additionalProperties"]))),
+            Value::Object(_) => Some(Box::new(Self::read_types(&schema["additionalProperties"]))),
             Value::Bool(true) => Some(Box::default()),
             _ => None,
         };
         let preserve = flag("x-kubernetes-preserve-unknown-fields");
         Self {
             kind: kind(schema),
-            properties: properties.map(|(name, schema)| (name.clone(), Self::read(schema))).collect(),
+            properties: properties.map(|(name, schema)| (name.clone(), Self::read_types(schema))).collect(),
             additional,
-            items: schema["items"].as_object().map(|_| Box::new(Self::read(&schema["items"]))),
+            items: schema["items"].as_object().map(|_| Box::new(Self::read_types(&schema["items"]))),
             list: match schema["x-kubernetes-list-type"].as_str() {
                 Some("map") => ListType::Map,
                 Some("set") => ListType::Set,
@@ -148,9 +184,21 @@ impl Structural {
                 all_of: read_all("allOf"),
                 any_of: read_all("anyOf"),
                 one_of: read_all("oneOf"),
-                not: schema["not"].as_object().map(|_| Box::new(Self::read(&schema["not"]))),
+                not: schema["not"].as_object().map(|_| Box::new(Self::read_types(&schema["not"]))),
             },
+            validations: Vec::new(),
+            ruled: false,
         }
+    }
+
+    /// Whether expressions are part of what it asks.
+    pub(crate) fn is_ruled(&self) -> bool {
+        self.ruled
+    }
+
+    /// What the text of a value is: `date-time`, …; empty for plain text.
+    pub(crate) fn format(&self) -> &str {
+        &self.rules.format
     }
 
     /// What the schema says of a property; `None` where it says nothing.

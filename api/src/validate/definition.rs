@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use super::{Report, items, members, names, text};
+use super::{Report, expressions, items, members, names, text};
 use crate::catalog::Catalog;
 use crate::jsonpath::JsonPath;
 use crate::{meta, structural};
@@ -115,6 +115,7 @@ fn check_versions(spec: &Value, report: &mut Report) {
                 report.invalid(format!("{path}.type"), &schema["type"], "must be object at the root");
             }
             check_schema(schema, &path, true, report);
+            expressions::check(schema, &path, report);
         } else {
             report.required(path, "schemas are required");
         }
@@ -209,7 +210,7 @@ fn check_schema(schema: &Value, path: &str, root: bool, report: &mut Report) {
     }
     if let Some(default) = schema.get("default").filter(|default| !(default.is_null() && flag("nullable"))) {
         // What a default leaves out has defaults too.
-        let (mut whole, schema) = (default.clone(), structural::Structural::read(schema));
+        let (mut whole, schema) = (default.clone(), structural::Structural::read_types(schema));
         structural::apply(&mut whole, &schema);
         for cause in structural::causes(&whole, &schema) {
             report.invalid(format!("{path}.default"), default, &cause.message);

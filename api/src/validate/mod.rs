@@ -4,7 +4,9 @@
 //! pods, Services) are here for every kind; rules that only concern volume plug-ins and operating systems that no Wasm
 //! pod meets are not. The object has been [checked](crate::check) and [defaulted](crate::defaults) before.
 
+mod admission;
 mod definition;
+mod expressions;
 mod metadata;
 pub mod names;
 mod network;
@@ -27,6 +29,7 @@ pub fn create(resource: &Resource, object: &Value) -> Vec<Cause> {
     let mut report = Report::default();
     metadata::check(resource, object, &mut report);
     rules(resource, object, &mut report);
+    expressions(resource, None, object, &mut report);
     if &*resource.name == "pods" {
         pod::check_new(object, &mut report);
     }
@@ -46,6 +49,7 @@ pub fn update(resource: &Resource, old: &Value, new: &Value) -> Vec<Cause> {
         let before = structural::causes(old, schema);
         report.0.retain(|cause| !before.contains(cause));
     }
+    expressions(resource, Some(old), new, &mut report);
     match &*resource.name {
         DEFINITIONS => definition::check_update(old, new, &mut report),
         "pods" => pod::check_update(old, new, &mut report),
@@ -98,8 +102,24 @@ fn rules(resource: &Resource, object: &Value, report: &mut Report) {
         name => {
             workload::check(name, object, report);
             policy::check(name, object, report);
+            admission::check(name, object, report);
         }
     }
+}
+
+/// The rules of a schema that are expressions: only asked of an object that is otherwise shaped as they expect.
+fn expressions(resource: &Resource, old: Option<&Value>, object: &Value, report: &mut Report) {
+    let Some(schema) = resource.schema() else { return };
+    let blocking = ["FieldValueRequired", "FieldValueTooLong", "FieldValueTooMany", "FieldValueTypeInvalid"];
+    if report.0.iter().any(|cause| blocking.contains(&cause.reason)) {
+        if schema.is_ruled() {
+            let detail = "some validation rules were not checked because the object was invalid; correct the existing \
+                          errors to complete validation";
+            report.invalid("<nil>", &Value::Null, detail);
+        }
+        return;
+    }
+    report.0.extend(structural::broken(object, old, schema));
 }
 
 /// The causes found so far.

@@ -82,6 +82,7 @@ impl Objects {
                     namespace: &key.namespace,
                     manager: &options.field_manager,
                     subresource,
+                    dry_run: false,
                     now_ms: now_ms(),
                 };
                 self.patch_if(&request, &key.name, Patch::Merge(patch), &options, &precondition).await.map(|_| ())

@@ -8,7 +8,7 @@
 //! * [`request`]: what callers say and hear. `verbs`: create, update, patch, delete. `commands`: binding, eviction,
 //!   actions of drivers.
 //! * `door`: decide, write, wait. `plan`: the decisions. `life`: metadata, generation, deletion. `admission`,
-//!   `allocate`: what the cluster decides. `scale`, `events`: other shapes of the same state.
+//!   `allocate`: what the cluster decides. `policies`: what users forbid. `scale`, `events`: other shapes of the same state.
 //! * `fields`, `shape`, `apply`, `managed`: server-side apply and `managedFields`.
 //! * `cache`: the view and its follower. `definitions`: which resources it makes. [`changes`]: the ring that watchers read.
 
@@ -36,6 +36,7 @@ mod life;
 mod limits;
 mod managed;
 mod plan;
+mod policies;
 pub mod request;
 mod scale;
 mod shape;

@@ -23,6 +23,7 @@ pub(crate) struct Request<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) manager: &'a str,
     pub(crate) subresource: Option<&'a str>,
+    pub(crate) dry_run: bool,
     /// Milliseconds since the epoch.
     pub(crate) now_ms: i64,
 }
@@ -38,8 +39,8 @@ pub(crate) struct Chance {
 impl Request<'_> {
     /// The same request about another version of the resource.
     pub(crate) fn about<'b>(&'b self, resource: &'b Resource) -> Request<'b> {
-        let Self { who, namespace, manager, subresource, now_ms, .. } = *self;
-        Request { who, resource, namespace, manager, subresource, now_ms }
+        let Self { who, namespace, manager, subresource, dry_run, now_ms, .. } = *self;
+        Request { who, resource, namespace, manager, subresource, dry_run, now_ms }
     }
 
     fn now(&self) -> String {

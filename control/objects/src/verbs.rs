@@ -11,6 +11,7 @@ use crate::door::{Decision, Done, Effect};
 use crate::life::check_preconditions;
 use crate::limits::{ALLOCATION_SPREAD, DELETIONS_AT_ONCE};
 use crate::plan::{Chance, Request};
+use crate::policies;
 use crate::request::{DeleteOptions, Deleted, Patch, User, WriteOptions, Written};
 use crate::scale::{applied_scale, scale_of, scaled};
 use crate::{Objects, now_ms};
@@ -58,7 +59,7 @@ fn request<'a>(
     options: &'a WriteOptions,
 ) -> Request<'a> {
     let manager = if options.field_manager.is_empty() { "unknown" } else { &options.field_manager };
-    Request { who, resource, namespace, manager, subresource, now_ms: now_ms() }
+    Request { who, resource, namespace, manager, subresource, dry_run: options.dry_run, now_ms: now_ms() }
 }
 
 /// Fits a body to its type, which is the resource's or a subresource's own; what nobody knows is dropped, told or
@@ -111,16 +112,19 @@ impl Objects {
         options: &WriteOptions,
     ) -> Result<Written, Status> {
         let request = request(who, resource, namespace, None, options);
-        let warnings = fit(&mut body, resource, None, options)?;
+        let mut warnings = fit(&mut body, resource, None, options)?;
         request.identify(&mut body, "")?;
         let body = resource.stored(body);
         let row = stored_row(resource);
         let request = request.about(row.as_deref().unwrap_or(resource));
         let _turn = self.door.turn(resource).await;
         let mut dice = Dice::default();
-        let decide = |view: &View| request.create(view, body.clone(), &dice.throw(), None);
         let named = !meta::name(&body).is_empty();
-        let done = self.door.transact(options.dry_run, generated(decide, named)).await?;
+        let mut made = generated(|view: &View| request.create(view, body.clone(), &dice.throw(), None), named);
+        let mut told = Vec::new();
+        let decide = |view: &View| policies::judge(view, &request, false, made(view)?, &mut told);
+        let done = self.door.transact(options.dry_run, decide).await?;
+        warnings.append(&mut told);
         Ok(written(done, warnings))
     }
 
@@ -144,7 +148,7 @@ impl Objects {
     ) -> Result<Written, Status> {
         known(resource, subresource)?;
         let request = request(who, resource, namespace, subresource, options);
-        let warnings = fit(&mut body, resource, subresource, options)?;
+        let mut warnings = fit(&mut body, resource, subresource, options)?;
         let is_scale = subresource == Some("scale");
         if !is_scale {
             request.identify(&mut body, name)?;
@@ -155,7 +159,7 @@ impl Objects {
         let may_create = subresource.is_none() && CREATED_BY_PUT.contains(&&*resource.name);
         let _turn = self.door.turn(resource).await;
         let mut dice = Dice::default();
-        let decide = |view: &View| match request.find(view, name) {
+        let mut changed = |view: &View| match request.find(view, name) {
             Ok(old) if is_scale => request.change(view, old, scaled(resource, old, &body)?, None),
             Ok(old) => request.replace(view, old, body.clone()),
             Err(_) if may_create && meta::uid(&body).is_empty() => {
@@ -163,7 +167,10 @@ impl Objects {
             }
             Err(missing) => Err(missing),
         };
+        let mut told = Vec::new();
+        let decide = |view: &View| policies::judge(view, &request, false, changed(view)?, &mut told);
         let done = self.door.transact(options.dry_run, decide).await?;
+        warnings.append(&mut told);
         Ok(written(done, warnings))
     }
 
@@ -212,7 +219,7 @@ impl Objects {
         let stored = request.about(row.as_deref().unwrap_or(resource));
         let _turn = self.door.turn(resource).await;
         let mut dice = Dice::default();
-        let mut decide = |view: &View| {
+        let mut changed = |view: &View| {
             if let Patch::Apply { body, force } = &patch {
                 return stored.apply(view, name, body, *force, &dice.throw());
             }
@@ -225,7 +232,10 @@ impl Objects {
             }
             stored.replace(view, old, new)
         };
-        let done = self.door.transact(options.dry_run, &mut decide).await?;
+        let mut told = Vec::new();
+        let decide = |view: &View| policies::judge(view, &stored, false, changed(view)?, &mut told);
+        let done = self.door.transact(options.dry_run, decide).await?;
+        warnings.append(&mut told);
         Ok(written(done, warnings))
     }
 
@@ -241,9 +251,13 @@ impl Objects {
         name: &str,
         options: &DeleteOptions,
     ) -> Result<Deleted, Status> {
-        let write = WriteOptions::default();
+        let write = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
         let request = request(who, resource, namespace, None, &write);
-        let decide = |view: &View| request.delete(request.find(view, name)?, options);
+        let mut told = Vec::new();
+        let decide = |view: &View| {
+            let decision = request.delete(request.find(view, name)?, options)?;
+            policies::judge(view, &request, true, decision, &mut told)
+        };
         let done = self.door.transact(options.dry_run, decide).await?;
         Ok(match done.effect {
             Effect::Removed => Deleted::Gone(done.object),

@@ -16,6 +16,8 @@ pub(super) fn sheet(resource: &str) -> Option<&'static Sheet> {
         "rolebindings.rbac.authorization.k8s.io" | "clusterrolebindings.rbac.authorization.k8s.io" => &BINDINGS,
         "mutatingwebhookconfigurations.admissionregistration.k8s.io"
         | "validatingwebhookconfigurations.admissionregistration.k8s.io" => &WEBHOOKS,
+        "validatingadmissionpolicies.admissionregistration.k8s.io" => &POLICIES,
+        "validatingadmissionpolicybindings.admissionregistration.k8s.io" => &POLICY_BINDINGS,
         _ => return None,
     })
 }
@@ -76,5 +78,32 @@ static WEBHOOKS: Sheet = Sheet {
     columns: &[NAME, int("Webhooks"), AGE],
     row: |object, now_ms| {
         vec![object.name().into(), list_at(&object.value, "webhooks").len().into(), age(object, now_ms)]
+    },
+};
+
+static POLICIES: Sheet = Sheet {
+    columns: &[NAME, int("Validations"), text("ParamKind"), AGE],
+    row: |object, now_ms| {
+        let kind = object.field("spec.paramKind");
+        let shown = match kind.is_object() {
+            true => format!("{}/{}", str_at(kind, "apiVersion"), str_at(kind, "kind")),
+            false => "<unset>".to_owned(),
+        };
+        let validations = list_at(&object.value, "spec.validations").len();
+        vec![object.name().into(), validations.into(), shown.into(), age(object, now_ms)]
+    },
+};
+
+static POLICY_BINDINGS: Sheet = Sheet {
+    columns: &[NAME, text("PolicyName"), text("ParamRef"), AGE],
+    row: |object, now_ms| {
+        let reference = object.field("spec.paramRef");
+        let shown = match (reference.is_object(), str_at(reference, "namespace"), str_at(reference, "name")) {
+            (false, ..) => "<unset>".to_owned(),
+            (true, home, "") => format!("{}/*", if home.is_empty() { "*" } else { home }),
+            (true, "", name) => format!("*/{name}"),
+            (true, home, name) => format!("{home}/{name}"),
+        };
+        vec![object.name().into(), str_at(&object.value, "spec.policyName").into(), shown.into(), age(object, now_ms)]
     },
 };
