@@ -2,7 +2,7 @@
 //!
 //! Tables: `live` key → create revision · mod revision · value; `history` revision → at_ms · hash · (key · value
 //! before)*; `head` one row with index, term, membership, sessions and the hash of all keys (see `State::encode_head`);
-//! `member` the identity, the count of lives and their checksum. Two-phase commit, so that a torn commit cannot pass for
+//! `member` the identity, the count of lives and their checksum, and how many frames of the log are durable. Two-phase commit, so that a torn commit cannot pass for
 //! a whole one. Everything is read once at opening; a hash that does not match, or a table that is gone, refuses the
 //! whole checkpoint.
 
@@ -17,7 +17,7 @@ use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, T
 use crate::codec::{Malformed, Reader, Writer};
 use crate::disk::{Disk, DiskFile};
 use crate::limits::CHECKPOINT_CACHE_BYTES;
-use crate::log::Identity;
+use crate::log::{Durable, Identity};
 use crate::mvcc::{Change, KeyValue, Mvcc, Revision};
 use crate::planted::{Bug, planted};
 use crate::state::{Membership, State};
@@ -39,6 +39,9 @@ pub(crate) enum CheckpointError {
     /// It belongs to someone else.
     #[error("the checkpoint belongs to member {member} of cluster {cluster:x}")]
     Foreign { member: u64, cluster: u64 },
+    /// Another version wrote it.
+    #[error("the checkpoint is of another version")]
+    Version,
     /// No space; the transaction did not happen and may be repeated.
     #[error("no space for the checkpoint")]
     Full,
@@ -52,6 +55,7 @@ impl<E: Into<redb::Error>> From<E> for CheckpointError {
         match error.into() {
             redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => CheckpointError::Full,
             redb::Error::Io(error) => CheckpointError::Io(error),
+            redb::Error::UpgradeRequired(_) => CheckpointError::Version,
             other => CheckpointError::Damaged(other.to_string()),
         }
     }
@@ -94,18 +98,29 @@ pub(crate) struct Checkpoint {
     disk: Arc<dyn Disk>,
     database: Option<Database>,
     forgotten: u64,
+    frames: u64,
+    durable: Durable,
 }
 
 impl Checkpoint {
     /// Opens the checkpoint, counts this life and returns its number with the state. An empty directory is given the
-    /// initial membership, which counts from then on whatever a later start says.
+    /// initial membership, which counts from then on whatever a later start says; one `known` to have been opened before
+    /// is not empty.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         identity: Identity,
         initial: &Membership,
+        known: bool,
     ) -> Result<(Checkpoint, u64, State), CheckpointError> {
+        let gone = || CheckpointError::Damaged("everything in it is gone".to_owned());
+        if known && !disk.names().map_err(CheckpointError::Io)?.iter().any(|name| name == FILE) {
+            return Err(gone());
+        }
         let database = open_database(disk.as_ref())?;
         let found = load(&database)?;
+        if known && found.is_none() {
+            return Err(gone());
+        }
         let write = begin(&database)?;
         let begun = found.is_some();
         let state = match found {
@@ -121,7 +136,7 @@ impl Checkpoint {
                 state
             }
         };
-        let boot = {
+        let (boot, frames) = {
             let mut member = write.open_table(MEMBER)?;
             let get = |name: &str| Ok::<_, CheckpointError>(member.get(name)?.map(|guard| guard.value()));
             let found = [get("id")?, get("cluster")?, get("format")?, get("boot")?];
@@ -140,7 +155,7 @@ impl Checkpoint {
                 return Err(CheckpointError::Foreign { member: owner.member, cluster: owner.cluster });
             }
             if format.is_some_and(|format| format != FORMAT) {
-                return Err(CheckpointError::Damaged("its format is of another version".to_owned()));
+                return Err(CheckpointError::Version);
             }
             let boot = boot.unwrap_or(0) + 1;
             let rows = [("id", owner.member), ("cluster", owner.cluster), ("format", FORMAT), ("boot", boot)];
@@ -148,16 +163,38 @@ impl Checkpoint {
                 member.insert(name, value)?;
             }
             member.insert("check", check_of(rows.map(|(_, value)| value)))?;
-            boot
+            let frames = member.get("frames")?.map_or(0, |guard| guard.value());
+            (boot, frames)
         };
         write.commit()?;
         disk.sync_names().map_err(CheckpointError::Io)?;
         let forgotten = state.mvcc.floor();
-        Ok((Checkpoint { disk, database: Some(database), forgotten }, boot, state))
+        let durable = Durable::default();
+        Ok((Checkpoint { disk, database: Some(database), forgotten, frames, durable }, boot, state))
+    }
+
+    /// How many frames of the log are known to have been durable.
+    pub(crate) fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// From now on every transaction notes how many frames of the log are durable, so that a log that lost some is known
+    /// by it.
+    pub(crate) fn witness(&mut self, durable: Durable) {
+        self.durable = durable;
+    }
+
+    /// The log begins anew: nothing is known of its frames.
+    pub(crate) fn restart_frames(&mut self) -> Result<(), CheckpointError> {
+        (self.frames, self.durable) = (0, Durable::default());
+        self.transaction(|_| Ok(()))
     }
 
     /// Whose checkpoint this is; `None` when there is none.
     pub(crate) fn identity(disk: &dyn Disk) -> Result<Option<Identity>, CheckpointError> {
+        if !disk.names().map_err(CheckpointError::Io)?.iter().any(|name| name == FILE) {
+            return Ok(None);
+        }
         // Dropping the database would end what reads from it.
         let database = open_database(disk)?;
         let read = database.begin_read()?;
@@ -206,7 +243,10 @@ impl Checkpoint {
         };
         let write = begin(&database)?;
         fill(&write)?;
+        let frames = self.durable.get().max(self.frames);
+        write.open_table(MEMBER)?.insert("frames", frames)?;
         write.commit()?;
+        self.frames = frames;
         self.database = Some(database);
         Ok(())
     }

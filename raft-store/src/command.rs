@@ -8,7 +8,7 @@
 //! txn     1 = count · compare* · count · write*
 //! compare   = key bytes · target u8 (1 mod revision u64 | 2 value bytes | 3 exists u8)
 //! write     = 1 · key bytes · value bytes | 2 · key bytes
-//! compact 2 = revision u64          check 3 = revision u64 · hash u64
+//! compact 2 = revision u64          check 3 = revision u64 · hash u64          compare 4 =
 //! ```
 
 use std::collections::HashSet;
@@ -144,11 +144,13 @@ pub(crate) enum Operation {
     Compact {
         revision: u64,
     },
-    /// The proposer's state at this revision had this hash.
+    /// The proposer's keys at this revision added up to this hash.
     Check {
         revision: u64,
         hash: u64,
     },
+    /// Every member is to add up its keys as of here.
+    Compare,
 }
 
 impl Origin {
@@ -183,6 +185,7 @@ impl Command {
                 w.u64(*revision);
                 w.u64(*hash);
             }
+            Operation::Compare => w.u8(4),
         }
         w.0.into()
     }
@@ -198,6 +201,7 @@ impl Command {
             1 => Operation::Txn(Txn { compares: r.many(decode_compare)?, then: r.many(decode_write)? }),
             2 => Operation::Compact { revision: r.u64()? },
             3 => Operation::Check { revision: r.u64()?, hash: r.u64()? },
+            4 => Operation::Compare,
             _ => return Err(Malformed),
         };
         r.end()?;

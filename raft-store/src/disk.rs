@@ -17,7 +17,9 @@ pub(crate) trait Disk: Debug + Send + Sync + 'static {
     fn names(&self) -> io::Result<Vec<String>>;
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes creations and removals durable.
+    /// Gives a file another name, which no other file has.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Makes creations, removals and new names durable.
     fn sync_names(&self) -> io::Result<()>;
     /// Bytes that can still be written; `None` where this cannot be known.
     fn free_bytes(&self) -> Option<u64>;
@@ -37,6 +39,14 @@ pub(crate) trait DiskFile: Debug + Send + Sync + 'static {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Makes every write so far durable. After an error nothing may be assumed about them.
     fn sync(&self) -> io::Result<()>;
+}
+
+/// Whether an error of reading says that bytes are gone, rather than that the system is short of something.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    // Input/output error, under the same number on every Unix.
+    const EIO: i32 = 5;
+    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
+        || cfg!(unix) && error.raw_os_error() == Some(EIO)
 }
 
 /// A directory of the operating system.
@@ -73,6 +83,10 @@ impl Disk for Directory {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         std::fs::remove_file(self.path.join(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path.join(from), self.path.join(to))
     }
 
     #[cfg(unix)]

@@ -3,6 +3,7 @@
 //! The machine's thread waits for its inbox or the time the machine asks for, takes a turn and performs the outputs in
 //! order. The log's thread writes and syncs all batches that came together. An error of the disk ends the member: what
 //! a failed sync left behind is unknown, so it is never repeated. A full disk is waited out, since nothing was written.
+//! The checkpoint's thread keeps the roster too, and adds up the state when members compare theirs.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,10 +17,12 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use crate::checkpoint::{Checkpoint, CheckpointError, Delta};
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::limits::{DISK_CHECK_MS, DISK_RESERVE_BYTES, TURN_INPUTS_MAX};
+use crate::limits::{DISK_CHECK_MS, DISK_RESERVE_BYTES, MARK_MS, TURN_INPUTS_MAX};
 use crate::log::{Log, LogError};
 use crate::member::{Answer, Batch, Input, Member, MemberChange, Now, Output};
-use crate::state::State;
+use crate::mvcc::Mvcc;
+use crate::roster::{Roster, Stage};
+use crate::state::{Membership, State};
 use crate::store::Picture;
 use crate::transport::Transport;
 
@@ -59,6 +62,17 @@ pub(crate) enum CheckpointWork {
     Commit(Delta),
     Install(Box<State>),
     CheckSpace,
+    Hash(Box<Mvcc>),
+    Peers(Box<Membership>),
+    Healed,
+}
+
+/// Why a life of a member ended.
+pub(crate) enum Ended {
+    /// There is to be no other.
+    Over(String),
+    /// What it remembers is not to be believed.
+    Damaged(String),
 }
 
 /// The machine's thread.
@@ -91,8 +105,18 @@ impl Clock {
 }
 
 impl Driver {
-    /// Runs the member to its end; returns why it ended.
-    pub(crate) fn run(mut self) -> String {
+    /// Runs the member to its end; returns why it ended, and the inbox for its next life.
+    pub(crate) fn run(mut self) -> (Ended, Receiver<Envelope>) {
+        let ended = self.turns();
+        if matches!(ended, Ended::Damaged(_)) {
+            for (_, reply) in self.replies.drain() {
+                drop(reply.to.send(Err(StoreError::Timeout)));
+            }
+        }
+        (ended, self.inbox)
+    }
+
+    fn turns(&mut self) -> Ended {
         let mut inputs = Vec::new();
         let mut outputs = Vec::new();
         loop {
@@ -105,12 +129,12 @@ impl Driver {
                 }
             }
             if let Some(reason) = ended {
-                return reason;
+                return Ended::Over(reason);
             }
             self.member.step(self.clock.now(), inputs.drain(..), &mut outputs);
             for output in outputs.drain(..) {
-                if let Err(reason) = self.perform(output) {
-                    return reason;
+                if let Err(ended) = self.perform(output) {
+                    return ended;
                 }
             }
         }
@@ -155,7 +179,7 @@ impl Driver {
         None
     }
 
-    fn perform(&mut self, output: Output) -> Result<(), String> {
+    fn perform(&mut self, output: Output) -> Result<(), Ended> {
         match output {
             Output::Write(batch) => hand(&self.log, LogWork::Write(batch))?,
             Output::Truncate(index) => hand(&self.log, LogWork::Truncate(index))?,
@@ -179,13 +203,21 @@ impl Driver {
                     transport.send_snapshot(message, state);
                 }
             }
-            Output::Peers(addresses) => {
+            Output::Peers(membership) => {
                 if let Some(transport) = &mut self.transport {
-                    transport.set_peers(addresses);
+                    transport.set_peers(membership.addresses.clone());
                 }
+                hand(&self.checkpoint, CheckpointWork::Peers(Box::new(membership)))?;
             }
-            Output::Stopped => return Err("it was asked to".to_owned()),
-            Output::Fail(reason) => return Err(reason),
+            Output::Hash(mvcc) => hand(&self.checkpoint, CheckpointWork::Hash(mvcc))?,
+            Output::Healed => {
+                tracing::info!(member = self.member.id(), "the member is whole again");
+                hand(&self.checkpoint, CheckpointWork::Healed)?;
+                self.publish();
+            }
+            Output::Stopped => return Err(Ended::Over("it was asked to".to_owned())),
+            Output::Fail(reason) => return Err(Ended::Over(reason)),
+            Output::Diverged(what) => return Err(Ended::Damaged(what)),
         }
         Ok(())
     }
@@ -214,8 +246,8 @@ fn hurry() {
 #[cfg(not(target_os = "linux"))]
 fn hurry() {}
 
-fn hand<T>(to: &SyncSender<T>, work: T) -> Result<(), String> {
-    to.send(work).map_err(|_| "a thread of the store ended".to_owned())
+fn hand<T>(to: &SyncSender<T>, work: T) -> Result<(), Ended> {
+    to.send(work).map_err(|_| Ended::Over("a thread of the store ended".to_owned()))
 }
 
 /// Starts the log's thread. It ends with the sender of its work.
@@ -226,14 +258,34 @@ pub(crate) fn log_thread(
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("store-log".to_owned()).spawn(move || {
         hurry();
-        while let Ok(first) = work.recv() {
-            if let Err(error) = write_together(&mut log, first, &work, &inbox) {
-                // The inbox is gone only if the member has ended already.
-                drop(inbox.send(Envelope::End(format!("the log cannot be written: {error}"))));
-                return;
-            }
+        if let Err(error) = run_log(&mut log, &work, &inbox) {
+            // The inbox is gone only if the member has ended already.
+            drop(inbox.send(Envelope::End(format!("the log cannot be written: {error}"))));
         }
     })
+}
+
+/// Writes what comes; when nothing more waits the log is marked, and when it stays quiet the mark is made durable.
+fn run_log(log: &mut Log, work: &Receiver<LogWork>, inbox: &SyncSender<Envelope>) -> Result<(), LogError> {
+    loop {
+        let mut waits = work.try_recv().ok();
+        if waits.is_none() {
+            match log.mark() {
+                // Space will be asked for again by whoever has something to say.
+                Err(LogError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => {}
+                done => done?,
+            }
+            waits = work.recv_timeout(Duration::from_millis(MARK_MS)).ok();
+        }
+        if waits.is_none() {
+            log.sync()?;
+            let Ok(next) = work.recv() else { return Ok(()) };
+            waits = Some(next);
+        }
+        if let Some(first) = waits {
+            write_together(log, first, work, inbox)?;
+        }
+    }
 }
 
 /// Writes everything that waits, syncs once, and reports the last batch.
@@ -275,31 +327,46 @@ fn write_together(
     truncate.map_or(Ok(()), |index| log.truncate(index))
 }
 
-/// Starts the checkpoint's thread. It ends with the sender of its work.
+/// Starts the checkpoint's thread, which keeps the roster too and returns it. It ends with the sender of its work.
 pub(crate) fn checkpoint_thread(
     mut checkpoint: Checkpoint,
+    mut roster: Roster,
     disk: Arc<dyn Disk>,
     work: Receiver<CheckpointWork>,
     inbox: SyncSender<Envelope>,
-) -> io::Result<JoinHandle<()>> {
+) -> io::Result<JoinHandle<Roster>> {
     let report = move |input| drop(inbox.send(input));
     std::thread::Builder::new().name("store-checkpoint".to_owned()).spawn(move || {
         while let Ok(item) = work.recv() {
             let done = match &item {
                 CheckpointWork::Commit(delta) => until_space(&report, || checkpoint.commit(delta)),
                 CheckpointWork::Install(state) => until_space(&report, || checkpoint.install(state)),
+                CheckpointWork::Peers(membership) => {
+                    roster.note(membership);
+                    roster.write(disk.as_ref()).map_err(CheckpointError::Io)
+                }
+                CheckpointWork::Healed => {
+                    roster.stage = Stage::Whole;
+                    roster.write(disk.as_ref()).map_err(CheckpointError::Io)
+                }
+                CheckpointWork::Hash(mvcc) => {
+                    let (revision, hash) = (mvcc.revision(), mvcc.added_up());
+                    report(Envelope::Input(Input::Hashed { revision, hash }));
+                    Ok(())
+                }
                 CheckpointWork::CheckSpace => Ok(()),
             };
             if let Err(error) = done {
                 report(Envelope::End(format!("the checkpoint cannot be written: {error}")));
-                return;
+                break;
             }
-            if !matches!(item, CheckpointWork::CheckSpace) {
+            if matches!(item, CheckpointWork::Commit(_) | CheckpointWork::Install(_)) {
                 report(Envelope::Input(Input::CheckpointDone));
             }
             let full = disk.free_bytes().is_some_and(|free| free < DISK_RESERVE_BYTES);
             report(Envelope::Input(Input::SpaceChecked { full }));
         }
+        roster
     })
 }
 

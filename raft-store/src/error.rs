@@ -32,6 +32,9 @@ pub enum OpenError {
         /// What to do.
         remedy: &'static str,
     },
+    /// Another version of the program wrote it, in a form this one does not know.
+    #[error("the store was written by another version of the program")]
+    Version,
     /// The configuration contradicts itself.
     #[error("{0}")]
     Config(&'static str),

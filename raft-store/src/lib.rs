@@ -20,7 +20,7 @@
 //! ```
 //!
 //! Pure: `command`, `state`, `mvcc`, `watch`, `requests`, `tail`, `member`. Blocking: `disk`, `log`, `checkpoint`,
-//! `recovery`, `snapshot`, `offline`. Tasks and threads: `driver`, `store`, `transport`. raft's and redb's types stay
+//! `recovery`, `roster`, `snapshot`, `offline`. Tasks and threads: `driver`, `life`, `store`, `transport`. raft's and redb's types stay
 //! inside.
 #![forbid(unsafe_code)]
 
@@ -30,6 +30,10 @@ mod command;
 mod disk;
 mod driver;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
+mod life;
 pub mod limits;
 mod log;
 mod member;
@@ -38,6 +42,7 @@ mod offline;
 mod planted;
 mod recovery;
 mod requests;
+mod roster;
 #[cfg(test)]
 #[path = "../tests/it/sim/mod.rs"]
 mod sim;

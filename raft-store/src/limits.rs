@@ -51,6 +51,8 @@ pub const SEGMENT_BYTES: u64 = if cfg!(test) { 32 << 10 } else { 16 << 20 };
 pub const FRAME_BYTES_MAX: usize = if cfg!(test) { 16 << 10 } else { 8 << 20 };
 /// Truncated segments kept for reuse: overwriting allocated blocks is the fastest durable write there is.
 pub const FREE_SEGMENTS_MAX: usize = 2;
+/// A log that has been quiet for this long has its mark synced: one sync after each pause, none under load.
+pub const MARK_MS: u64 = 200;
 /// Entries kept below the checkpoint for peers that fell behind; a peer further back receives a snapshot. Few in the
 /// crate's own tests, so that a short run sends snapshots.
 pub const PEER_LAG_ENTRIES: u64 = if cfg!(test) { 16 } else { 4096 };
@@ -76,8 +78,10 @@ pub const DISK_CHECK_MS: u64 = 1000;
 pub const MEMBERS_MAX: usize = 9;
 /// Entries a learner may be behind the leader and still be promoted.
 pub const PROMOTE_LAG_ENTRIES: u64 = 1024;
-/// Applied entries between two comparisons of the members' state hashes.
-pub const HASH_CHECK_ENTRIES: u64 = if cfg!(test) { 64 } else { 4096 };
+/// Time between two comparisons of the members' states: each adds up every key on every member.
+pub const HASH_CHECK_MS: u64 = if cfg!(test) { 2000 } else { 60_000 };
+/// A member that begins anew repeats its wish this often, until it came true.
+pub const PETITION_MS: u64 = 1000;
 
 /// Length of one frame on the wire: a raft message carries at most one proposal group above the largest transaction.
 pub const WIRE_FRAME_BYTES_MAX: usize = 16 << 20;

@@ -9,16 +9,29 @@
 //! record    = 1 · term u64 · vote u64 · commit u64                          the hard state from here on
 //!           | 2 · index u64 · term u64                                      the log restarts behind a snapshot
 //!           | 3 · type u8 · term u64 · index u64 · context bytes · data bytes
+//!           | 4                                                             everything before is durable
+//!           | 5                                                             the log goes on in the next segment
 //! ```
 //!
 //! A use of a segment has its own epoch, so leftovers of an earlier use never pass for frames. A frame that does not
 //! check ends the log: writes that were never synced may be missing or torn. If a later frame says that the bad one had
 //! been durable, bytes that were promised are gone, and opening refuses with [`LogError::Damaged`].
+//!
+//! **Damage and torn writes.** A torn write was never synced, so nothing was promised by it; damage hits what was. Four
+//! witnesses tell them apart. (1) Every frame carries how far the log was durable when it was written. (2) When nothing
+//! more is to be written after a sync, a mark follows that carries it: written at once, which a killed process survives,
+//! and synced when the log has been quiet for [`crate::limits::MARK_MS`], which a power cut survives. (3) A segment that
+//! is full ends in a record that the log goes on in the next one, synced before that is used: a missing or shortened
+//! segment is missed. (4) The checkpoint and the roster know of frames and files that must be there. What is left is one
+//! case: the power fails within that time after the last write, and the same bytes are damaged besides. They look like
+//! the torn write they almost were, and are taken for one.
+//!
 //! Errors of a sync are final: the caller stops, since the kernel may have dropped the writes.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, HardState};
@@ -30,6 +43,8 @@ use crate::planted::{Bug, planted};
 
 const MAGIC: &[u8; 8] = b"KGLOG\0\0\x01";
 const HEADER_BYTES: u64 = 4096;
+/// The fields of a header and their checksum.
+const HEADER_FIELD_BYTES: usize = 44;
 const FRAME_HEAD_BYTES: usize = 32;
 
 /// What the log cannot do.
@@ -63,6 +78,24 @@ pub(crate) enum Record {
         term: u64,
     },
     Entry(Entry),
+    /// Everything before is durable.
+    Mark,
+    /// The log goes on in the next segment.
+    Continued,
+}
+
+/// How many frames are durable, for whoever wants to know while the log is written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Durable(Arc<AtomicU64>);
+
+impl Durable {
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn set(&self, frames: u64) {
+        self.0.store(frames, Ordering::Release);
+    }
 }
 
 /// What the log remembered: the last hard state, and the entries since the last restart, without gaps.
@@ -77,6 +110,7 @@ impl Recovered {
         match record {
             Record::Hard(hard) => self.hard = hard,
             Record::Restart { .. } => self.entries.clear(),
+            Record::Mark | Record::Continued => {}
             Record::Entry(entry) => {
                 while self.entries.back().is_some_and(|last| last.index >= entry.index) {
                     self.entries.pop_back();
@@ -99,6 +133,8 @@ struct Segment {
     first_sequence: u64,
     end: u64,
     last_index: u64,
+    // Its last record says that there is a next segment.
+    continued: bool,
 }
 
 /// The open log: the one writer of its files.
@@ -111,37 +147,64 @@ pub(crate) struct Log {
     free: Vec<(String, Arc<dyn DiskFile>)>,
     next_sequence: u64,
     synced: u64,
+    durable: Durable,
     hard: HardState,
+    // Sequence after the last mark: nothing was written since.
+    marked: u64,
 }
 
 impl Log {
-    /// Opens the log, creating it in an empty directory.
-    pub(crate) fn open(disk: Arc<dyn Disk>, identity: Identity) -> Result<(Log, Recovered), LogError> {
-        let (mut segments, free) = find_segments(&disk, identity)?;
+    /// Opens the log, creating it in an empty directory; one `known` to have been opened before is not empty.
+    pub(crate) fn open(disk: Arc<dyn Disk>, identity: Identity, known: bool) -> Result<(Log, Recovered), LogError> {
+        let (mut segments, mut free) = find_segments(&disk, identity)?;
+        if known && segments.is_empty() && !planted(Bug::TruncatedTailAccepted) {
+            return Err(LogError::Damaged("every segment of the log is gone".to_owned()));
+        }
         let mut recovered = Recovered::default();
         let mut next_sequence = segments.front().map_or(1, |oldest| oldest.first_sequence);
-        for segment in &mut segments {
-            // A segment is begun only once the one before it is durable.
+        let last = segments.len().saturating_sub(1);
+        let mut unused = false;
+        for (number, segment) in segments.iter_mut().enumerate() {
+            // A segment is begun before the one before it says so, and used only once that is durable.
+            if number > 0 && number == last && segment.first_sequence == next_sequence + 1 && is_unused(segment)? {
+                unused = true;
+                break;
+            }
             if segment.first_sequence != next_sequence {
                 return Err(LogError::Damaged(format!("frames before {} are missing", segment.name)));
             }
             next_sequence = scan(segment, &mut recovered)?;
         }
+        if let Some(begun) = segments.pop_back_if(|_| unused) {
+            // Its number will be given again.
+            begun.file.write_at(0, &[0; HEADER_FIELD_BYTES])?;
+            begun.file.sync()?;
+            free.push((begun.name, begun.file));
+        }
+        if let Some(newest) = segments.back().filter(|newest| newest.continued && !planted(Bug::TruncatedTailAccepted))
+        {
+            return Err(LogError::Damaged(format!("the segment after {} is gone", newest.name)));
+        }
         check_headless(&free, segments.back(), next_sequence)?;
         let hard = recovered.hard.clone();
         let synced = next_sequence - 1;
-        let mut log = match segments.pop_back() {
-            Some(active) => Log { disk, identity, sealed: segments, active, free, next_sequence, synced, hard },
-            None => {
-                let mut free = free;
-                let active = begin_segment(&disk, identity, &mut free, 1, 1)?;
-                Log { disk, identity, sealed: segments, active, free, next_sequence, synced, hard }
-            }
+        let active = match segments.pop_back() {
+            Some(active) => active,
+            None => begin_segment(&disk, identity, &mut free, 1, 1)?,
         };
+        let (durable, marked) = (Durable::default(), 0);
+        let mut log =
+            Log { disk, identity, sealed: segments, active, free, next_sequence, synced, durable, hard, marked };
         // What was read may sit in the page cache only: promise nothing on top of it before it is durable.
         log.active.file.sync()?;
+        log.durable.set(synced);
         log.limit_free()?;
         Ok((log, recovered))
+    }
+
+    /// How many frames are durable, now and later.
+    pub(crate) fn durable(&self) -> Durable {
+        self.durable.clone()
     }
 
     /// Writes records in order, as few frames as fit; durable after [`Log::sync`].
@@ -168,9 +231,13 @@ impl Log {
     }
 
     fn write_frame(&mut self, payload: &[u8], last_index: u64) -> Result<(), LogError> {
-        if self.active.end + frame_size(payload.len()) > SEGMENT_BYTES {
+        if self.active.end + frame_size(payload.len()) > SEGMENT_BYTES - frame_size(1) {
             self.roll()?;
         }
+        self.append_frame(payload, last_index)
+    }
+
+    fn append_frame(&mut self, payload: &[u8], last_index: u64) -> Result<(), LogError> {
         let frame = encode_frame(self.active.epoch, self.next_sequence, self.synced, payload);
         self.active.file.write_at(self.active.end, &frame)?;
         self.active.end += frame.len() as u64;
@@ -183,7 +250,11 @@ impl Log {
     fn roll(&mut self) -> Result<(), LogError> {
         self.sync()?;
         let epoch = self.active.epoch + 1;
-        let next = begin_segment(&self.disk, self.identity, &mut self.free, epoch, self.next_sequence)?;
+        let next = begin_segment(&self.disk, self.identity, &mut self.free, epoch, self.next_sequence + 1)?;
+        let mut continued = Writer::default();
+        encode_record(&Record::Continued, &mut continued);
+        self.append_frame(&continued.0, 0)?;
+        self.sync()?;
         self.sealed.push_back(std::mem::replace(&mut self.active, next));
         let mut w = Writer::default();
         encode_record(&Record::Hard(self.hard.clone()), &mut w);
@@ -198,7 +269,20 @@ impl Log {
                 done => done?,
             }
             self.synced = self.next_sequence - 1;
+            self.durable.set(self.synced);
         }
+        Ok(())
+    }
+
+    /// Says behind what was synced that it was, unless that is said already; itself durable after the next sync.
+    pub(crate) fn mark(&mut self) -> Result<(), LogError> {
+        if self.marked == self.next_sequence || self.synced + 1 < self.next_sequence {
+            return Ok(());
+        }
+        let mut w = Writer::default();
+        encode_record(&Record::Mark, &mut w);
+        self.write_frame(&w.0, 0)?;
+        self.marked = self.next_sequence;
         Ok(())
     }
 
@@ -232,7 +316,15 @@ fn find_segments(disk: &Arc<dyn Disk>, identity: Identity) -> Result<Found, LogE
         let file = disk.open(&name)?;
         match read_header(file.as_ref())? {
             Some((found, epoch, first_sequence)) if found == identity => {
-                used.push(Segment { name, file, epoch, first_sequence, end: HEADER_BYTES, last_index: 0 });
+                used.push(Segment {
+                    name,
+                    file,
+                    epoch,
+                    first_sequence,
+                    end: HEADER_BYTES,
+                    last_index: 0,
+                    continued: false,
+                });
             }
             Some((found, ..)) => return Err(LogError::Foreign { member: found.member, cluster: found.cluster }),
             None => free.push((name, file)),
@@ -262,7 +354,7 @@ fn read_header(file: &dyn DiskFile) -> Result<Option<(Identity, u64, u64)>, LogE
     if file.len()? < SEGMENT_BYTES {
         return Ok(None);
     }
-    let mut bytes = [0; 44];
+    let mut bytes = [0; HEADER_FIELD_BYTES];
     file.read_at(0, &mut bytes)?;
     let mut r = Reader::copy(&bytes[8..]);
     let mut next = || r.u64().expect("the header has room for its fields");
@@ -299,7 +391,14 @@ fn begin_segment(
     file.write_at(0, &w.0)?;
     file.sync()?;
     disk.sync_names()?;
-    Ok(Segment { name, file, epoch, first_sequence, end: HEADER_BYTES, last_index: 0 })
+    Ok(Segment { name, file, epoch, first_sequence, end: HEADER_BYTES, last_index: 0, continued: false })
+}
+
+/// Whether a segment was begun and holds no frame of this use.
+fn is_unused(segment: &Segment) -> Result<bool, LogError> {
+    let mut content = vec![0; FRAME_BYTES_MAX + FRAME_HEAD_BYTES + 8];
+    segment.file.read_at(HEADER_BYTES, &mut content)?;
+    Ok(read_frame(&content.into(), 0, segment.epoch).is_none_or(|frame| frame.sequence != segment.first_sequence))
 }
 
 /// Replays a segment's frames; returns the sequence after the last good one.
@@ -311,21 +410,38 @@ fn scan(segment: &mut Segment, recovered: &mut Recovered) -> Result<u64, LogErro
     let mut at = 0;
     let continues = |frame: &Frame, sequence| frame.sequence == sequence || planted(Bug::LeftoversAccepted);
     while let Some(frame) = read_frame(&content, at, segment.epoch).filter(|frame| continues(frame, sequence)) {
-        let damaged = || LogError::Damaged(format!("{} holds records that do not follow each other", segment.name));
-        let mut records = Reader::new(frame.payload.clone());
-        while !records.is_empty() {
-            let record = decode_record(&mut records).map_err(|_| damaged())?;
-            if let Record::Entry(entry) = &record {
-                segment.last_index = segment.last_index.max(entry.index);
-            }
-            recovered.replay(record).map_err(|_| damaged())?;
-        }
+        let note = |record: &Record| match record {
+            Record::Entry(entry) => segment.last_index = segment.last_index.max(entry.index),
+            Record::Continued => segment.continued = true,
+            _ => {}
+        };
+        replay_payload(frame.payload.clone(), recovered, note)
+            .map_err(|_| LogError::Damaged(format!("{} holds records that do not follow each other", segment.name)))?;
         at += usize::try_from(frame_size(frame.payload.len())).expect("a frame fits in a segment");
         sequence += 1;
     }
     segment.end = HEADER_BYTES + at as u64;
     clear_tail(segment, &content, at, sequence)?;
     Ok(sequence)
+}
+
+/// Replays what is in a frame.
+fn replay_payload(payload: Bytes, recovered: &mut Recovered, mut note: impl FnMut(&Record)) -> Result<(), Malformed> {
+    let mut records = Reader::new(payload);
+    while !records.is_empty() {
+        let record = decode_record(&mut records)?;
+        note(&record);
+        recovered.replay(record)?;
+    }
+    Ok(())
+}
+
+/// What a frame alone would leave remembered.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn decode_payload(payload: Bytes) -> Result<Recovered, Malformed> {
+    let mut recovered = Recovered::default();
+    replay_payload(payload, &mut recovered, |_| {})?;
+    Ok(recovered)
 }
 
 /// Looks at what follows the last good frame. A frame written when the bad one was already durable proves damage; what
@@ -383,7 +499,7 @@ fn check_headless(
     Ok(())
 }
 
-struct Frame {
+pub(crate) struct Frame {
     sequence: u64,
     synced: u64,
     payload: Bytes,
@@ -407,7 +523,7 @@ fn encode_frame(epoch: u64, sequence: u64, synced: u64, payload: &[u8]) -> Vec<u
     w.0
 }
 
-fn read_frame(content: &Bytes, at: usize, epoch: u64) -> Option<Frame> {
+pub(crate) fn read_frame(content: &Bytes, at: usize, epoch: u64) -> Option<Frame> {
     let rest = content.slice(at.min(content.len())..);
     let mut r = Reader::new(rest.clone());
     let (length, crc) = (r.u32().ok()? as usize, r.u32().ok()?);
@@ -446,6 +562,8 @@ fn encode_record(record: &Record, w: &mut Writer) {
             w.bytes(&entry.context);
             w.bytes(&entry.data);
         }
+        Record::Mark => w.u8(4),
+        Record::Continued => w.u8(5),
     }
 }
 
@@ -471,6 +589,8 @@ fn decode_record(r: &mut Reader) -> Result<Record, Malformed> {
             entry.data = Bytes::copy_from_slice(&r.bytes()?);
             Ok(Record::Entry(entry))
         }
+        4 => Ok(Record::Mark),
+        5 => Ok(Record::Continued),
         _ => Err(Malformed),
     }
 }

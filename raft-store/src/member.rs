@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use raft::eraftpb::{Entry, Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{RawNode, StateRole};
 
 use crate::checkpoint::Delta;
@@ -15,16 +15,23 @@ use crate::command::{Command, Operation, Origin, TxnReply};
 use crate::error::StoreError;
 use crate::limits::{CHECKPOINT_LAG_BYTES_MAX, DISK_CHECK_MS, TRANSFER_MS};
 use crate::log::Record;
-use crate::mvcc::mix;
+use crate::mvcc::{Mvcc, mix};
 use crate::planted::{Bug, planted};
 use crate::requests::{Proposals, Reads};
-use crate::state::State;
+use crate::state::{Membership, State};
 use crate::tail::Tail;
 
+mod comparison;
+mod healing;
 mod housekeeping;
 mod membership;
 mod ready;
+use comparison::Comparison;
+pub(crate) use healing::Healing;
+use membership::OpenChange;
 pub(crate) use membership::conf_state;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use membership::read_change;
 pub(crate) use ready::speaks_of;
 
 /// The time, as the driver sees it.
@@ -51,10 +58,19 @@ pub enum MemberChange {
         /// The learner.
         member: u64,
     },
-    /// Removes a member, by joint consensus. The leader hands over first.
+    /// Removes a member, by joint consensus. A leader hands over first.
     Remove {
         /// The member.
         member: u64,
+    },
+    /// Removes a member that lost what it had promised and adds its successor, as a learner, in one step.
+    Replace {
+        /// The member that is lost; if there is none of this number, whoever is reached at `address`.
+        gone: u64,
+        /// The successor's number: above that of every member that was ever reached at `address`.
+        member: u64,
+        /// Where its peers reach it, `host:port`.
+        address: String,
     },
 }
 
@@ -83,6 +99,8 @@ pub(crate) enum Input {
         delivered: bool,
     },
     PeerUnreachable(u64),
+    /// The last connection from this peer ended.
+    PeerLost(u64),
     /// Every batch up to this one is durable.
     LogSynced {
         number: u64,
@@ -91,6 +109,11 @@ pub(crate) enum Input {
     CheckpointDone,
     SpaceChecked {
         full: bool,
+    },
+    /// The keys as of a revision were added up.
+    Hashed {
+        revision: u64,
+        hash: u64,
     },
     StopRequested,
 }
@@ -119,8 +142,14 @@ pub(crate) enum Output {
     /// The picture or the status changed.
     Publish,
     Answer(u64, Result<Answer, StoreError>),
-    /// Who the peers are changed.
-    Peers(BTreeMap<u64, String>),
+    /// Who belongs to the cluster changed: keep it where it is found when all else is damaged.
+    Peers(Membership),
+    /// Add up every key, in the background; answered by `Hashed`.
+    Hash(Box<Mvcc>),
+    /// The member that began anew is whole again.
+    Healed,
+    /// The state is not to be believed; says why. The member must end and begin anew.
+    Diverged(String),
     /// Everything asked for before the stop is done.
     Stopped,
     /// The member must not go on; says why.
@@ -147,6 +176,8 @@ pub(crate) struct Start {
     pub(crate) tail: Tail,
     /// What was durable did not match the checkpoint: the log begins anew behind it.
     pub(crate) restart_log: bool,
+    /// It begins anew after damage.
+    pub(crate) healing: Option<Healing>,
 }
 
 /// Messages that wait for a batch to be durable.
@@ -170,7 +201,7 @@ pub(crate) struct Member {
     proposals: Proposals,
     reads: Reads,
     offered_ms: u64,
-    changes: BTreeMap<u64, (u64, u64)>,
+    changes: BTreeMap<u64, OpenChange>,
     incoming: Option<Box<State>>,
     unsynced: VecDeque<Unsynced>,
     // Batches that must not reach the log before a received state is durable.
@@ -183,7 +214,11 @@ pub(crate) struct Member {
     checkpointing: Option<u64>,
     in_flight: u32,
     checkpointed: u64,
-    checked_index: u64,
+    comparison: Comparison,
+    compared_index: u64,
+    compared_ms: u64,
+    healing: Option<Healing>,
+    petition_ms: u64,
     full: bool,
     space_ms: u64,
     published: (u64, u64, u64, StateRole),
@@ -234,7 +269,11 @@ impl Member {
             checkpointing: None,
             in_flight: 0,
             checkpointed: index,
-            checked_index: index,
+            comparison: Comparison::default(),
+            compared_index: index,
+            compared_ms: now.mono_ms,
+            healing: start.healing,
+            petition_ms: now.mono_ms,
             full: false,
             space_ms: now.mono_ms,
             published: (u64::MAX, 0, 0, StateRole::Follower),
@@ -260,7 +299,8 @@ impl Member {
             }
             self.ready(out);
         }
-        self.check_hash();
+        self.compare();
+        self.heal(out);
         self.expire();
         self.checkpoint(out);
         self.stop(out);
@@ -271,10 +311,11 @@ impl Member {
     pub(crate) fn wake_at(&self) -> Option<u64> {
         let tick = self.has_peers().then_some(self.ticked_ms + self.tick_ms);
         let unanswered = self.proposals.deadline().into_iter().chain(self.reads.deadline());
-        let change = self.changes.values().map(|(_, deadline)| *deadline);
+        let change = self.changes.values().map(|open| open.deadline_ms);
         let waiting = unanswered.chain(change).min();
         let stop = self.stopping.filter(|deadline_ms| *deadline_ms > self.now.mono_ms);
-        [tick, waiting, self.checkpoint_due(), stop].into_iter().flatten().min()
+        let petition = self.healing.as_ref().map(|_| self.petition_ms);
+        [tick, waiting, self.checkpoint_due(), stop, petition].into_iter().flatten().min()
     }
 
     /// Everything applied.
@@ -302,6 +343,12 @@ impl Member {
         self.full
     }
 
+    /// Changes a value in memory, as a bad chip would.
+    #[cfg(test)]
+    pub(crate) fn corrupt(&mut self, key: &bytes::Bytes, value: &bytes::Bytes) {
+        self.state.mvcc.corrupt(key, value);
+    }
+
     fn has_peers(&self) -> bool {
         self.state.membership.all().len() > 1
     }
@@ -321,7 +368,9 @@ impl Member {
             }
             Input::Received(message) => self.received(message),
             Input::SnapshotReceived(message, state) => {
-                if !self.is_installing() {
+                if planted(Bug::StaleSnapshotAccepted) && state.index < self.state.index {
+                    self.state = *state;
+                } else if !self.is_installing() {
                     self.incoming = Some(state);
                     self.feed(message);
                 }
@@ -331,9 +380,11 @@ impl Member {
                 self.raw.report_snapshot(to, status);
             }
             Input::PeerUnreachable(peer) => self.raw.report_unreachable(peer),
+            Input::PeerLost(peer) => self.peer_lost(peer),
             Input::LogSynced { number } => self.log_synced(number, out),
             Input::CheckpointDone => self.checkpoint_done(out),
             Input::SpaceChecked { full } => self.full = full,
+            Input::Hashed { revision, hash } => self.hashed(revision, hash, out),
             Input::StopRequested => self.stopping = self.stopping.or(Some(self.now.mono_ms + TRANSFER_MS)),
         }
     }
@@ -359,15 +410,40 @@ impl Member {
 
     fn received(&mut self, message: Message) {
         // A snapshot without its state is of no use; the sender is told by the transport.
-        if message.get_msg_type() != MessageType::MsgSnapshot && message.to == self.id && !self.is_installing() {
-            self.feed(message);
+        let kind = message.get_msg_type();
+        if kind == MessageType::MsgSnapshot || message.to != self.id || self.is_installing() {
+            return;
         }
+        let normal = |entry: &Entry| entry.get_entry_type() == EntryType::EntryNormal;
+        if kind == MessageType::MsgPropose && !message.entries.iter().all(normal) {
+            return self.passed_on(&message);
+        }
+        self.feed(message);
     }
 
     /// Between taking over a snapshot and having it on disk a member hears and does nothing: raft would campaign over
     /// entries that are no longer there. To its peers it looks slow.
     fn is_installing(&self) -> bool {
         self.unsynced.iter().any(|batch| batch.installed.is_some())
+    }
+
+    /// A leader whose connection ended is gone, most likely: its system closed what its process held. A follower then
+    /// forgets it at once, so that it may vote for another, and stands for election soon, one after the other so that they
+    /// do not take votes from each other. If the leader lives after all its other followers ignore that, and its next
+    /// message is followed as before.
+    fn peer_lost(&mut self, peer: u64) {
+        if self.leader() != Some(peer) || self.raw.raft.state != StateRole::Follower || self.is_installing() {
+            return;
+        }
+        let term = self.raw.raft.term;
+        self.raw.raft.become_follower(term, raft::INVALID_ID);
+        self.role = (u64::MAX, StateRole::Follower);
+        self.settle_timeout();
+        let mut others = self.state.membership.voters.iter().filter(|voter| **voter != peer);
+        if let Some(turn) = others.position(|voter| *voter == self.id) {
+            let wait = 1 + turn * self.raw.raft.heartbeat_timeout();
+            self.raw.raft.election_elapsed = self.raw.raft.randomized_election_timeout().saturating_sub(wait);
+        }
     }
 
     fn feed(&mut self, message: Message) {
@@ -393,6 +469,7 @@ impl Member {
         if due > 0 && self.now.mono_ms >= self.offered_ms + retry_ms {
             self.offered_ms = self.now.mono_ms;
             self.reads.ask_again();
+            self.pass_on_changes();
             if !self.is_leader() {
                 self.proposals.offer_again();
             }
@@ -445,13 +522,14 @@ impl Member {
             }
             self.proposals.offered(due.into_iter().map(|(sequence, _)| sequence), leadership);
         }
-        if self.is_leader() && !self.raw.raft.commit_to_current_term() {
+        let gated = self.is_leader() && !self.raw.raft.commit_to_current_term();
+        if gated && !planted(Bug::ReadsWithoutTermGate) {
             return;
         }
         if let Some(asked) = self.reads.ask() {
             let mut w = Writer::default();
             Origin { member: self.id, boot: self.boot, sequence: asked }.encode(&mut w);
-            if planted(Bug::ReadsUnconfirmed) && self.is_leader() {
+            if planted(Bug::ReadsUnconfirmed) && self.is_leader() || gated {
                 return self.confirm(&w.0, self.raw.raft.raft_log.committed);
             }
             self.raw.read_index(w.0);

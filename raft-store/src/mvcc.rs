@@ -221,6 +221,19 @@ impl Mvcc {
         self.hash
     }
 
+    /// The same from the keys themselves: it differs if one changed in memory without being written.
+    pub(crate) fn added_up(&self) -> u64 {
+        self.live.values().fold(0, |hash: u64, kv| hash.wrapping_add(kv.hash()))
+    }
+
+    /// Changes a value as bad memory would.
+    #[cfg(test)]
+    pub(crate) fn corrupt(&mut self, key: &Bytes, value: &Bytes) {
+        let kv = self.live.get(key).expect("the key exists");
+        let changed = KeyValue { value: value.clone(), ..kv.as_ref().clone() };
+        self.live.insert(key.clone(), Arc::new(changed));
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.live_bytes + self.history_bytes
     }

@@ -14,24 +14,49 @@ use crate::checkpoint::{Checkpoint, FILE};
 use crate::command::Command;
 use crate::disk::{Directory, Disk};
 use crate::error::OpenError;
-use crate::recovery::{self, Opened};
+use crate::log::{Identity, Log};
+use crate::recovery::{self, Forgotten, Memory};
+use crate::roster::{self, Roster, Stage};
 use crate::snapshot::{SnapshotError, SnapshotStatus, save_file};
-use crate::state::{Applied, Membership, State};
+use crate::state::{Membership, State};
 use crate::store::Store;
 
 impl Store {
     /// Saves everything the log and the checkpoint of a stopped member hold to a new file, which is complete and durable
     /// when this returns. Blocks; refuses the directory of a member that runs.
     pub fn save_stopped(data_dir: &Path, file: &Path) -> Result<SnapshotStatus, SnapshotError> {
-        save_file(&open(data_dir)?.1, file)
+        let stopped = open(data_dir)?;
+        match stopped.damage {
+            None => save_file(&stopped.state, file),
+            Some(what) => {
+                let remedy = "`kogia store force-new-cluster` goes on without what the log held";
+                Err(OpenError::Damaged { what, remedy }.into())
+            }
+        }
     }
 
     /// Makes a stopped member, with everything its log and checkpoint hold, the only member of its cluster. What was
-    /// acknowledged without this member is lost, and the other members must never run again. Blocks.
+    /// acknowledged without this member is lost, and the other members must never run again. If the log is damaged, what
+    /// it held beyond the checkpoint is lost too, and its files are set aside. Blocks.
     pub fn force_new_cluster(data_dir: &Path) -> Result<SnapshotStatus, SnapshotError> {
-        let (mut checkpoint, mut state, member) = open(data_dir)?;
-        state.membership = alone(&state.membership, member);
+        let Stopped { disk, identity, mut checkpoint, mut state, damage } = open(data_dir)?;
+        state.membership = alone(&state.membership, identity.member);
+        if let Some(what) = damage {
+            tracing::error!(what, revision = state.mvcc.revision(), "the log is damaged; what followed is lost");
+            checkpoint.restart_frames()?;
+            roster::clear_aside(disk.as_ref())?;
+            roster::set_log_aside(disk.as_ref())?;
+            Log::open(disk.clone(), identity, false).map_err(|error| SnapshotError::Checkpoint(error.to_string()))?;
+        }
         checkpoint.install(&state)?;
+        let mut roster = Roster::read(disk.as_ref())?.unwrap_or(Roster {
+            configured: identity.member,
+            cluster: identity.cluster,
+            ..Roster::default()
+        });
+        roster.member = identity.member;
+        roster.note(&state.membership);
+        roster.write(disk.as_ref())?;
         Ok(SnapshotStatus::of(&state))
     }
 }
@@ -42,14 +67,50 @@ pub(crate) fn alone(before: &Membership, member: u64) -> Membership {
     Membership { voters: vec![member], addresses: [(member, address)].into(), ..Membership::default() }
 }
 
-/// The checkpoint of a stopped member, its state after the last entry of its log, and its number.
-fn open(data_dir: &Path) -> Result<(Checkpoint, State, u64), SnapshotError> {
+/// What a stopped member has.
+struct Stopped {
+    disk: Arc<dyn Disk>,
+    identity: Identity,
+    checkpoint: Checkpoint,
+    /// After the last entry of the log that reads.
+    state: State,
+    /// The log is damaged: what it held beyond the checkpoint is not in the state.
+    damage: Option<String>,
+}
+
+fn open(data_dir: &Path) -> Result<Stopped, SnapshotError> {
     if !data_dir.join(FILE).exists() {
         return Err(SnapshotError::NoStore(data_dir.to_owned()));
     }
     let disk: Arc<dyn Disk> = Arc::new(lock(data_dir)?);
+    let roster = Roster::read(disk.as_ref())?;
+    if let Some(healing) = roster.as_ref().filter(|roster| roster.stage != Stage::Whole) {
+        let what = format!("{}, and it has not been healed yet", healing.damage);
+        let remedy = "Start it while a majority of the other members is well, or use the directory of one of them";
+        return Err(OpenError::Damaged { what, remedy }.into());
+    }
     let identity = Checkpoint::identity(disk.as_ref())?.ok_or_else(|| SnapshotError::NoStore(data_dir.to_owned()))?;
-    let Opened { checkpoint, mut state, tail, .. } = recovery::open(disk, identity, &Membership::default())?;
+    let (checkpoint, state, damage) = match recovery::remember(&disk, identity, &Membership::default(), true) {
+        Ok(memory) => {
+            let (checkpoint, state) = replay(memory)?;
+            (checkpoint, state, None)
+        }
+        Err(Forgotten::Damaged { what, whole: Some(_) }) => {
+            let (checkpoint, _, state) = Checkpoint::open(disk.clone(), identity, &Membership::default(), true)?;
+            (checkpoint, state, Some(what))
+        }
+        Err(Forgotten::Damaged { what, whole: None }) => {
+            let remedy = "Use the directory of another member, or a snapshot that was saved";
+            return Err(OpenError::Damaged { what, remedy }.into());
+        }
+        Err(Forgotten::Refused(error)) => return Err(error.into()),
+    };
+    Ok(Stopped { disk, identity, checkpoint, state, damage })
+}
+
+/// Applies what the log holds beyond the checkpoint.
+fn replay(memory: Memory) -> Result<(Checkpoint, State), SnapshotError> {
+    let Memory { checkpoint, mut state, tail, .. } = memory;
     let unapplied = tail.entries.into_iter().filter(|entry| entry.index > state.index).collect::<Vec<_>>();
     for entry in unapplied {
         (state.index, state.term) = (entry.index, entry.term);
@@ -58,14 +119,13 @@ fn open(data_dir: &Path) -> Result<(Checkpoint, State, u64), SnapshotError> {
             continue;
         }
         let index = entry.index;
-        let applied = Command::decode(entry.data).map(|command| state.apply(command).0);
-        if !applied.is_ok_and(|applied| !matches!(applied, Applied::Diverged { .. })) {
+        if Command::decode(entry.data).map(|command| state.apply(command)).is_err() {
             let what = format!("entry {index} of the log does not fit the state before it");
             let remedy = "Use the directory of another member, or a snapshot that was saved";
             return Err(OpenError::Damaged { what, remedy }.into());
         }
     }
-    Ok((checkpoint, state, identity.member))
+    Ok((checkpoint, state))
 }
 
 /// Claims a directory for as long as the value lives.

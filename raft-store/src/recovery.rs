@@ -1,22 +1,26 @@
 //! Putting a member together again: the checkpoint, and the log from there on.
 //!
 //! The checkpoint is the older of the two, the log reaches further; together they must leave no gap. A log that ends
-//! before the checkpoint, or disagrees with it, was replaced by a snapshot and begins anew. Refuses to open what has lost
-//! entries it knew to be committed.
+//! before the checkpoint, or disagrees with it, was replaced by a snapshot and begins anew. Nothing that has lost what it
+//! had promised is opened: a member with peers is begun anew under another number (see `member::healing`), one without is
+//! refused, with what is lost and what can be done.
 
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::disk::Disk;
+use crate::checkpoint::{self, Checkpoint, CheckpointError};
+use crate::disk::{self, Disk};
 use crate::error::OpenError;
 use crate::log::{Identity, Log, LogError, Recovered};
-use crate::member::conf_state;
+use crate::member::{Healing, conf_state};
 use crate::planted::{Bug, planted};
+use crate::roster::{self, Roster, Stage};
 use crate::state::{Membership, State};
 use crate::tail::Tail;
 
-/// A member as its disk left it.
-pub(crate) struct Opened {
+/// What a member's disk remembers.
+pub(crate) struct Memory {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) log: Log,
     pub(crate) boot: u64,
@@ -26,38 +30,193 @@ pub(crate) struct Opened {
     pub(crate) restart_log: bool,
 }
 
-/// Opens both files of a member; `initial` is the membership an empty directory starts with.
-pub(crate) fn open(disk: Arc<dyn Disk>, identity: Identity, initial: &Membership) -> Result<Opened, OpenError> {
-    let foreign = |member, cluster| OpenError::Foreign {
-        member: identity.member,
-        cluster: identity.cluster,
-        found_member: member,
-        found_cluster: cluster,
-    };
-    let (checkpoint, boot, state) = Checkpoint::open(disk.clone(), identity, initial).map_err(|error| match error {
-        CheckpointError::Damaged(what) => damaged(what, initial),
-        CheckpointError::Foreign { member, cluster } => foreign(member, cluster),
-        CheckpointError::Full => OpenError::Io(std::io::ErrorKind::StorageFull.into()),
-        CheckpointError::Io(error) => OpenError::Io(error),
-    })?;
-    let (log, recovered) = Log::open(disk, identity).map_err(|error| match error {
-        LogError::Damaged(what) => damaged(what, &state.membership),
-        LogError::Foreign { member, cluster } => foreign(member, cluster),
-        LogError::Io(error) => OpenError::Io(error),
-    })?;
-    let (tail, restart_log) = join(&state, recovered).map_err(|what| damaged(what, &state.membership))?;
-    Ok(Opened { checkpoint, log, boot, state, tail, restart_log })
+/// A member ready to run.
+pub(crate) struct Opened {
+    pub(crate) memory: Memory,
+    pub(crate) roster: Roster,
+    /// It begins anew, and what it has to ask for.
+    pub(crate) healing: Option<Healing>,
 }
 
-fn damaged(what: String, membership: &Membership) -> OpenError {
-    let remedy = if membership.all().len() > 1 {
-        "Nothing is lost while a majority of the other members is well: remove this member from the cluster, and add it \
-         again with a new number and an empty directory"
-    } else {
-        "There is no other member to heal from: restore a saved snapshot into an empty directory; writes since it was \
-         saved are lost"
+/// Why a memory cannot be used.
+pub(crate) enum Forgotten {
+    /// Something that was durable is gone; the revision up to which the checkpoint is whole, if it is.
+    Damaged { what: String, whole: Option<u64> },
+    /// Anything else.
+    Refused(OpenError),
+}
+
+impl From<io::Error> for Forgotten {
+    fn from(error: io::Error) -> Self {
+        if disk::is_damage(&error) {
+            Forgotten::Damaged { what: format!("its files no longer read: {error}"), whole: None }
+        } else {
+            Forgotten::Refused(OpenError::Io(error))
+        }
+    }
+}
+
+/// Opens a member's directory; `initial` is the membership an empty one starts with. A member that is damaged and knows
+/// peers is begun anew.
+pub(crate) fn open(
+    disk: &Arc<dyn Disk>,
+    configured: Identity,
+    initial: &Membership,
+    wall_ms: u64,
+) -> Result<Opened, OpenError> {
+    let (mut roster, known) = whose(disk.as_ref(), configured, initial)?;
+    if matches!(roster.stage, Stage::Whole | Stage::Joining) {
+        match remember(disk, roster.identity(), initial, known) {
+            Ok(memory) => {
+                let before = roster.clone();
+                if roster.stage == Stage::Whole {
+                    roster.note(&memory.state.membership);
+                }
+                if !known || roster != before {
+                    roster.write(disk.as_ref())?;
+                }
+                return Ok(Opened { healing: healing(&roster), memory, roster });
+            }
+            Err(Forgotten::Refused(error)) => return Err(error),
+            Err(Forgotten::Damaged { what, whole }) => {
+                if roster.peers().is_empty() {
+                    return Err(damaged(what, whole));
+                }
+                roster.damage = what;
+                roster.stage = Stage::Damaged;
+            }
+        }
+    }
+    tracing::error!(member = roster.member, damage = roster.damage, "the store is damaged; it heals from its peers");
+    if roster.stage == Stage::Damaged {
+        roster::clear_aside(disk.as_ref())?;
+        roster.gone = roster.member;
+        if !planted(Bug::NumberKept) {
+            roster.member = roster::successor(roster.member, wall_ms);
+        }
+        roster.stage = Stage::SettingAside;
+        // From here on nobody speaks under the old number again.
+        roster.write(disk.as_ref())?;
+    }
+    roster::set_aside(disk.as_ref())?;
+    let memory =
+        remember(disk, roster.identity(), &Membership::default(), false).map_err(|forgotten| match forgotten {
+            Forgotten::Refused(error) => error,
+            Forgotten::Damaged { what, .. } => OpenError::Io(io::Error::other(what)),
+        })?;
+    roster.stage = Stage::Joining;
+    roster.write(disk.as_ref())?;
+    Ok(Opened { healing: healing(&roster), memory, roster })
+}
+
+/// Whose directory it is, and whether it was opened before.
+fn whose(disk: &dyn Disk, configured: Identity, initial: &Membership) -> Result<(Roster, bool), OpenError> {
+    if let Some(roster) = Roster::read(disk)? {
+        if roster.cluster != configured.cluster || ![roster.configured, roster.member].contains(&configured.member) {
+            return Err(foreign(configured, roster.identity()));
+        }
+        return Ok((roster, true));
+    }
+    // Without a roster the checkpoint tells which successor of the configured member this is.
+    let found = Checkpoint::identity(disk).ok().flatten().filter(|found| {
+        let successor = found.member > configured.member && found.member % 1000 == configured.member % 1000;
+        successor && found.cluster == configured.cluster
+    });
+    let roster = Roster {
+        configured: configured.member,
+        cluster: configured.cluster,
+        member: found.unwrap_or(configured).member,
+        voter: true,
+        address: initial.addresses.get(&configured.member).cloned().unwrap_or_default(),
+        members: initial.addresses.clone(),
+        ..Roster::default()
     };
-    OpenError::Damaged { what, remedy }
+    Ok((roster, false))
+}
+
+fn healing(roster: &Roster) -> Option<Healing> {
+    (roster.stage == Stage::Joining).then(|| Healing {
+        gone: roster.gone,
+        address: roster.address.clone(),
+        peers: roster.peers().into_keys().collect(),
+        voter: roster.voter,
+        damage: roster.damage.clone(),
+    })
+}
+
+/// Reads checkpoint and log; where nothing is, and nothing is known to have been, both are created.
+pub(crate) fn remember(
+    disk: &Arc<dyn Disk>,
+    identity: Identity,
+    initial: &Membership,
+    known: bool,
+) -> Result<Memory, Forgotten> {
+    let read = read(disk, identity, initial, known);
+    // The log is created once the checkpoint is there. A checkpoint that does not read and has no log beside it was
+    // never completed, and nothing was promised.
+    let cut_short = !known && matches!(read, Err(Forgotten::Damaged { whole: None, .. }));
+    if !cut_short || disk.names()?.iter().any(|name| name.starts_with("log-")) {
+        return read;
+    }
+    disk.remove(checkpoint::FILE)?;
+    disk.sync_names()?;
+    self::read(disk, identity, initial, known)
+}
+
+fn read(disk: &Arc<dyn Disk>, identity: Identity, initial: &Membership, known: bool) -> Result<Memory, Forgotten> {
+    // A database that is damaged may panic, which ends the opening like any other error.
+    let read = || Checkpoint::open(disk.clone(), identity, initial, known);
+    let (mut checkpoint, boot, state) = catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(CheckpointError::Damaged("its pages contradict each other".to_owned())))
+        .map_err(|error| match error {
+            CheckpointError::Foreign { member, cluster } => {
+                Forgotten::Refused(foreign(identity, Identity { member, cluster }))
+            }
+            CheckpointError::Full => Forgotten::Refused(OpenError::Io(io::ErrorKind::StorageFull.into())),
+            CheckpointError::Version => Forgotten::Refused(OpenError::Version),
+            CheckpointError::Io(error) => error.into(),
+            damaged @ CheckpointError::Damaged(_) => Forgotten::Damaged { what: damaged.to_string(), whole: None },
+        })?;
+    let gone = |what| Forgotten::Damaged { what, whole: Some(state.mvcc.revision()) };
+    let (log, recovered) = Log::open(disk.clone(), identity, known).map_err(|error| match error {
+        LogError::Damaged(what) => gone(what),
+        LogError::Foreign { member, cluster } => Forgotten::Refused(foreign(identity, Identity { member, cluster })),
+        LogError::Io(error) if disk::is_damage(&error) => gone(format!("the log no longer reads: {error}")),
+        LogError::Io(error) => Forgotten::Refused(OpenError::Io(error)),
+    })?;
+    let durable = log.durable();
+    let (ends, knows) = (durable.get(), checkpoint.frames());
+    if ends < knows && !planted(Bug::TruncatedTailAccepted) {
+        return Err(gone(format!("the log ends at frame {ends}, the checkpoint knows of frame {knows}")));
+    }
+    checkpoint.witness(durable);
+    let (tail, restart_log) = join(&state, recovered).map_err(gone)?;
+    Ok(Memory { checkpoint, log, boot, state, tail, restart_log })
+}
+
+fn foreign(asked: Identity, found: Identity) -> OpenError {
+    OpenError::Foreign {
+        member: asked.member,
+        cluster: asked.cluster,
+        found_member: found.member,
+        found_cluster: found.cluster,
+    }
+}
+
+/// The error of a member that has no peers to heal from.
+fn damaged(what: String, whole: Option<u64>) -> OpenError {
+    match whole {
+        Some(revision) => OpenError::Damaged {
+            what: format!("{what}; the checkpoint is whole up to revision {revision}"),
+            remedy: "There is no other member to heal from, and what was written after that revision is lost. Go on from \
+                     it with `kogia store force-new-cluster`, or restore a saved snapshot into an empty directory",
+        },
+        None => OpenError::Damaged {
+            what,
+            remedy: "There is no other member to heal from: restore a saved snapshot into an empty directory; writes since \
+                     it was saved are lost",
+        },
+    }
 }
 
 /// The entries that follow the checkpoint, and whether the log must begin anew.

@@ -125,7 +125,7 @@ impl Store {
             return Err(SnapshotError::NotEmpty(data_dir));
         }
         let identity = Identity { member: member_id, cluster: cluster_id };
-        let (mut checkpoint, ..) = Checkpoint::open(disk, identity, &state.membership)?;
+        let (mut checkpoint, ..) = Checkpoint::open(disk, identity, &state.membership, false)?;
         checkpoint.install(&state)?;
         Ok(SnapshotStatus::of(&state))
     }
@@ -234,6 +234,11 @@ pub(crate) struct Assembly {
 }
 
 impl Assembly {
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn rows(&self) -> u32 {
+        self.rows
+    }
+
     /// Takes a chunk; the state, once the end was taken and everything adds up.
     pub(crate) fn add(&mut self, head: &[u8; CHUNK_HEAD_BYTES], rows: Bytes) -> Result<Option<State>, Malformed> {
         let mut h = Reader::copy(head);

@@ -3,7 +3,6 @@
 //! A write is answered once it is durable on a majority and applied here; a read that must be linearizable first learns
 //! from the leader how far it has to be. Values are read from the picture on the caller's own thread.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -14,23 +13,24 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::command::{Operation, Txn, TxnReply};
-use crate::disk::{Directory, Disk};
-use crate::driver::{Clock, Driver, Envelope, Reply, Request, checkpoint_thread, log_thread};
+use crate::driver::{Clock, Envelope, Reply, Request};
 use crate::error::{Cancelled, OpenError, StoreError, WatchError};
-use crate::limits::{INBOX_MAX, LOG_QUEUE_MAX, MEMBERS_MAX, PEER_INPUTS_MAX, REQUESTS_MAX};
-use crate::log::Identity;
-use crate::member::{Answer, Input, Member, MemberChange, Start};
-use crate::mvcc::{Consistency, Mvcc, Range, RangeReply, mix};
-use crate::recovery;
+use crate::life::Home;
+use crate::limits::{INBOX_MAX, MEMBERS_MAX, REQUESTS_MAX};
+use crate::member::{Answer, Input, Member, MemberChange};
+use crate::mvcc::{Consistency, Mvcc, Range, RangeReply};
+use crate::offline;
 use crate::state::{Membership, State};
-use crate::transport::{Transport, TransportConfig};
+use crate::transport::TransportConfig;
 use crate::watch::{ChangeRecord, Cursor, WatchRequest};
 
 /// How to open a member.
 pub struct Config {
     /// The member's own directory; created if needed, locked while open.
     pub data_dir: PathBuf,
-    /// The member's number: not 0, and never used by another member of this cluster.
+    /// The member's number: not 0, and never used by another member of this cluster. A member that healed from damage
+    /// has another one, which its directory remembers and [`StoreStatus::member_id`] tells; it is still opened with this
+    /// one.
     pub member_id: u64,
     /// The cluster's number: members of another one are refused.
     pub cluster_id: u64,
@@ -117,6 +117,8 @@ pub struct StoreStatus {
     pub members: Vec<MemberStatus>,
     /// Whether writes are refused for lack of space.
     pub disk_full: bool,
+    /// What was damaged, while the member begins anew and has not come to decide again.
+    pub healing: Option<String>,
     /// Why the member ended, once it has.
     pub stopped: Option<String>,
 }
@@ -160,6 +162,7 @@ impl Picture {
             hash: state.mvcc.hash(),
             members: membership.all().into_iter().map(describe).collect(),
             disk_full: member.is_full(),
+            healing: member.healing().map(str::to_owned),
             stopped: None,
         };
         Picture { mvcc: state.mvcc.clone(), status }
@@ -191,7 +194,7 @@ impl Store {
     /// Opens a member; it serves as soon as it knows a leader, and requests wait for that. Must run within tokio.
     pub async fn open(config: Config) -> Result<Store, OpenError> {
         let runtime = tokio::runtime::Handle::current();
-        let opened = tokio::task::spawn_blocking(move || start(config, &runtime));
+        let opened = tokio::task::spawn_blocking(move || start(config, runtime));
         opened.await.map_err(|panic| OpenError::Io(std::io::Error::other(panic)))?
     }
 
@@ -234,7 +237,9 @@ impl Store {
         self.ask(Request::Propose(Operation::Compact { revision })).await.map(|_| ())
     }
 
-    /// Adds, promotes or removes a member. Only the leader does; one change at a time.
+    /// Adds, promotes, removes or replaces a member; may be asked of any member, which passes it on to the leader and
+    /// repeats it until it is applied here or [`crate::limits::REQUEST_MS`] are over. One change at a time. A learner is
+    /// promoted once it has caught up: a leader says [`StoreError::Busy`] until then, any other member waits for it.
     pub async fn change_members(&self, change: MemberChange) -> Result<(), StoreError> {
         self.ask(Request::Change(change)).await.map(|_| ())
     }
@@ -285,6 +290,9 @@ impl Store {
         let picture = self.shared.pictures.borrow();
         match &picture.status.stopped {
             Some(reason) => Err(StoreError::Stopped(reason.clone())),
+            None if picture.status.healing.is_some() && picture.status.applied == 0 => {
+                Err(StoreError::Busy("the member is damaged and has nothing to show until its peers have healed it"))
+            }
             None => Ok(read(&picture)),
         }
     }
@@ -337,64 +345,15 @@ impl Watch {
 }
 
 /// Opens the disk and starts the threads.
-fn start(config: Config, runtime: &tokio::runtime::Handle) -> Result<Store, OpenError> {
-    let initial = config.check()?;
-    let disk: Arc<dyn Disk> =
-        Arc::new(Directory::lock(config.data_dir.clone()).map_err(|error| match error.kind() {
-            std::io::ErrorKind::WouldBlock => OpenError::InUse(config.data_dir.display().to_string()),
-            _ => OpenError::Io(error),
-        })?);
-    let identity = Identity { member: config.member_id, cluster: config.cluster_id };
-    let opened = recovery::open(disk.clone(), identity, &initial)?;
-    if config.transport.is_none() && opened.state.membership.all().len() > 1 {
-        return Err(OpenError::Config("a member with peers needs a transport"));
-    }
-    let clock = Clock::start();
-    let start = Start {
-        member: config.member_id,
-        boot: opened.boot,
-        tick_ms: u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX),
-        heartbeat_ticks: config.heartbeat_ticks,
-        election_ticks: config.election_ticks,
-        seed: mix(config.member_id ^ clock.now().wall_ms),
-        state: opened.state,
-        tail: opened.tail,
-        restart_log: opened.restart_log,
-    };
-    let member = Member::new(start, clock.now(), &crate::trace::logger(config.member_id))
-        .map_err(|error| OpenError::Io(std::io::Error::other(error)))?;
-
+fn start(config: Config, runtime: tokio::runtime::Handle) -> Result<Store, OpenError> {
+    let founders = config.check()?;
+    let disk = Arc::new(offline::lock(&config.data_dir)?);
     let (inbox, received) = sync_channel(INBOX_MAX);
-    let (log_work, log_received) = sync_channel(LOG_QUEUE_MAX);
-    let (checkpoint_work, checkpoint_received) = sync_channel(LOG_QUEUE_MAX);
-    let (pictures, seen) = watch::channel(Picture::of(&member));
-    let log = log_thread(opened.log, log_received, inbox.clone())?;
-    let checkpoint = checkpoint_thread(opened.checkpoint, disk, checkpoint_received, inbox.clone())?;
-    let transport = config.transport.map(|transport| {
-        let peers = Arc::new(Semaphore::new(PEER_INPUTS_MAX));
-        Transport::start(transport, identity, &member.state().membership.addresses, inbox.clone(), peers, runtime)
-    });
-    let driver = Driver {
-        member,
-        inbox: received,
-        log: log_work,
-        checkpoint: checkpoint_work,
-        pictures: pictures.clone(),
-        transport,
-        clock,
-        replies: HashMap::new(),
-        last_id: 0,
-    };
-    let run = move || {
-        let reason = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver.run()))
-            .unwrap_or_else(|_| "it met a state that must not be; its trace tells more".to_owned());
-        // The driver is gone and with it the senders of work: both threads finish what they have and end.
-        drop(log.join());
-        drop(checkpoint.join());
-        tracing::info!(member = config.member_id, reason, "the store has ended");
-        pictures.send_modify(|picture| picture.status.stopped = Some(reason));
-    };
-    let thread = std::thread::Builder::new().name("store-member".to_owned()).spawn(run)?;
+    let (pictures, seen) = watch::channel(Picture::default());
+    let clock = Clock::start();
+    let home = Home { config, founders, disk, runtime, clock, inbox: inbox.clone(), pictures };
+    let first = home.begin(received)?;
+    let thread = std::thread::Builder::new().name("store-member".to_owned()).spawn(move || home.live(first))?;
     let places = Arc::new(Semaphore::new(REQUESTS_MAX));
     Ok(Store { shared: Arc::new(Shared { inbox, places, pictures: seen, thread: Some(thread).into() }) })
 }

@@ -14,8 +14,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use protobuf::Message as _;
@@ -66,6 +66,8 @@ struct Shared {
     inbox: SyncSender<Envelope>,
     places: Arc<Semaphore>,
     snapshots: Semaphore,
+    // How many connections each peer speaks on.
+    speaking: Mutex<HashMap<u64, usize>>,
 }
 
 struct Peer {
@@ -92,28 +94,32 @@ impl Drop for Transport {
 }
 
 impl Transport {
+    /// Listens and dials; `address` is where this member is reached, as far as it knows.
     pub(crate) fn start(
-        config: TransportConfig,
+        config: &TransportConfig,
         identity: Identity,
-        addresses: &BTreeMap<u64, String>,
+        address: String,
+        peers: BTreeMap<u64, String>,
         inbox: SyncSender<Envelope>,
         places: Arc<Semaphore>,
         runtime: &Handle,
-    ) -> Transport {
+    ) -> io::Result<Transport> {
+        let listener = config.listener.try_clone()?;
         let shared = Arc::new(Shared {
             identity,
-            address: addresses.get(&identity.member).cloned().unwrap_or_default(),
-            client: config.client.into(),
-            server: config.server.into(),
-            server_name: config.server_name,
+            address,
+            client: config.client.clone().into(),
+            server: config.server.clone().into(),
+            server_name: config.server_name.clone(),
             inbox,
             places,
             snapshots: Semaphore::new(SNAPSHOTS_MAX),
+            speaking: Mutex::default(),
         });
-        let accepting = runtime.spawn(accept(config.listener, shared.clone())).abort_handle();
+        let accepting = runtime.spawn(accept(listener, shared.clone())).abort_handle();
         let mut transport = Transport { shared, runtime: runtime.clone(), peers: HashMap::new(), accepting };
-        transport.set_peers(addresses.clone());
-        transport
+        transport.set_peers(peers);
+        Ok(transport)
     }
 
     /// Dials new peers, and forgets those that are gone or moved.
@@ -171,6 +177,16 @@ impl Transport {
 }
 
 impl Shared {
+    /// A connection of a peer began or ended; how many it has now.
+    fn speaks(&self, peer: u64, begins: bool) -> usize {
+        let mut speaking = self.speaking.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = speaking.entry(peer).or_default();
+        *count = if begins { *count + 1 } else { count.saturating_sub(1) };
+        let left = *count;
+        speaking.retain(|_, count| *count > 0);
+        left
+    }
+
     /// Hands an input to the member once there is a place for it. An ended member needs none.
     async fn report(&self, input: Input) {
         if let Ok(place) = self.places.clone().acquire_owned().await {
@@ -357,13 +373,12 @@ async fn receive(shared: &Shared, tcp: TcpStream) -> io::Result<()> {
             if let Ok(place) = shared.places.clone().acquire_owned().await {
                 drop(shared.inbox.try_send(Envelope::Introduced(from, address, place)));
             }
-            loop {
-                let message = read_message(&mut stream).await?;
-                if message.from != from {
-                    return Err(refused("a message carries another sender than the connection"));
-                }
-                shared.report(Input::Received(message)).await;
+            shared.speaks(from, true);
+            let ended = listen(shared, from, &mut stream).await;
+            if shared.speaks(from, false) == 0 {
+                shared.report(Input::PeerLost(from)).await;
             }
+            ended
         }
         SNAPSHOT => {
             let taken = receive_snapshot(shared, from, &mut stream).await;
@@ -372,6 +387,17 @@ async fn receive(shared: &Shared, tcp: TcpStream) -> io::Result<()> {
             taken
         }
         _ => Err(refused("the peer wants something unknown")),
+    }
+}
+
+/// Hands on what a peer says until its connection ends.
+async fn listen(shared: &Shared, from: u64, stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    loop {
+        let message = read_message(stream).await?;
+        if message.from != from {
+            return Err(refused("a message carries another sender than the connection"));
+        }
+        shared.report(Input::Received(message)).await;
     }
 }
 

@@ -93,6 +93,8 @@ pub struct Status {
     pub revision: u64,
     pub hash: String,
     pub voters: usize,
+    /// What is damaged, while the member is not whole again.
+    pub healing: Option<String>,
 }
 
 pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
@@ -160,6 +162,7 @@ async fn carry_out(store: &Store, what: What) -> anyhow::Result<Answer> {
                 revision: seen.revision,
                 hash: format!("{:016x}", seen.hash),
                 voters: seen.members.iter().filter(|member| member.voter).count(),
+                healing: seen.healing,
             })
         }
         What::Load(load) => Answer::Measured(load::run(store, load).await?),

@@ -385,6 +385,81 @@ fn nothing_acknowledged_is_lost_when_leaders_are_cut_off() {
     nothing_lost(&cluster, &acknowledged);
 }
 
+/// The one file of a stopped member whose name begins so.
+fn file(data_dir: &Path, prefix: &str) -> PathBuf {
+    let all = fs::read_dir(data_dir.join("store")).unwrap().map(|entry| entry.unwrap().path());
+    let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+    all.into_iter().find(named).unwrap()
+}
+
+/// What befalls a file.
+type Damage = fn(&Path);
+
+/// Changes one bit of the first frame after a log's header.
+fn flip(log: &Path) {
+    let mut bytes = fs::read(log).unwrap();
+    bytes[4096 + 40] ^= 1;
+    fs::write(log, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_member_heals_from_its_peers_under_load() {
+    let mut cluster = Members::start();
+    let cut = |path: &Path| fs::File::options().write(true).open(path).unwrap().set_len(5000).unwrap();
+    let damages: [(&str, Damage); 3] =
+        [("log-", flip), ("checkpoint", cut), ("log-", |path| fs::remove_file(path).unwrap())];
+    let acknowledged = Ledger::under_load(&mut cluster, |cluster, ledger| {
+        for (victim, (prefix, damage)) in damages.into_iter().enumerate() {
+            cluster.members[victim].kill();
+            damage(&file(&cluster.data_dir(victim), prefix));
+            cluster.members[victim] = cluster.spawn(victim);
+            ledger.members.lock().unwrap().clone_from(&cluster.members);
+            eventually("the damaged member to be a voter again", || {
+                let status = cluster.members[victim].status()?;
+                (status["healing"].is_null() && status["voters"] == 3).then_some(())
+            });
+            let number = cluster.members[victim].status().unwrap()["member"].as_u64().unwrap();
+            assert!(number > 1000 && number % 1000 == victim as u64 + 1, "it bears a new number: {number}");
+            ledger.progress();
+        }
+    });
+    nothing_lost(&cluster, &acknowledged);
+    // A member that healed is opened again like any other.
+    cluster.members[0].kill();
+    cluster.members[0] = cluster.spawn(0);
+    nothing_lost(&cluster, &acknowledged);
+}
+
+#[test]
+fn a_damaged_member_without_peers_says_what_is_lost_and_goes_on_from_what_is_whole() {
+    let dir = tempfile::Builder::new().prefix("kogia-store-").tempdir().unwrap();
+    let kogia = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kogia"));
+        command.arg("--data-dir").arg(dir.path()).arg("store").args(args);
+        command
+    };
+    let mut process = kogia(&["member"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = process.stdin.take().unwrap();
+    let mut answers = BufReader::new(process.stdout.take().unwrap()).lines();
+    for id in 1..=10 {
+        writeln!(input, "{}", json!({"id": id, "put": {"key": format!("k{id}"), "value": "v"}})).unwrap();
+        answers.next().unwrap().unwrap();
+    }
+    drop(input);
+    assert!(process.wait().unwrap().success());
+
+    flip(&file(dir.path(), "log-"));
+    let refused = run(&mut kogia(&["member"])).fails();
+    for told in ["was durable and no longer reads", "whole up to revision 10", "force-new-cluster", "saved snapshot"] {
+        assert!(refused.contains(told), "{told} is missing in: {refused}");
+    }
+    assert!(run(&mut kogia(&["force-new-cluster", "--yes"])).ok().contains("10 keys at revision 10"));
+    let alone = Member::start(kogia(&["member"]), &dir.path().join("trace"));
+    assert!(alone.put("k11", "v"));
+    assert_eq!(alone.list("k").unwrap().len(), 11);
+    alone.kill();
+}
+
 #[test]
 fn strangers_are_refused_and_do_no_harm() {
     let cluster = Members::start();

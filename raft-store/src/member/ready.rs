@@ -136,7 +136,7 @@ impl Member {
         self.in_flight += 1;
         self.checkpointing = Some(index);
         out.push(Output::Install(Box::new(self.state.clone())));
-        out.push(Output::Peers(self.state.membership.addresses.clone()));
+        out.push(Output::Peers(self.state.membership.clone()));
     }
 
     fn apply_all(&mut self, entries: Vec<Entry>, out: &mut Vec<Output>) {
@@ -174,9 +174,13 @@ impl Member {
             Applied::Done => Ok(Answer::Done),
             Applied::Refused(error) => Err(error),
             Applied::Duplicate => return,
-            Applied::Diverged { revision } => {
-                out.push(Output::Fail(format!("the state differs from the leader's at revision {revision}")));
-                return;
+            Applied::Compare => {
+                self.compare_here(out);
+                Ok(Answer::Done)
+            }
+            Applied::Told { revision, hash } => {
+                self.told(origin.member, revision, hash, out);
+                Ok(Answer::Done)
             }
         };
         if (origin.member, origin.boot) == (self.id, self.boot)

@@ -12,7 +12,7 @@ use crate::state::{Membership, State};
 
 fn open(disk: &SimDisk) -> Result<(Checkpoint, u64, State), CheckpointError> {
     let founders = Membership { voters: vec![1, 2, 3], ..Membership::default() };
-    Checkpoint::open(Arc::new(disk.clone()), Identity { member: 1, cluster: 1 }, &founders)
+    Checkpoint::open(Arc::new(disk.clone()), Identity { member: 1, cluster: 1 }, &founders, false)
 }
 
 /// A checkpoint of some keys, written in a few portions over a few lives.

@@ -1,13 +1,15 @@
 //! What must be true of a run, checked while it happens.
 //!
-//! The store tells the revision of every answer, so a history is linearizable if and only if the order of revisions is a
-//! witness: each write stands at its revision, each read shows exactly the state of its revision, and no operation stands
-//! before one that had ended when it began. Watches give the truth about revisions; every member must show the same.
+//! The store tells the revision of every answer, so the order of revisions must be a witness: each write stands at its
+//! revision, each read shows exactly the state of its revision, and no operation stands before one that had ended when it
+//! began. Watches give the truth about revisions; every member must show the same. In the end the whole history is
+//! checked for being linearizable by a checker that believes no revision (`linear`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::linear::{self, Action, Operation};
 use crate::command::TxnReply;
 use crate::error::StoreError;
 use crate::watch::ChangeRecord;
@@ -32,6 +34,8 @@ impl Op {
 
 struct Open {
     op: Op,
+    // When it began: operations begin and end one at a time.
+    call: u64,
     // The highest revision anyone had been told when the operation began.
     told: u64,
 }
@@ -46,6 +50,8 @@ pub(crate) struct Checks {
     refused: Vec<Bytes>,
     fingerprints: BTreeMap<u64, u64>,
     open: BTreeMap<u64, Open>,
+    history: Vec<Operation>,
+    time: u64,
     told: u64,
     pub(crate) acknowledged: u64,
     pub(crate) reads: u64,
@@ -53,7 +59,8 @@ pub(crate) struct Checks {
 
 impl Checks {
     pub(crate) fn began(&mut self, id: u64, op: Op) {
-        self.open.insert(id, Open { op, told: self.told });
+        self.time += 1;
+        self.open.insert(id, Open { op, call: self.time, told: self.told });
     }
 
     /// A member showed a revision: the first to do so defines it, everybody else must agree.
@@ -113,8 +120,10 @@ impl Checks {
                 return;
             }
         };
-        let Some(Open { op, told }) = self.ended(id, reply.revision) else { return };
+        let Some(open) = self.ended(id, reply.revision) else { return };
         let revision = reply.revision;
+        self.note(&open, revision, &reply);
+        let Open { op, told, .. } = open;
         assert!(revision >= told, "{op:?} was decided at revision {revision}, after {told} had been told");
         let wrote = |checks: &Checks| checks.truth.get(&revision).and_then(|changes| changes.first().cloned());
         match &op {
@@ -143,7 +152,7 @@ impl Checks {
 
     /// A linearizable read was answered from a state of this revision.
     pub(crate) fn read(&mut self, id: u64, revision: u64, value: Option<&Bytes>) {
-        let Some(Open { op, told }) = self.ended(id, revision) else { return };
+        let Some(Open { op, call, told }) = self.ended(id, revision) else { return };
         let Op::Read { key } = &op else { panic!("{op:?} was answered as a read") };
         assert!(revision >= told, "{op:?} saw revision {revision}, after {told} had been told");
         assert_eq!(
@@ -152,14 +161,64 @@ impl Checks {
             "{op:?} saw another value than that of revision {revision}"
         );
         self.reads += 1;
+        self.time += 1;
+        let (end, action) = (Some(self.time), Action::Read { value: value.cloned() });
+        self.history.push(Operation { key: key.clone(), call, end, action, hint: revision });
+    }
+
+    /// Remembers a transaction that was answered.
+    fn note(&mut self, open: &Open, revision: u64, reply: &TxnReply) {
+        self.time += 1;
+        let (key, action) = match &open.op {
+            Op::Put { key, value } => {
+                (key, Action::Wrote { expected: None, value: Some(value.clone()), version: revision })
+            }
+            Op::Cas { key, expected, value } if reply.succeeded => {
+                (key, Action::Wrote { expected: Some(*expected), value: Some(value.clone()), version: revision })
+            }
+            Op::Cas { key, expected, .. } => {
+                let current = reply.current.first().and_then(|(_, revision)| *revision).unwrap_or(0);
+                (key, Action::Refused { expected: *expected, current })
+            }
+            Op::Delete { key } => (key, Action::Wrote { expected: None, value: None, version: 0 }),
+            Op::Read { .. } => return,
+        };
+        let (key, end) = (key.clone(), Some(self.time));
+        self.history.push(Operation { key, call: open.call, end, action, hint: revision });
+    }
+
+    /// What nobody was told the outcome of: writes that took effect by what the watches showed, removals perhaps.
+    fn unknown(&self) -> Vec<Operation> {
+        let mut written = BTreeMap::new();
+        for (revision, changes) in &self.truth {
+            written.extend(changes.iter().filter_map(|(_, value, _)| Some((value.as_ref()?, *revision))));
+        }
+        let operation = |open: &Open| {
+            let (key, expected, value) = match &open.op {
+                Op::Put { key, value } => (key, None, Some(value)),
+                Op::Cas { key, expected, value } => (key, Some(*expected), Some(value)),
+                Op::Delete { key } => (key, None, None),
+                Op::Read { .. } => return None,
+            };
+            let version = match value {
+                Some(value) => *written.get(value)?,
+                None => u64::MAX,
+            };
+            let action = Action::Wrote { expected, value: value.cloned(), version };
+            Some(Operation { key: key.clone(), call: open.call, end: None, action, hint: version })
+        };
+        self.open.values().filter_map(operation).collect()
     }
 
     /// At the end: everything told is there, nothing refused is.
-    pub(crate) fn conclude(&self, revision: u64) {
+    pub(crate) fn conclude(&mut self, revision: u64) {
         assert!(revision >= self.told, "revision {} was told, the cluster ends at {revision}", self.told);
         for value in &self.refused {
             assert!(!self.values.contains(value), "a refused write took effect");
         }
+        let mut history = std::mem::take(&mut self.history);
+        history.extend(self.unknown());
+        linear::check(history).unwrap_or_else(|what| panic!("{what}"));
     }
 
     pub(crate) fn revisions(&self) -> usize {

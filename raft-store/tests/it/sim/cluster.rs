@@ -11,10 +11,12 @@ use super::checks::{Checks, Op};
 use super::disk::SimDisk;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::driver::{CheckpointWork, LogWork};
-use crate::error::Cancelled;
-use crate::limits::REQUEST_MS;
+use crate::error::{Cancelled, OpenError};
+use crate::limits::{MARK_MS, REQUEST_MS};
 use crate::log::{Log, LogError};
 use crate::member::{Batch, Input, Member, Now, Output, Start};
+use crate::recovery::Opened;
+use crate::roster::{Roster, Stage};
 use crate::snapshot::{Assembly, CHUNK_HEAD_BYTES, chunks};
 use crate::state::{Membership, State};
 use crate::watch::{Cursor, WatchRequest};
@@ -29,6 +31,7 @@ const TICK_MS: u64 = 50;
 
 mod damage;
 mod people;
+pub(crate) use damage::Damage;
 
 enum Event {
     Deliver(Box<Message>),
@@ -40,6 +43,7 @@ enum Event {
     Checkpoint(u64, u64),
     Client(u64),
     Patience(u64, u64),
+    MarkSync(u64, u64),
     Restart(u64),
     CrashAgain(u64),
     Misfortune,
@@ -62,8 +66,9 @@ pub(crate) struct Summary {
     transfers: u64,
     compactions: u64,
     full_disks: u64,
-    damaged: u64,
-    replaced: u64,
+    pub(crate) damaged: u64,
+    pub(crate) unharmed: u64,
+    pub(crate) healed: u64,
     trace: u64,
 }
 
@@ -82,13 +87,14 @@ impl Summary {
         self.compactions += other.compactions;
         self.full_disks += other.full_disks;
         self.damaged += other.damaged;
-        self.replaced += other.replaced;
+        self.unharmed += other.unharmed;
+        self.healed += other.healed;
     }
 
     pub(crate) fn covers_everything(&self) -> bool {
         let counts = [self.acknowledged, self.reads, self.crashes, self.failed_syncs, self.partitions, self.pauses];
         let rare = [self.snapshots, self.member_changes, self.transfers, self.compactions, self.full_disks];
-        let repairs = [self.damaged, self.replaced];
+        let repairs = [self.damaged, self.unharmed, self.healed];
         counts.iter().chain(&rare).chain(&repairs).all(|count| *count > 0)
     }
 }
@@ -97,6 +103,7 @@ struct Live {
     member: Member,
     log: Log,
     checkpoint: Checkpoint,
+    roster: Roster,
     log_queue: VecDeque<LogWork>,
     log_busy: bool,
     checkpoint_queue: VecDeque<CheckpointWork>,
@@ -107,6 +114,10 @@ struct Live {
 }
 
 struct Process {
+    // The number it was founded with.
+    configured: u64,
+    // It began anew under another number.
+    retired: bool,
     disk: SimDisk,
     life: u64,
     live: Option<Live>,
@@ -115,8 +126,9 @@ struct Process {
 }
 
 impl Process {
-    fn new(wall_skew: u64) -> Process {
-        Process { disk: SimDisk::default(), life: 0, live: None, paused_until: 0, wall_skew }
+    fn new(configured: u64, wall_skew: u64) -> Process {
+        let disk = SimDisk::default();
+        Process { configured, retired: false, disk, life: 0, live: None, paused_until: 0, wall_skew }
     }
 }
 
@@ -137,18 +149,18 @@ pub(crate) struct Cluster {
     current: BTreeMap<u64, u64>,
     last_request: u64,
     known: BTreeMap<Bytes, u64>,
-    damage: damage::Damage,
+    damage: Damage,
     summary: Summary,
     logger: slog::Logger,
 }
 
 impl Cluster {
-    pub(crate) fn new(seed: u64) -> Cluster {
+    pub(crate) fn new(seed: u64, damage: Damage) -> Cluster {
         let mut rng = Rng::new(seed);
         let mut processes = BTreeMap::new();
         for id in FOUNDERS.into_iter().chain([JOINER]) {
             let wall_skew = rng.below(10_000);
-            processes.insert(id, Process::new(wall_skew));
+            processes.insert(id, Process::new(id, wall_skew));
         }
         let mut cluster = Cluster {
             now: 1000,
@@ -164,7 +176,7 @@ impl Cluster {
             current: BTreeMap::new(),
             last_request: 0,
             known: BTreeMap::new(),
-            damage: damage::Damage::default(),
+            damage,
             summary: Summary::default(),
             logger: slog::Logger::root(slog::Discard, slog::o!()),
             rng,
@@ -177,7 +189,7 @@ impl Cluster {
         }
         cluster.after(500, Event::Misfortune);
         cluster.after(2000, Event::Operator);
-        cluster.plan_damage(seed);
+        cluster.plan_damage();
         cluster
     }
 
@@ -208,11 +220,12 @@ impl Cluster {
         let one = |(id, process): (&u64, &Process)| match &process.live {
             None => format!("{id}: down"),
             Some(live) => format!(
-                "{id}: term {} leader {:?} index {} voters {:?}",
+                "{id}: term {} leader {:?} index {} voters {:?} healing {:?}",
                 live.member.term(),
                 live.member.leader(),
                 live.member.state().index,
-                live.member.state().membership.voters
+                live.member.state().membership.voters,
+                live.member.healing()
             ),
         };
         self.processes.iter().map(one).collect::<Vec<_>>().join("; ")
@@ -231,7 +244,7 @@ impl Cluster {
         for id in ids {
             self.process(id).paused_until = 0;
             self.process(id).disk.set_full(false);
-            if self.process(id).live.is_none() {
+            if self.process(id).live.is_none() && !self.process(id).retired {
                 self.start(id);
             }
         }
@@ -242,11 +255,12 @@ impl Cluster {
         let mut members = self.processes.values().filter_map(|process| process.live.as_ref());
         let Some(leader) = members.clone().find(|live| live.member.is_leader()) else { return false };
         let state = leader.member.state();
+        let all = state.membership.all();
         self.waiting.is_empty()
-            && self.repair(&state.membership).is_none()
+            && self.processes.iter().all(|(id, process)| !process.retired || !all.contains(id))
             && members.all(|live| {
-                let belongs = state.membership.all().contains(&live.member.id());
-                !belongs || live.member.state().index == state.index
+                let belongs = all.contains(&live.member.id());
+                live.member.healing().is_none() && (!belongs || live.member.state().index == state.index)
             })
     }
 
@@ -260,21 +274,22 @@ impl Cluster {
     }
 
     fn start(&mut self, id: u64) {
-        if self.is_set_aside(id) {
-            return;
-        }
         let founders = Membership {
             voters: FOUNDERS.to_vec(),
             addresses: FOUNDERS.iter().map(|id| (*id, format!("m{id}"))).collect(),
             ..Membership::default()
         };
-        let initial = if FOUNDERS.contains(&id) { founders } else { Membership::default() };
-        let opened = match self.open(id, &initial) {
+        let configured = self.process(id).configured;
+        let initial = if FOUNDERS.contains(&configured) { founders } else { Membership::default() };
+        let Opened { memory: opened, roster, healing } = match self.open(id, &initial) {
             Ok(opened) => opened,
-            Err(error) => return self.not_opened(id, &error),
+            Err(OpenError::Io(_)) => return self.crash(id),
+            Err(error) => panic!("member {id} cannot be opened: {error}"),
         };
+        let id = self.renamed(id, roster.member);
         let now = self.time(id);
         let start = Start {
+            healing,
             member: id,
             boot: opened.boot,
             tick_ms: TICK_MS,
@@ -293,6 +308,7 @@ impl Cluster {
             member,
             log: opened.log,
             checkpoint: opened.checkpoint,
+            roster,
             log_queue: VecDeque::new(),
             log_busy: false,
             checkpoint_queue: VecDeque::new(),
@@ -312,6 +328,15 @@ impl Cluster {
         process.live = None;
         process.life += 1;
         process.disk.crash(&mut rng);
+        // A killed process has its connections closed by its system; a power cut closes nothing.
+        if self.rng.chance(50) {
+            for peer in self.processes.keys().copied().collect::<Vec<_>>() {
+                let (life, delay) = (self.process(peer).life, 1 + self.rng.below(5));
+                if self.reachable(id, peer) {
+                    self.after(delay, Event::Input(peer, life, Input::PeerLost(id)));
+                }
+            }
+        }
         let (delay, again) = (self.rng.below(1500), self.rng.chance(20));
         self.after(delay, Event::Restart(id));
         // A second crash while the first is being recovered from.
@@ -353,6 +378,12 @@ impl Cluster {
                     self.step(id, Vec::new());
                 }
             }
+            Event::MarkSync(id, life) => {
+                if self.live(id, life).is_some_and(|live| !live.log_busy && live.log.sync().is_err()) {
+                    self.summary.failed_syncs += 1;
+                    self.crash(id);
+                }
+            }
             Event::LogWrite(id, life) => self.log_write(id, life),
             Event::LogSync(id, life, number) => self.log_sync(id, life, number),
             Event::Checkpoint(id, life) => self.run_checkpoint(id, life),
@@ -365,7 +396,7 @@ impl Cluster {
                 }
             }
             Event::Restart(id) => {
-                if self.process(id).live.is_none() {
+                if self.process(id).live.is_none() && !self.process(id).retired {
                     self.start(id);
                 }
             }
@@ -451,9 +482,17 @@ impl Cluster {
             Output::Install(state) => self.queue_checkpoint(id, life, CheckpointWork::Install(state)),
             Output::CheckSpace => self.queue_checkpoint(id, life, CheckpointWork::CheckSpace),
             Output::Answer(request, answer) => self.answered(id, request, answer),
-            Output::Publish | Output::Peers(_) => {}
+            Output::Peers(membership) => {
+                self.queue_checkpoint(id, life, CheckpointWork::Peers(Box::new(membership)));
+            }
+            Output::Hash(mvcc) => self.queue_checkpoint(id, life, CheckpointWork::Hash(mvcc)),
+            Output::Healed => {
+                self.summary.healed += 1;
+                self.queue_checkpoint(id, life, CheckpointWork::Healed);
+            }
+            Output::Publish => {}
             Output::Stopped => self.crash(id),
-            Output::Fail(reason) => panic!("member {id} failed: {reason}"),
+            Output::Fail(reason) | Output::Diverged(reason) => panic!("member {id} failed: {reason}"),
         }
     }
 
@@ -484,6 +523,11 @@ impl Cluster {
         let delay = 1 + self.rng.below(300);
         if delivered {
             let copy = copied(state);
+            if self.rng.chance(if self.healed { 0 } else { 5 }) {
+                // Once more, when much has happened since.
+                let late = delay + self.rng.below(3000);
+                self.after(late, Event::DeliverSnapshot(Box::new(message.clone()), copied(state)));
+            }
             self.after(delay, Event::DeliverSnapshot(Box::new(message), copy));
         }
         self.after(delay + 1, Event::Input(id, life, Input::SnapshotSent { to, delivered }));
@@ -535,6 +579,10 @@ impl Cluster {
         live.log_busy = !live.log_queue.is_empty();
         if live.log_busy {
             self.after(0, Event::LogWrite(id, life));
+        } else {
+            // As in production: a mark when nothing waits, durable after a while. A full disk takes it next time.
+            drop(live.log.mark());
+            self.after(MARK_MS, Event::MarkSync(id, life));
         }
         if number > 0 {
             self.step(id, vec![Input::LogSynced { number }]);
@@ -552,13 +600,28 @@ impl Cluster {
 
     fn run_checkpoint(&mut self, id: u64, life: u64) {
         let delay = self.rng.below(100);
+        let disk = self.process(id).disk.clone();
         let Some(live) = self.live(id, life) else { return };
         let Some(work) = live.checkpoint_queue.pop_front() else { return };
         let done = match &work {
             CheckpointWork::Commit(delta) => live.checkpoint.commit(delta),
             CheckpointWork::Install(state) => live.checkpoint.install(state),
+            CheckpointWork::Peers(membership) => {
+                live.roster.note(membership);
+                live.roster.write(&disk).map_err(CheckpointError::Io)
+            }
+            CheckpointWork::Healed => {
+                live.roster.stage = Stage::Whole;
+                live.roster.write(&disk).map_err(CheckpointError::Io)
+            }
+            CheckpointWork::Hash(mvcc) => {
+                let (revision, hash) = (mvcc.revision(), mvcc.added_up());
+                self.after(0, Event::Input(id, life, Input::Hashed { revision, hash }));
+                Ok(())
+            }
             CheckpointWork::CheckSpace => Ok(()),
         };
+        let Some(live) = self.live(id, life) else { return };
         match done {
             Ok(()) => {}
             Err(CheckpointError::Full) => {
@@ -576,7 +639,8 @@ impl Cluster {
             self.after(delay, Event::Checkpoint(id, life));
         }
         let full = self.process(id).disk.is_full();
-        let done = (!matches!(work, CheckpointWork::CheckSpace)).then_some(Input::CheckpointDone);
+        let done = matches!(work, CheckpointWork::Commit(_) | CheckpointWork::Install(_));
+        let done = done.then_some(Input::CheckpointDone);
         self.step(id, done.into_iter().chain([Input::SpaceChecked { full }]).collect());
     }
 }

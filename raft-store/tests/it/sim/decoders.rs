@@ -1,20 +1,25 @@
 //! Bytes nobody wrote, behind a right checksum where there is one: every decoder refuses or accepts them, and none
-//! panics or takes memory for what is not there. Bounded and seeded, so that a failure is found again.
+//! panics or takes memory for what is not there. The entry points are those of the fuzz targets; the changes are bounded
+//! and seeded, so that a failure is found again. `FUZZ_CASES=1000000` makes so many of each.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChangeSingle, ConfChangeV2, Entry, HardState, Message};
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, HardState, Message};
 
 use super::Rng;
 use super::disk::SimDisk;
+use crate::checkpoint::{encode_history, encode_live};
 use crate::codec::{Reader, Writer};
 use crate::command::{Command, Compare, Operation, Origin, Target, Txn, Write};
 use crate::disk::Disk;
-use crate::log::{Identity, Log, LogError, Record};
+use crate::fuzz;
+use crate::log::{Identity, Log, Record};
+use crate::roster::Roster;
+use crate::snapshot::{CHUNK_HEAD_BYTES, chunks};
 use crate::state::{Membership, State};
-use crate::transport::{read_hello, read_message};
 
 const CASES: u64 = 5000;
 const LOG_HEADER_BYTES: usize = 4096;
@@ -46,21 +51,6 @@ fn change(rng: &mut Rng, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Decodes `CASES` changed examples; some must be taken and many refused, or the changes miss the decoder.
-fn fuzz(examples: &[Vec<u8>], mut decode: impl FnMut(Vec<u8>) -> bool) {
-    for example in examples {
-        assert!(decode(example.clone()), "the example itself is good");
-    }
-    let mut taken = 0;
-    for seed in 0..CASES {
-        let mut rng = Rng::new(seed);
-        let mut bytes = examples[rng.below(examples.len() as u64) as usize].clone();
-        change(&mut rng, &mut bytes);
-        taken += u64::from(decode(bytes));
-    }
-    assert!(taken > 0 && taken < CASES, "{taken} of {CASES} are taken");
-}
-
 fn commands() -> Vec<Command> {
     let compares = vec![
         Compare { key: "a".into(), target: Target::ModRevision(7) },
@@ -72,6 +62,7 @@ fn commands() -> Vec<Command> {
         Operation::Txn(Txn { compares, then }),
         Operation::Compact { revision: 3 },
         Operation::Check { revision: 5, hash: u64::MAX },
+        Operation::Compare,
     ];
     let origin = |sequence| Origin { member: 1, boot: 2, sequence };
     (1..)
@@ -80,112 +71,129 @@ fn commands() -> Vec<Command> {
         .collect()
 }
 
-#[test]
-fn commands_are_refused_or_read_as_what_they_write_back() {
-    let examples: Vec<Vec<u8>> = commands().iter().map(|command| command.encode().to_vec()).collect();
-    fuzz(&examples, |bytes| match Command::decode(bytes.into()) {
-        Ok(command) => {
-            assert_eq!(Command::decode(command.encode()).as_ref(), Ok(&command));
-            true
-        }
-        Err(_) => false,
-    });
+/// Decodes changed examples; some must be taken and many refused, or the changes miss the decoder.
+fn fuzz(name: &str, decode: fn(&[u8]) -> bool, examples: &[Vec<u8>]) {
+    for example in examples {
+        assert!(decode(example), "{name}: the example itself is good");
+    }
+    let cases = super::number("FUZZ_CASES").unwrap_or(CASES);
+    let mut taken = 0;
+    for seed in 0..cases {
+        let mut rng = Rng::new(seed);
+        let mut bytes = examples[rng.below(examples.len() as u64) as usize].clone();
+        change(&mut rng, &mut bytes);
+        taken += u64::from(decode(&bytes));
+    }
+    // Behind a checksum of its own next to nothing passes.
+    let checked = name == "log_frame";
+    assert!((checked || taken > 0) && taken < cases, "{name}: {taken} of {cases} are taken");
 }
 
-#[test]
-fn the_head_of_a_state_with_its_membership_is_refused_or_read() {
+fn state() -> State {
     let addresses = [(1, "a:1".to_owned()), (2, "b:1".to_owned())].into();
     let membership = Membership { voters: vec![1, 2], learners: vec![3], addresses, ..Membership::default() };
     let mut state = State::new(membership);
     for command in commands() {
         state.apply(command);
     }
-    let mut whole = Writer::default();
-    state.encode_head(&mut whole);
-    let fields = Reader::copy(&whole.0).bytes().unwrap().to_vec();
-    fuzz(&[fields], |fields| {
-        let mut w = Writer::default();
-        w.bytes(&fields);
-        w.u32(crc32c::crc32c(&fields));
-        State::decode_head(&mut Reader::new(w.0.into())).is_ok()
-    });
+    for sequence in 10..13 {
+        let then = vec![Write::Put { key: "k".into(), value: format!("{sequence}").into() }];
+        let operation = Operation::Txn(Txn { compares: Vec::new(), then });
+        state.apply(Command { origin: Origin { member: 1, boot: 2, sequence }, at_ms: 9, operation });
+    }
+    state
 }
 
-#[test]
-fn a_change_of_membership_is_refused_or_read() {
-    let mut change = ConfChangeV2 { context: Bytes::from("a:1"), ..ConfChangeV2::default() };
-    change.mut_changes().push(ConfChangeSingle { node_id: 4, ..ConfChangeSingle::default() });
-    fuzz(&[change.write_to_bytes().unwrap()], |bytes| ConfChangeV2::parse_from_bytes(&bytes).is_ok());
-}
-
-/// A log of one frame after the header, and the name of its only segment.
-fn log_of_one_frame(identity: Identity) -> (String, Vec<u8>) {
+/// The first frame of a log, and what is in it.
+fn frame() -> (Vec<u8>, Vec<u8>) {
     let disk = SimDisk::default();
-    let (mut log, _) = Log::open(Arc::new(disk.clone()), identity).unwrap();
+    let (mut log, _) = Log::open(Arc::new(disk.clone()), Identity { member: 1, cluster: 1 }, false).unwrap();
     let entry =
         |index, data: &'static str| Record::Entry(Entry { index, term: 1, data: data.into(), ..Entry::default() });
     let hard = Record::Hard(HardState { term: 1, vote: 1, commit: 1, ..HardState::default() });
     log.write(&[hard, Record::Restart { index: 4, term: 1 }, entry(5, "one"), entry(6, "two")]).unwrap();
     log.sync().unwrap();
     let name = disk.names().unwrap().remove(0);
-    let bytes = disk.bytes(&name);
-    (name, bytes)
+    let whole = disk.bytes(&name)[LOG_HEADER_BYTES..].to_vec();
+    let length = u32::from_le_bytes(whole[..4].try_into().unwrap()) as usize;
+    let end = FRAME_HEAD_BYTES + length;
+    (whole[..end].to_vec(), whole[FRAME_HEAD_BYTES..end].to_vec())
 }
 
-#[test]
-fn a_frame_of_the_log_is_refused_or_read() {
-    let identity = Identity { member: 1, cluster: 1 };
-    let (name, whole) = log_of_one_frame(identity);
-    let frame = &whole[LOG_HEADER_BYTES..];
-    let length = u32::from_le_bytes(frame[..4].try_into().unwrap()) as usize;
-    let payload = frame[FRAME_HEAD_BYTES..FRAME_HEAD_BYTES + length].to_vec();
-    fuzz(&[payload], |payload| {
-        let mut bytes = whole.clone();
-        let frame = &mut bytes[LOG_HEADER_BYTES..];
-        frame[..4].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
-        frame[FRAME_HEAD_BYTES..].fill(0);
-        frame[FRAME_HEAD_BYTES..FRAME_HEAD_BYTES + payload.len()].copy_from_slice(&payload);
-        let crc = crc32c::crc32c(&frame[8..FRAME_HEAD_BYTES + payload.len()]);
-        frame[4..8].copy_from_slice(&crc.to_le_bytes());
-        let disk = SimDisk::default();
-        disk.overwrite(&name, &bytes);
-        match Log::open(Arc::new(disk), identity) {
-            Ok((_, recovered)) => {
-                let indexes: Vec<u64> = recovered.entries.iter().map(|entry| entry.index).collect();
-                assert!(indexes.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{indexes:?} leave a gap");
-                true
-            }
-            Err(LogError::Damaged(_)) => false,
-            Err(other) => panic!("damage is told as {other}"),
+/// Good bytes for a target.
+fn examples(target: &str) -> Vec<Vec<u8>> {
+    let state = state();
+    let stream: Vec<Vec<u8>> = chunks(&state).collect();
+    let change = |kinds: &[(ConfChangeType, u64)]| {
+        let mut change = ConfChangeV2 { context: Bytes::from("a:1"), ..ConfChangeV2::default() };
+        for (kind, node_id) in kinds {
+            let mut single = ConfChangeSingle { node_id: *node_id, ..ConfChangeSingle::default() };
+            single.set_change_type(*kind);
+            change.mut_changes().push(single);
         }
-    });
-}
-
-/// What is wired to end at once, since all bytes are there.
-fn at_once<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(work)
+        change.write_to_bytes().unwrap()
+    };
+    match target {
+        "command" => commands().iter().map(|command| command.encode().to_vec()).collect(),
+        "head" => {
+            let mut whole = Writer::default();
+            state.encode_head(&mut whole);
+            vec![Reader::copy(&whole.0).bytes().unwrap().to_vec()]
+        }
+        "live_row" => state.mvcc.live().map(|kv| encode_live(kv)).collect(),
+        "history_row" => state.mvcc.history().map(|past| encode_history(past)).collect(),
+        "member_change" => vec![
+            change(&[(ConfChangeType::AddLearnerNode, 4)]),
+            change(&[(ConfChangeType::RemoveNode, 4), (ConfChangeType::AddLearnerNode, 1004)]),
+        ],
+        "log_frame" => vec![frame().0],
+        "log_payload" => vec![frame().1],
+        "roster" => {
+            let disk = SimDisk::default();
+            let members = [(1, "a:1".to_owned())].into();
+            Roster { member: 1, members, damage: "x".to_owned(), ..Roster::default() }.write(&disk).unwrap();
+            let bytes = disk.bytes(crate::roster::FILE);
+            let length = u32::from_le_bytes(bytes[8..12].try_into().unwrap()) as usize;
+            vec![bytes[16..16 + length].to_vec()]
+        }
+        "snapshot_rows" => vec![stream[0][CHUNK_HEAD_BYTES..].to_vec()],
+        "snapshot_stream" => vec![stream.concat()],
+        "hello" => {
+            let mut hello = Writer(b"KGRAFT\0\x01".to_vec());
+            for field in [1, 2, 3] {
+                hello.u64(field);
+            }
+            hello.u8(1);
+            hello.u8(9);
+            hello.0.extend_from_slice(b"host:1234");
+            vec![hello.0]
+        }
+        "wire_message" => {
+            let mut message =
+                Message { from: 1, to: 2, term: 3, index: 4, log_term: 3, commit: 4, ..Message::default() };
+            message.mut_entries().push(Entry { index: 5, term: 3, data: commands()[0].encode(), ..Entry::default() });
+            let mut w = Writer::default();
+            w.bytes(&message.write_to_bytes().unwrap());
+            vec![w.0]
+        }
+        other => panic!("{other} has no examples"),
+    }
 }
 
 #[test]
-fn what_a_peer_says_is_refused_or_read() {
-    let mut hello = Writer(b"KGRAFT\0\x01".to_vec());
-    for field in [1, 2, 3] {
-        hello.u64(field);
+fn every_decoder_refuses_or_accepts_whatever_it_is_given() {
+    for (name, decode) in fuzz::TARGETS {
+        fuzz(name, decode, &examples(name));
     }
-    hello.u8(1);
-    hello.u8(9);
-    hello.0.extend_from_slice(b"host:1234");
-    fuzz(&[hello.0], |bytes| at_once(read_hello(&mut bytes.as_slice())).is_ok());
+}
 
-    let mut message = Message { from: 1, to: 2, term: 3, index: 4, log_term: 3, commit: 4, ..Message::default() };
-    message.mut_entries().push(Entry { index: 5, term: 3, data: commands()[0].encode(), ..Entry::default() });
-    let framed = |body: Vec<u8>| {
-        let mut w = Writer::default();
-        w.bytes(&body);
-        w.0
-    };
-    let body = message.write_to_bytes().unwrap();
-    fuzz(std::slice::from_ref(&body), |body| at_once(read_message(&mut framed(body).as_slice())).is_ok());
-    fuzz(&[framed(body)], |bytes| at_once(read_message(&mut bytes.as_slice())).is_ok());
+#[test]
+fn every_target_has_its_file() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<String> = names.map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    let mut targets: Vec<&str> = fuzz::TARGETS.iter().map(|(name, _)| *name).collect();
+    files.sort();
+    targets.sort_unstable();
+    assert_eq!(files, targets);
 }

@@ -69,19 +69,31 @@ fn split(offset: u64, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 #[derive(Clone, Debug)]
-enum Change {
+pub(crate) enum Change {
     Write(u64, Vec<u8>),
     Length(u64),
 }
 
-#[derive(Debug, Default)]
+/// Something the disk was asked to do, or its owner to note beside it.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Opened(String),
+    Changed(String, Change),
+    Synced(String),
+    Removed(String),
+    Renamed(String, String),
+    NamesSynced,
+    Acknowledged(u64),
+}
+
+#[derive(Clone, Debug, Default)]
 struct FileState {
     durable: Content,
     current: Content,
     unsynced: Vec<Change>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct DiskState {
     files: BTreeMap<String, FileState>,
     durable_names: BTreeSet<String>,
@@ -90,6 +102,17 @@ struct DiskState {
     full: bool,
     // A sector that does not read: file and offset.
     spoiled: Option<(String, u64)>,
+    // New names that are not durable.
+    renamed: Vec<(String, String)>,
+    steps: Option<Vec<Step>>,
+}
+
+impl DiskState {
+    fn note(&mut self, step: impl FnOnce() -> Step) {
+        if let Some(steps) = &mut self.steps {
+            steps.push(step());
+        }
+    }
 }
 
 /// One member's disk. Clones are the same disk.
@@ -106,6 +129,15 @@ impl SimDisk {
         let mut state = self.state();
         state.syncs_left = None;
         state.full = false;
+        for (from, to) in std::mem::take(&mut state.renamed).into_iter().rev() {
+            if rng.chance(50)
+                && let Some(file) = state.files.remove(&to)
+            {
+                state.files.insert(from.clone(), file);
+                state.durable_names.remove(&to);
+                state.durable_names.insert(from);
+            }
+        }
         let names = state.durable_names.clone();
         state.files.retain(|name, _| names.contains(name) || rng.chance(50));
         // All or nothing is the common case; any mixture is possible.
@@ -204,6 +236,38 @@ impl SimDisk {
         other
     }
 
+    /// The disk as it is, to be crashed apart from it.
+    pub(crate) fn crashed_after_all(&self) -> SimDisk {
+        SimDisk(Arc::new(Mutex::new(self.state().clone())))
+    }
+
+    /// Writes down everything from now on.
+    pub(crate) fn record(&self) {
+        self.state().steps = Some(Vec::new());
+    }
+
+    pub(crate) fn recorded(&self) -> Vec<Step> {
+        self.state().steps.take().unwrap_or_default()
+    }
+
+    pub(crate) fn note(&self, step: Step) {
+        self.state().note(|| step);
+    }
+
+    /// Does what was written down.
+    pub(crate) fn repeat(&self, step: &Step) {
+        let file = |name: &str| SimFile { disk: self.clone(), name: name.to_owned() };
+        match step {
+            Step::Opened(name) => drop(self.open(name).unwrap()),
+            Step::Changed(name, change) => file(name).change(change.clone()).unwrap(),
+            Step::Synced(name) => file(name).sync().unwrap(),
+            Step::Removed(name) => self.remove(name).unwrap(),
+            Step::Renamed(from, to) => self.rename(from, to).unwrap(),
+            Step::NamesSynced => self.sync_names().unwrap(),
+            Step::Acknowledged(_) => {}
+        }
+    }
+
     /// Writes that are not durable.
     pub(crate) fn unsynced(&self) -> usize {
         self.state().files.values().map(|file| file.unsynced.len()).sum()
@@ -212,6 +276,7 @@ impl SimDisk {
 
 impl Disk for SimDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.state().note(|| Step::Opened(name.to_owned()));
         self.state().files.entry(name.to_owned()).or_default();
         Ok(Arc::new(SimFile { disk: self.clone(), name: name.to_owned() }))
     }
@@ -221,13 +286,28 @@ impl Disk for SimDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.state().note(|| Step::Removed(name.to_owned()));
         self.state().files.remove(name);
         self.state().durable_names.remove(name);
         Ok(())
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.note(|| Step::Renamed(from.to_owned(), to.to_owned()));
+        let file = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.files.insert(to.to_owned(), file);
+        if state.durable_names.remove(from) {
+            state.durable_names.insert(to.to_owned());
+            state.renamed.push((from.to_owned(), to.to_owned()));
+        }
+        Ok(())
+    }
+
     fn sync_names(&self) -> io::Result<()> {
         let mut state = self.state();
+        state.note(|| Step::NamesSynced);
+        state.renamed.clear();
         state.durable_names = state.files.keys().cloned().collect();
         Ok(())
     }
@@ -249,6 +329,7 @@ impl SimFile {
     }
 
     fn change(&self, change: Change) -> io::Result<()> {
+        self.disk.state().note(|| Step::Changed(self.name.clone(), change.clone()));
         self.with(|file| {
             file.current.apply(&change);
             file.unsynced.push(change);
@@ -281,7 +362,7 @@ impl DiskFile for SimFile {
             .as_ref()
             .is_some_and(|(name, at)| *name == self.name && *at < end && offset < at + PAGE)
         {
-            return Err(io::Error::other("the simulated disk cannot read a sector"));
+            return Err(io::Error::from_raw_os_error(5));
         }
         self.with(|file| file.current.read(offset, buffer))?
     }
@@ -297,6 +378,7 @@ impl DiskFile for SimFile {
         if let Some(left) = &mut self.disk.state().syncs_left {
             *left = left.checked_sub(1).ok_or_else(|| io::Error::other("the simulated disk failed"))?;
         }
+        self.disk.state().note(|| Step::Synced(self.name.clone()));
         self.with(|file| {
             for change in std::mem::take(&mut file.unsynced) {
                 file.durable.apply(&change);

@@ -13,7 +13,7 @@ use crate::log::{Identity, Log, LogError, Record, Recovered};
 const IDENTITY: Identity = Identity { member: 1, cluster: 1 };
 
 fn open(disk: &SimDisk) -> Result<(Log, Recovered), LogError> {
-    Log::open(Arc::new(disk.clone()), IDENTITY)
+    Log::open(Arc::new(disk.clone()), IDENTITY, false)
 }
 
 fn entry(index: u64, term: u64, size: usize) -> Record {
@@ -161,7 +161,7 @@ fn a_missing_segment_and_a_foreign_log_are_refused() {
     }
     let names = segments(&disk);
     assert!(names.len() >= 3 && disk.bytes(&names[0]).len() as u64 == SEGMENT_BYTES);
-    let foreign = Log::open(Arc::new(disk.clone()), Identity { member: 2, cluster: 1 });
+    let foreign = Log::open(Arc::new(disk.clone()), Identity { member: 2, cluster: 1 }, false);
     assert!(matches!(foreign, Err(LogError::Foreign { member: 1, .. })));
     let whole = disk.crashed_after(0);
     let mut headless = whole.bytes(&names[names.len() - 1]);

@@ -1,12 +1,10 @@
-//! Damage at rest: a bit that flips in what one founder had made durable, or a sector that no longer reads.
+//! Damage at rest: one place of one member's disk changes, goes, or no longer reads.
 //!
-//! The damaged member must refuse to open, or remember exactly what it would have remembered undamaged. If it refuses,
-//! the operator does what the error says: removes it, and adds it again under a new number with an empty disk, while
-//! everything else goes on failing as before. The last frames of a log are spared: as long as nothing later says that
-//! they had been durable, damage to them cannot be told from a write that a crash tore.
+//! The damaged member must remember exactly what it would have remembered undamaged, or find out and begin anew, and the
+//! cluster must be whole again in the end, while everything else goes on failing as before. The last frames of a log are
+//! spared as long as nothing on the disk says that they had been durable (see `log`).
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::super::Rng;
@@ -16,134 +14,137 @@ use crate::checkpoint;
 use crate::disk::Disk;
 use crate::error::OpenError;
 use crate::log::Identity;
-use crate::member::MemberChange;
 use crate::recovery::{self, Opened};
+use crate::roster::Stage;
 use crate::state::Membership;
 
-/// The number under which a damaged member comes back.
-const REPLACEMENT: u64 = 5;
-
-/// Whose disk was damaged, and who was found to be and serves no more.
-#[derive(Default)]
-pub(super) struct Damage {
-    victim: Option<u64>,
-    set_aside: Option<u64>,
+/// How many times a member's disk is damaged in a run; never two at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Damage {
+    pub(crate) times: u64,
 }
 
 impl Cluster {
-    /// Every fourth run has its damage; the others stay what they were.
-    pub(super) fn plan_damage(&mut self, seed: u64) {
-        if seed % 4 == 3 {
-            let at = 3000 + self.rng.below(20_000);
+    pub(super) fn plan_damage(&mut self) {
+        if self.damage.times > 0 {
+            let at = 3000 + self.rng.below(20_000 / self.damage.times);
             self.after(at, Event::Damage);
         }
     }
 
     pub(super) fn damage(&mut self) {
-        let id = 1 + self.rng.below(3);
+        if self.healed {
+            return;
+        }
+        let id = self.anyone();
+        let whole = |process: &Process| process.live.as_ref().is_none_or(|live| live.roster.stage == Stage::Whole);
+        let all_whole = self.processes.values().all(|process| process.retired || whole(process));
+        let voter = self.process(id).live.as_ref().is_some_and(|live| live.roster.voter);
+        if !all_whole || !voter {
+            return self.after(500, Event::Damage);
+        }
+        self.damage.times -= 1;
+        self.plan_damage();
         self.crash(id);
         let mut rng = Rng::new(self.rng.next());
-        let disk = self.process(id).disk.clone();
-        let before = at_rest(&disk, id).expect("an undamaged member opens");
+        let process = self.process(id);
+        let (disk, configured) = (process.disk.clone(), process.configured);
+        let before = at_rest(&disk, configured).expect("an undamaged member opens");
         let what = damage(&disk, &mut rng);
-        self.damage.victim = Some(id);
-        match at_rest(&disk, id) {
-            Ok(after) => {
+        match at_rest(&disk, configured) {
+            Some(after) => {
                 assert_eq!(after, before, "{what} of member {id} went unnoticed and changed what it remembers");
                 // Nothing lies there.
                 disk.mend();
+                self.summary.unharmed += 1;
             }
-            Err(_) => self.summary.damaged += 1,
+            None => self.summary.damaged += 1,
         }
-    }
-
-    pub(super) fn is_damaged(&self) -> bool {
-        self.damage.victim.is_some()
-    }
-
-    pub(super) fn is_set_aside(&self, id: u64) -> bool {
-        self.damage.set_aside == Some(id)
     }
 
     pub(super) fn open(&self, id: u64, initial: &Membership) -> Result<Opened, OpenError> {
-        let disk = self.processes[&id].disk.clone();
-        if self.damage.victim == Some(id) { open_damaged(&disk, id, initial) } else { open(&disk, id, initial) }
+        let process = &self.processes[&id];
+        open(&process.disk, process.configured, initial, self.time(id).wall_ms)
     }
 
-    /// A member that cannot be opened is tried again if its disk merely failed, and set aside if it was damaged.
-    pub(super) fn not_opened(&mut self, id: u64, error: &OpenError) {
-        match error {
-            _ if self.damage.victim == Some(id) => self.damage.set_aside = Some(id),
-            OpenError::Io(_) => self.crash(id),
-            error => panic!("member {id} cannot be opened: {error}"),
+    /// The process goes on under the number it has now.
+    pub(super) fn renamed(&mut self, id: u64, member: u64) -> u64 {
+        if member != id {
+            let old = self.process(id);
+            old.retired = true;
+            let mut new = Process::new(old.configured, old.wall_skew);
+            new.disk = std::mem::take(&mut old.disk);
+            new.disk.mend();
+            self.processes.insert(member, new);
         }
-    }
-
-    /// The next step towards a cluster that is whole again, given who belongs to it.
-    pub(super) fn repair(&self, membership: &Membership) -> Option<MemberChange> {
-        let (gone, all) = (self.damage.set_aside?, membership.all());
-        if all.contains(&gone) {
-            Some(MemberChange::Remove { member: gone })
-        } else if !all.contains(&REPLACEMENT) {
-            Some(MemberChange::AddLearner { member: REPLACEMENT, address: format!("m{REPLACEMENT}") })
-        } else if membership.learners.contains(&REPLACEMENT) {
-            Some(MemberChange::Promote { member: REPLACEMENT })
-        } else {
-            None
-        }
-    }
-
-    /// Starts the replacement on an empty disk, once it is to be added.
-    pub(super) fn start_replacement(&mut self, change: &MemberChange) {
-        let added = matches!(change, MemberChange::AddLearner { member: REPLACEMENT, .. });
-        if added && !self.processes.contains_key(&REPLACEMENT) {
-            self.summary.replaced += 1;
-            let wall_skew = self.rng.below(10_000);
-            self.processes.insert(REPLACEMENT, Process::new(wall_skew));
-            self.start(REPLACEMENT);
-        }
+        member
     }
 }
 
-fn open(disk: &SimDisk, id: u64, initial: &Membership) -> Result<Opened, OpenError> {
-    recovery::open(Arc::new(disk.clone()), Identity { member: id, cluster: 1 }, initial)
+fn open(disk: &SimDisk, configured: u64, initial: &Membership, wall_ms: u64) -> Result<Opened, OpenError> {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    recovery::open(&disk, Identity { member: configured, cluster: 1 }, initial, wall_ms)
 }
 
-/// Reading a damaged database may panic, which ends the opening like any other error.
-fn open_damaged(disk: &SimDisk, id: u64, initial: &Membership) -> Result<Opened, OpenError> {
-    let panicked = |_| Err(OpenError::Io(std::io::Error::other("the database panicked")));
-    catch_unwind(AssertUnwindSafe(|| open(disk, id, initial))).unwrap_or_else(panicked)
-}
-
-/// What the member would remember: its life, term and vote, and the last entry of its log.
-fn at_rest(disk: &SimDisk, id: u64) -> Result<[u64; 5], OpenError> {
-    let opened = open_damaged(&disk.crashed_after(0), id, &Membership::default())?;
-    let (tail, hard) = (&opened.tail, &opened.tail.hard);
+/// What the member would remember: its number, life, term and vote, and the last entry of its log. `None` if it would
+/// begin anew.
+fn at_rest(disk: &SimDisk, configured: u64) -> Option<[u64; 6]> {
+    // Peers to ask, for one whose roster is gone.
+    let addresses = (1..=3).map(|id| (id, format!("m{id}"))).collect();
+    let initial = Membership { voters: vec![1, 2, 3], addresses, ..Membership::default() };
+    let Opened { memory, roster, healing } = open(&disk.crashed_after(0), configured, &initial, 0).ok()?;
+    let (tail, hard) = (&memory.tail, &memory.tail.hard);
     let last = tail.entries.back().map_or(tail.start, |entry| (entry.index, entry.term));
-    Ok([opened.boot, hard.term, hard.vote, last.0, last.1])
+    healing.is_none().then_some([roster.member, memory.boot, hard.term, hard.vote, last.0, last.1])
 }
 
 /// Damages one place of the disk that was ever written; says which.
 fn damage(disk: &SimDisk, rng: &mut Rng) -> String {
-    let logs: Vec<String> = disk.names().unwrap().into_iter().filter(|name| name.starts_with("log-")).collect();
-    let of_log = !logs.is_empty() && rng.chance(50);
-    let name = if of_log { logs[rng.below(logs.len() as u64) as usize].clone() } else { checkpoint::FILE.to_owned() };
-    let bytes = disk.bytes(&name);
-    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1) as u64;
-    if bytes.is_empty() {
+    let names: Vec<String> = disk.names().unwrap();
+    let logs: Vec<&String> = names.iter().filter(|name| name.starts_with("log-")).collect();
+    let name = match rng.below(10) {
+        0..5 if !logs.is_empty() => logs[rng.below(logs.len() as u64) as usize].clone(),
+        5..9 => checkpoint::FILE.to_owned(),
+        _ => names[rng.below(names.len() as u64) as usize].clone(),
+    };
+    let mut bytes = disk.bytes(&name);
+    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1) as u64;
+    if end == 0 {
         return format!("nothing: {name} is empty");
     }
-    let spared = if of_log { unprovable(&bytes) } else { 0..0 };
+    let spared = if name.starts_with("log-") { unprovable(&bytes) } else { 0..0 };
     let at = rng.below(end);
-    if rng.chance(30) {
-        let sector = at / PAGE * PAGE;
-        disk.spoil(&name, sector);
-        return format!("an unreadable sector at {sector} in {name}");
+    match rng.below(10) {
+        0 | 1 => {
+            let sector = at / PAGE * PAGE;
+            disk.spoil(&name, sector);
+            format!("an unreadable sector at {sector} in {name}")
+        }
+        2 => {
+            let length = rng.below(bytes.len() as u64) as usize;
+            bytes.truncate(length);
+            disk.overwrite(&name, &bytes);
+            format!("{name} cut to {length}")
+        }
+        3 => {
+            disk.remove(&name).unwrap();
+            format!("{name} removed")
+        }
+        4 => {
+            let (from, to) = ((at / PAGE * PAGE) as usize, ((at / PAGE + 1) * PAGE).min(bytes.len() as u64) as usize);
+            if spared.is_empty() || to <= spared.start || spared.end <= from {
+                bytes[from..to].fill(0);
+                disk.overwrite(&name, &bytes);
+            }
+            format!("zeros from {from} to {to} in {name}")
+        }
+        _ => {
+            if !spared.contains(&(at as usize)) {
+                disk.flip(&name, at, rng.below(8));
+            }
+            format!("a flipped bit at {at} in {name}")
+        }
     }
-    if !spared.contains(&(at as usize)) {
-        disk.flip(&name, at, rng.below(8));
-    }
-    format!("a flipped bit at {at} in {name}")
 }
 
 /// The last frames of a segment, those of which no frame says that they are durable.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::super::checks::Op;
-use super::{Cluster, Event, FOUNDERS, JOINER, Process};
+use super::{Cluster, Event, JOINER, Process};
 use crate::command::{Compare, Operation, Target, Txn, Write};
 use crate::error::StoreError;
 use crate::member::{Answer, Input, MemberChange};
@@ -32,8 +32,7 @@ impl Cluster {
             6 => Op::Delete { key },
             _ => Op::Read { key },
         };
-        let members: Vec<u64> = self.processes.keys().copied().collect();
-        let id = members[self.rng.below(members.len() as u64) as usize];
+        let id = self.anyone();
         if self.process(id).live.is_none() {
             return self.after(50, Event::Client(client));
         }
@@ -88,8 +87,7 @@ impl Cluster {
         if self.healed {
             return;
         }
-        let victim = 1 + self.rng.below(4);
-        let other = 1 + self.rng.below(4);
+        let (victim, other) = (self.anyone(), self.anyone());
         match self.rng.below(10) {
             0 | 1 => {
                 if self.process(victim).live.is_some() {
@@ -107,8 +105,8 @@ impl Cluster {
             }
             3 => {
                 self.summary.partitions += 1;
-                for peer in 1..=4 {
-                    self.cut.extend([(victim, peer), (peer, victim)]);
+                for peer in self.processes.keys() {
+                    self.cut.extend([(victim, *peer), (*peer, victim)]);
                 }
             }
             4 => {
@@ -121,7 +119,7 @@ impl Cluster {
                 self.process(victim).paused_until = until;
             }
             6 => {
-                for id in FOUNDERS {
+                for id in self.processes.keys().copied().collect::<Vec<_>>() {
                     if self.rng.chance(60) && self.process(id).live.is_some() {
                         self.crash(id);
                     }
@@ -133,34 +131,35 @@ impl Cluster {
         self.after(pause, Event::Misfortune);
     }
 
+    /// A member that still bears its number.
+    pub(super) fn anyone(&mut self) -> u64 {
+        let all: Vec<u64> = self.processes.iter().filter(|(_, process)| !process.retired).map(|(id, _)| *id).collect();
+        all[self.rng.below(all.len() as u64) as usize]
+    }
+
     /// Changes membership, hands over leadership and compacts, at a member that may or may not lead.
     pub(super) fn operate(&mut self) {
-        if self.healed && !self.is_damaged() {
+        if self.healed {
             return;
         }
         let pause = 200 + self.rng.below(2000);
         self.after(pause, Event::Operator);
         let leading = |process: &Process| process.live.as_ref().is_some_and(|live| live.member.is_leader());
-        let Some((&id, leader)) = self.processes.iter().find(|(_, process)| leading(process)) else { return };
+        let Some((&leading, leader)) = self.processes.iter().find(|(_, process)| leading(process)) else { return };
         let state = leader.live.as_ref().expect("it leads").member.state();
         let (m, revision) = (state.membership.clone(), state.mvcc.revision());
-        let repair = self.repair(&m);
-        if self.healed && repair.is_none() {
-            return;
-        }
+        // Every second wish is told to some member, which passes it on.
+        let id = if self.rng.chance(50) { leading } else { self.anyone() };
         self.last_request += 1;
         let request = self.last_request;
         let change = |change| Input::ChangeRequested { id: request, change };
-        if let Some(step) = repair {
-            self.start_replacement(&step);
-            return self.step(id, vec![change(step)]);
-        }
         let input = match self.rng.below(6) {
-            0..3 if !m.all().contains(&JOINER) => {
+            // A number is never used again.
+            0..3 if !m.all().contains(&JOINER) && !self.processes[&JOINER].retired => {
                 change(MemberChange::AddLearner { member: JOINER, address: format!("m{JOINER}") })
             }
             0..3 if m.learners.contains(&JOINER) => change(MemberChange::Promote { member: JOINER }),
-            3 | 4 => Input::TransferRequested { id: request, to: 1 + self.rng.below(4) },
+            3 | 4 => Input::TransferRequested { id: request, to: self.anyone() },
             _ => {
                 Input::Proposed { id: request, operation: Operation::Compact { revision: revision.saturating_sub(30) } }
             }

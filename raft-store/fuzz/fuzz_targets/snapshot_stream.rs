@@ -1,0 +1,6 @@
+//! See `raft_store::fuzz::snapshot_stream`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    raft_store::fuzz::snapshot_stream(bytes);
+});
