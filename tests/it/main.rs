@@ -20,6 +20,7 @@ mod operator;
 mod policy;
 mod restart;
 mod store;
+mod store_damage;
 mod suite;
 mod tidy;
 mod workloads;

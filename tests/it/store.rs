@@ -32,16 +32,16 @@ fn free_address() -> SocketAddr {
 }
 
 /// Three members, each a process of its own (`kogia store member`).
-struct Members {
+pub(crate) struct Members {
     dir: TempDir,
     addresses: Vec<SocketAddr>,
     /// What each process is started with in front: the way into its network, if it has one of its own.
     inside: Vec<Vec<String>>,
-    members: Vec<Arc<Member>>,
+    pub(crate) members: Vec<Arc<Member>>,
 }
 
 /// One process; requests are answered in whatever order answers come.
-struct Member {
+pub(crate) struct Member {
     process: Mutex<Child>,
     input: Mutex<ChildStdin>,
     open: Mutex<BTreeMap<u64, Sender<Value>>>,
@@ -49,7 +49,7 @@ struct Member {
 }
 
 impl Member {
-    fn start(mut command: Command, trace: &Path) -> Arc<Self> {
+    pub(crate) fn start(mut command: Command, trace: &Path) -> Arc<Self> {
         let trace = fs::File::options().create(true).append(true).open(trace).unwrap();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(trace).env("RUST_LOG", "raft_store=debug");
         let mut process = command.spawn().unwrap();
@@ -72,7 +72,7 @@ impl Member {
     }
 
     /// The answer; `None` when the process ends first or says nothing within the patience of a client.
-    fn ask(&self, mut what: Value) -> Option<Value> {
+    pub(crate) fn ask(&self, mut what: Value) -> Option<Value> {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         what["id"] = id.into();
         let (to, answer) = mpsc::channel();
@@ -85,16 +85,16 @@ impl Member {
     }
 
     /// Whether the write was acknowledged.
-    fn put(&self, key: &str, value: &str) -> bool {
+    pub(crate) fn put(&self, key: &str, value: &str) -> bool {
         self.ask(json!({"put": {"key": key, "value": value}})).is_some_and(|told| told["revision"].is_u64())
     }
 
-    fn list(&self, prefix: &str) -> Option<BTreeMap<String, String>> {
+    pub(crate) fn list(&self, prefix: &str) -> Option<BTreeMap<String, String>> {
         let told = self.ask(json!({"list": {"prefix": prefix}}))?;
         serde_json::from_value::<Vec<(String, String)>>(told["items"].clone()).ok().map(|all| all.into_iter().collect())
     }
 
-    fn status(&self) -> Option<Value> {
+    pub(crate) fn status(&self) -> Option<Value> {
         self.ask(json!({"status": {}})).map(|told| told["status"].clone())
     }
 
@@ -111,7 +111,7 @@ impl Member {
         kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
     }
 
-    fn kill(&self) {
+    pub(crate) fn kill(&self) {
         let mut process = self.process.lock().unwrap();
         process.kill().unwrap();
         process.wait().unwrap();
@@ -120,7 +120,7 @@ impl Member {
 
 impl Members {
     /// Three members on loopback.
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::at((0..3).map(|_| free_address()).collect(), vec![Vec::new(); 3])
     }
 
@@ -139,7 +139,7 @@ impl Members {
         cluster
     }
 
-    fn spawn(&self, number: usize) -> Arc<Member> {
+    pub(crate) fn spawn(&self, number: usize) -> Arc<Member> {
         let kogia = env!("CARGO_BIN_EXE_kogia").to_owned();
         let line: Vec<String> = self.inside[number].iter().cloned().chain([kogia]).collect();
         let mut command = Command::new(&line[0]);
@@ -151,7 +151,7 @@ impl Members {
         Member::start(command, &self.trace(number))
     }
 
-    fn data_dir(&self, number: usize) -> PathBuf {
+    pub(crate) fn data_dir(&self, number: usize) -> PathBuf {
         self.dir.path().join(format!("data-{number}"))
     }
 
@@ -195,15 +195,18 @@ impl Drop for Members {
 }
 
 /// Clients that write one key after the other, and what they were promised.
-struct Ledger {
-    members: Mutex<Vec<Arc<Member>>>,
+pub(crate) struct Ledger {
+    pub(crate) members: Mutex<Vec<Arc<Member>>>,
     acknowledged: Mutex<BTreeMap<String, String>>,
     over: AtomicBool,
 }
 
 impl Ledger {
     /// Two writers at each member while `trouble` goes on; returns what was acknowledged.
-    fn under_load(cluster: &mut Members, trouble: impl FnOnce(&mut Members, &Ledger)) -> BTreeMap<String, String> {
+    pub(crate) fn under_load(
+        cluster: &mut Members,
+        trouble: impl FnOnce(&mut Members, &Ledger),
+    ) -> BTreeMap<String, String> {
         let members = cluster.members.clone().into();
         let ledger = Self { members, acknowledged: Mutex::default(), over: AtomicBool::new(false) };
         thread::scope(|scope| {
@@ -238,7 +241,7 @@ impl Ledger {
     }
 
     /// Waits until a hundred more writes are acknowledged.
-    fn progress(&self) {
+    pub(crate) fn progress(&self) {
         let count = || self.acknowledged.lock().unwrap().len();
         let before = count();
         eventually("writes to be acknowledged", || (count() >= before + 100).then_some(()));
@@ -255,7 +258,7 @@ impl Drop for Over<'_> {
 }
 
 #[track_caller]
-fn nothing_lost(cluster: &Members, acknowledged: &BTreeMap<String, String>) {
+pub(crate) fn nothing_lost(cluster: &Members, acknowledged: &BTreeMap<String, String>) {
     let there = cluster.settled("ledger/");
     let lost: Vec<_> = acknowledged.iter().filter(|(key, value)| there.get(*key) != Some(value)).collect();
     assert!(lost.is_empty(), "{} of {} acknowledged writes are lost: {lost:?}", lost.len(), acknowledged.len());
@@ -383,81 +386,6 @@ fn nothing_acknowledged_is_lost_when_leaders_are_cut_off() {
         }
     });
     nothing_lost(&cluster, &acknowledged);
-}
-
-/// The one file of a stopped member whose name begins so.
-fn file(data_dir: &Path, prefix: &str) -> PathBuf {
-    let all = fs::read_dir(data_dir.join("store")).unwrap().map(|entry| entry.unwrap().path());
-    let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
-    all.into_iter().find(named).unwrap()
-}
-
-/// What befalls a file.
-type Damage = fn(&Path);
-
-/// Changes one bit of the first frame after a log's header.
-fn flip(log: &Path) {
-    let mut bytes = fs::read(log).unwrap();
-    bytes[4096 + 40] ^= 1;
-    fs::write(log, bytes).unwrap();
-}
-
-#[test]
-fn a_damaged_member_heals_from_its_peers_under_load() {
-    let mut cluster = Members::start();
-    let cut = |path: &Path| fs::File::options().write(true).open(path).unwrap().set_len(5000).unwrap();
-    let damages: [(&str, Damage); 3] =
-        [("log-", flip), ("checkpoint", cut), ("log-", |path| fs::remove_file(path).unwrap())];
-    let acknowledged = Ledger::under_load(&mut cluster, |cluster, ledger| {
-        for (victim, (prefix, damage)) in damages.into_iter().enumerate() {
-            cluster.members[victim].kill();
-            damage(&file(&cluster.data_dir(victim), prefix));
-            cluster.members[victim] = cluster.spawn(victim);
-            ledger.members.lock().unwrap().clone_from(&cluster.members);
-            eventually("the damaged member to be a voter again", || {
-                let status = cluster.members[victim].status()?;
-                (status["healing"].is_null() && status["voters"] == 3).then_some(())
-            });
-            let number = cluster.members[victim].status().unwrap()["member"].as_u64().unwrap();
-            assert!(number > 1000 && number % 1000 == victim as u64 + 1, "it bears a new number: {number}");
-            ledger.progress();
-        }
-    });
-    nothing_lost(&cluster, &acknowledged);
-    // A member that healed is opened again like any other.
-    cluster.members[0].kill();
-    cluster.members[0] = cluster.spawn(0);
-    nothing_lost(&cluster, &acknowledged);
-}
-
-#[test]
-fn a_damaged_member_without_peers_says_what_is_lost_and_goes_on_from_what_is_whole() {
-    let dir = tempfile::Builder::new().prefix("kogia-store-").tempdir().unwrap();
-    let kogia = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kogia"));
-        command.arg("--data-dir").arg(dir.path()).arg("store").args(args);
-        command
-    };
-    let mut process = kogia(&["member"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut input = process.stdin.take().unwrap();
-    let mut answers = BufReader::new(process.stdout.take().unwrap()).lines();
-    for id in 1..=10 {
-        writeln!(input, "{}", json!({"id": id, "put": {"key": format!("k{id}"), "value": "v"}})).unwrap();
-        answers.next().unwrap().unwrap();
-    }
-    drop(input);
-    assert!(process.wait().unwrap().success());
-
-    flip(&file(dir.path(), "log-"));
-    let refused = run(&mut kogia(&["member"])).fails();
-    for told in ["was durable and no longer reads", "whole up to revision 10", "force-new-cluster", "saved snapshot"] {
-        assert!(refused.contains(told), "{told} is missing in: {refused}");
-    }
-    assert!(run(&mut kogia(&["force-new-cluster", "--yes"])).ok().contains("10 keys at revision 10"));
-    let alone = Member::start(kogia(&["member"]), &dir.path().join("trace"));
-    assert!(alone.put("k11", "v"));
-    assert_eq!(alone.list("k").unwrap().len(), 11);
-    alone.kill();
 }
 
 #[test]

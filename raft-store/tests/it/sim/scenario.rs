@@ -281,6 +281,14 @@ impl Stage {
             }
             "promote" => self.ask(number(1), change(MemberChange::Promote { member: number(2) })),
             "remove" => self.ask(number(1), change(MemberChange::Remove { member: number(2) })),
+            "status" => self.status(),
+            _ => self.befall(&words, &number),
+        }
+    }
+
+    /// What happens to members without their doing.
+    fn befall(&mut self, words: &[&str], number: &impl Fn(usize) -> u64) {
+        match words[0] {
             "partition" => {
                 let split = words.iter().position(|word| *word == "|").unwrap();
                 let sides = (&words[1..split], &words[split + 1..]);
@@ -311,7 +319,6 @@ impl Stage {
                 let live = self.places.get_mut(&number(1)).and_then(|place| place.live.as_mut()).unwrap();
                 live.member.corrupt(&key.to_owned().into(), &value.to_owned().into());
             }
-            "status" => self.status(),
             other => panic!("nobody can {other}"),
         }
     }

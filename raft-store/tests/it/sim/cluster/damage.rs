@@ -26,8 +26,8 @@ pub(crate) struct Damage {
 
 impl Cluster {
     pub(super) fn plan_damage(&mut self) {
-        if self.damage.times > 0 {
-            let at = 3000 + self.rng.below(20_000 / self.damage.times);
+        if let Some(within) = 20_000_u64.checked_div(self.damage.times) {
+            let at = 3000 + self.rng.below(within);
             self.after(at, Event::Damage);
         }
     }
