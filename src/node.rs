@@ -90,7 +90,8 @@ impl Node {
             "the virtual network"
         });
         let patience = ingress::Patience::default();
-        let door = Ingress::new(ingress::Config { http, https: Some(https), certificates, patience }, fabric);
+        let metrics = Arc::default();
+        let door = Ingress::new(ingress::Config { http, https: Some(https), certificates, patience, metrics }, fabric);
         ingress.spawn(async move {
             door.run(c).await;
             "the Ingress"

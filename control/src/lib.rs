@@ -2,12 +2,13 @@
 //!
 //! # Layout
 //! * [`pki`]: the cluster's certificate authority.
-//! * [`server`]: the assembly.
+//! * [`server`]: the assembly; `definitions`: custom resources that come with it.
 //! * [`store`]: what the program's own commands need of the store.
 //! * [`controllers_driver`], [`scheduler_driver`]: what runs the deciders; `workqueue`: who is next.
 
 mod clock;
 pub mod controllers_driver;
+mod definitions;
 mod limits;
 pub mod pki;
 pub mod private;

@@ -21,7 +21,7 @@ use tracing::info;
 
 use crate::pki::{Authority, Identity, PkiError};
 use crate::snapshot::Snapshots;
-use crate::{controllers_driver, pki, scheduler_driver};
+use crate::{controllers_driver, definitions, pki, scheduler_driver};
 
 /// The names under which clients inside and outside know the API server.
 const NAMES: [&str; 5] =
@@ -142,6 +142,9 @@ impl ControlPlane {
             scheduler.await;
             "the scheduler"
         });
+        let (installing, ended) = (definitions::install(objects.clone()), stop.clone());
+        // Nothing waits for them: the API answers before its last custom resource is served.
+        tokio::spawn(async move { ended.run_until_cancelled(installing).await });
         info!(%address, "the control plane is up");
         Ok(Self { address, authority, administrator, api, relay, store, tasks, stop })
     }

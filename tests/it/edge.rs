@@ -1,7 +1,8 @@
-//! Sleeping and waking: Deployments that go to zero when nobody calls, and come back with the next call.
+//! The way in: Deployments that sleep until the next call, routes with weights, and updates under load.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::harness::{Cluster, Kubectl, PATIENCE, eventually};
 
@@ -54,4 +55,84 @@ fn a_connection_wakes_a_program_that_listens_by_itself() {
         assert_eq!(answer, line);
     }
     assert_eq!(replicas(&cluster, "echo").0, 1);
+}
+
+const GATEWAY: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  gatewayClassName: kogia
+  listeners: [{name: http, port: 80, protocol: HTTP, hostname: '*.localhost'}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: split}
+spec:
+  parentRefs: [{name: edge}]
+  hostnames: [split.localhost]
+  rules:
+  - matches: [{path: {value: /old}}]
+    filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}]
+  - filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /}}}]
+    backendRefs: [{name: hello, port: 80, weight: 3}, {name: counter, port: 80, weight: 1}]
+";
+
+#[test]
+fn a_gateway_spreads_requests_by_weight() {
+    let cluster = Cluster::start();
+    cluster.with("hello-http");
+    cluster.with("counter");
+    eventually("the Gateway API to be served", || (cluster.apply(GATEWAY).code == Some(0)).then_some(()));
+    cluster.fetch_ok("split.localhost", "/any");
+    let answers: Vec<_> = (0..80).map(|_| cluster.fetch("split.localhost", "/any").unwrap()).collect();
+    assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+    let hello = answers.iter().filter(|(_, body)| body.starts_with("hello")).count();
+    // Exactly 60, unless a table of routes was replaced meanwhile.
+    assert!((56..=64).contains(&hello), "{hello} of 80");
+    assert_eq!(cluster.fetch("split.localhost", "/old/x").unwrap().0, 302);
+    let gateway = cluster.get("gateways.gateway.networking.k8s.io", "edge");
+    assert_eq!(gateway["status"]["listeners"][0]["attachedRoutes"], 1, "{gateway}");
+}
+
+#[test]
+fn updates_and_scaling_under_load_lose_no_request() {
+    let cluster = Cluster::start();
+    cluster.with("hello-http");
+    cluster.fetch_ok("hello.localhost", "/");
+    let Some(kubectl) = Kubectl::newest() else { return };
+    let over = AtomicBool::new(false);
+    let (answers, bad) = std::thread::scope(|scope| {
+        let ask = || {
+            let (mut answers, mut bad) = (0, Vec::new());
+            while !over.load(Ordering::Relaxed) {
+                match cluster.fetch("hello.localhost", "/") {
+                    Some((200, _)) => answers += 1,
+                    other => bad.push(other),
+                }
+            }
+            (answers, bad)
+        };
+        let askers: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        for generation in 2..4 {
+            kubectl.run(&cluster, &["rollout", "restart", "deployment/hello"]).ok();
+            eventually("the rollout to end", || {
+                let status = cluster.get("deployment", "hello")["status"].clone();
+                let done = status["updatedReplicas"] == 3 && status["replicas"] == 3;
+                (done && status["observedGeneration"] == generation).then_some(())
+            });
+        }
+        for count in ["1", "4"] {
+            cluster.kogia(&["scale", "deployment/hello", "--replicas", count]).ok();
+            let wanted: i64 = count.parse().unwrap();
+            eventually("the pods", || (replicas(&cluster, "hello") == (wanted, wanted)).then_some(()));
+        }
+        over.store(true, Ordering::Relaxed);
+        let all: Vec<_> = askers.into_iter().map(|asker| asker.join().unwrap()).collect();
+        (
+            all.iter().map(|(answers, _)| answers).sum::<u32>(),
+            all.into_iter().flat_map(|(_, bad)| bad).collect::<Vec<_>>(),
+        )
+    });
+    assert!(bad.is_empty() && answers > 100, "{answers} answers, and {bad:?}");
 }

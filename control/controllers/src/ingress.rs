@@ -1,14 +1,37 @@
 //! Writes the cluster's own addresses into the status of the Ingresses it serves.
 
-use api::{Action, Change, Key, View};
+use std::sync::Arc;
+
+use api::{Action, Change, Key, Object, View};
 use serde_json::{Value, json};
 
 use crate::{World, status};
 
-/// An Ingress wakes with itself.
-pub(crate) fn keys(change: &Change, _: &View) -> Vec<Key> {
-    let is_ingress = &*change.object.key.resource == "ingresses.networking.k8s.io";
-    if is_ingress { vec![change.object.key.clone()] } else { Vec::new() }
+const CLASSES: &str = "ingressclasses.networking.k8s.io";
+
+/// The `spec.controller` of IngressClasses that are ours.
+const CONTROLLER: &str = "kogia.dev/ingress";
+
+/// An Ingress wakes with itself, all of them with a class.
+pub(crate) fn keys(change: &Change, view: &View) -> Vec<Key> {
+    match &*change.object.key.resource {
+        "ingresses.networking.k8s.io" => vec![change.object.key.clone()],
+        CLASSES => view.list("ingresses.networking.k8s.io").map(|ingress| ingress.key.clone()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Ours are: our class, a class of our controller, a class that nobody has defined, and no class where no other
+/// controller's is the default: what the nodes serve.
+fn is_ours(world: &World<'_>, class: Option<&str>) -> bool {
+    let ours = |class: &Arc<Object>| class.field("spec.controller") == CONTROLLER;
+    let Some(class) = class else {
+        let default = "ingressclass.kubernetes.io/is-default-class";
+        let mut defaults =
+            world.view.list(CLASSES).filter(|class| class.annotation(default) == Some("true")).peekable();
+        return defaults.peek().is_none() || defaults.any(ours);
+    };
+    world.view.get(CLASSES, "", class).is_none_or(ours)
 }
 
 /// One Ingress.
@@ -18,7 +41,7 @@ pub(crate) fn reconcile(world: &World<'_>, key: &Key) -> Vec<Action> {
     };
     let class = ingress.field("spec.ingressClassName").as_str();
     let class = class.or_else(|| ingress.annotation("kubernetes.io/ingress.class"));
-    if class.is_some_and(|class| class != world.settings.ingress_class) {
+    if !is_ours(world, class) {
         return Vec::new();
     }
     let address = |address: &String| {

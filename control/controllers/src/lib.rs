@@ -13,7 +13,7 @@
 //! * `replicaset`, `replication_controller`, `deployment`, `job`, `cronjob`, `statefulset`, `daemonset`:
 //!   workloads;
 //!   `disruption`: how many of their pods may be taken away; `scale_to_zero`: who sleeps when nobody calls.
-//! * `endpoints`, `endpoint_slices`, `ingress`: who serves a Service.
+//! * `endpoints`, `endpoint_slices`, `ingress`, `gateway`: who serves a Service, inside and from outside.
 //! * `namespace`, `namespace_defaults`, `garbage`, `event_ttl`, `job_ttl`: what is born and dies with something else.
 //! * `definition`: custom resources begin and end.
 //! * `node_health`, `taint_eviction`, `pod_gc`, `pod_ranges`: nodes and what runs on them.
@@ -30,6 +30,7 @@ mod endpoint_slices;
 mod endpoints;
 mod event_ttl;
 mod garbage;
+mod gateway;
 mod hash;
 mod ingress;
 mod job;
@@ -63,17 +64,11 @@ pub struct Settings {
     pub cluster_ca: Arc<str>,
     /// What `status.loadBalancer.ingress` of an Ingress shows: addresses or host names where this cluster listens.
     pub ingress_addresses: Vec<String>,
-    /// The `spec.ingressClassName` served here; an Ingress without a class is served as well.
-    pub ingress_class: String,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            cluster_ca: "".into(),
-            ingress_addresses: vec!["127.0.0.1".to_owned()],
-            ingress_class: "kogia".to_owned(),
-        }
+        Self { cluster_ca: "".into(), ingress_addresses: vec!["127.0.0.1".to_owned()] }
     }
 }
 
@@ -102,8 +97,8 @@ pub struct Controller {
 #[must_use]
 pub const fn table() -> &'static [Controller] {
     macro_rules! rows {
-        ($($module:ident $name:literal),* $(,)?) => {
-            &[$(Controller { name: $name, keys: $module::keys, reconcile: $module::reconcile }),*]
+        ($($($module:ident)::+ $name:literal),* $(,)?) => {
+            &[$(Controller { name: $name, keys: $($module)::+::keys, reconcile: $($module)::+::reconcile }),*]
         };
     }
     rows![
@@ -120,6 +115,9 @@ pub const fn table() -> &'static [Controller] {
         endpoint_slices "endpoint-slice-controller",
         endpoints "endpoint-controller",
         ingress "ingress-status-controller",
+        gateway::class "gateway-class-controller",
+        gateway::gateways "gateway-controller",
+        gateway::routes "http-route-controller",
         namespace "namespace-controller",
         namespace_defaults "namespace-defaults-controller",
         garbage "garbage-collector",

@@ -90,7 +90,8 @@ mod tests {
     use crate::services::{Endpoint, EndpointSlice, Service, ServicePort};
 
     fn services() -> ServiceTable {
-        let port = |port| ServicePort { name: format!("p{port}"), protocol: Protocol::Tcp, port, node_port: None };
+        let port =
+            |port| ServicePort { name: format!("p{port}"), protocol: Protocol::Tcp, port, node_port: None, h2c: false };
         let service = Service {
             namespace: "default".into(),
             name: "web".into(),

@@ -14,11 +14,11 @@ use crate::conn::Conn;
 use crate::decide::{Decision, Refusal, Source, decide};
 use crate::egress::{Egress, HostSockets, Sockets};
 use crate::http::{HttpError, HttpTarget};
-use crate::ingress::IngressTable;
 use crate::limits::EPHEMERAL_PORTS;
 use crate::names::{self, Asker};
 use crate::pod::{Bound, Pod, PodIdentity, PodNet};
 use crate::policy::{self, Flow, Policies};
+use crate::routes::RouteTable;
 use crate::services::{Balancer, PortRef, Protocol, ServiceTable};
 use crate::sleepers::{SleeperTable, Visit};
 use crate::udp::Inbox;
@@ -144,7 +144,7 @@ struct Switch {
     config: Config,
     pods: RwLock<HashMap<IpAddr, Arc<Pod>>>,
     services: Installed<ServiceTable>,
-    routes: Installed<IngressTable>,
+    routes: Installed<RouteTable>,
     policies: Installed<Policies>,
     sleepers: Installed<SleeperTable>,
     waking: Waking,
@@ -235,14 +235,14 @@ impl Fabric {
         self.0.services.get()
     }
 
-    /// Installs the Ingress rules.
-    pub fn set_routes(&self, routes: IngressTable) {
+    /// Installs the routes of requests from outside.
+    pub fn set_routes(&self, routes: RouteTable) {
         self.0.routes.set(routes);
     }
 
-    /// The Ingress rules in force.
+    /// The routes in force.
     #[must_use]
-    pub fn routes(&self) -> Arc<IngressTable> {
+    pub fn routes(&self) -> Arc<RouteTable> {
         self.0.routes.get()
     }
 
@@ -318,7 +318,8 @@ impl Fabric {
             let (bound, ends) = self.open_endpoint(endpoint)?;
             bound.target(ends).ok()
         });
-        accepted.ok_or_else(|| DialError::NoReadyEndpoint(name()))
+        let accepted = accepted.ok_or_else(|| DialError::NoReadyEndpoint(name()))?;
+        Ok(if entry.speaks_h2c(port) { accepted.over_h2() } else { accepted })
     }
 
     /// Connects to one of a balancer's endpoints as the node: how a NodePort is served.

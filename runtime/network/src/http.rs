@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, HOST, RETRY_AFTER};
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use crate::body::{self, Body};
 use crate::conn::Conn;
@@ -120,13 +120,15 @@ pub enum HttpTarget {
     Service(Arc<dyn HttpService>),
     /// A connection to something that speaks HTTP/1.1.
     Conn(Conn),
+    /// A connection to something that speaks HTTP/2 without TLS, and knows so (RFC 9113 §3.3).
+    H2c(Conn),
 }
 
 impl fmt::Debug for HttpTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Service(_) => f.write_str("Service"),
-            Self::Conn(conn) => fmt::Debug::fmt(conn, f),
+            Self::Conn(conn) | Self::H2c(conn) => fmt::Debug::fmt(conn, f),
         }
     }
 }
@@ -140,6 +142,16 @@ impl HttpTarget {
         match self {
             Self::Service(service) => service.call(request).await,
             Self::Conn(conn) => send_over(conn, request).await,
+            Self::H2c(conn) => send_over_h2(conn, request).await,
+        }
+    }
+
+    /// The same, spoken to in HTTP/2. A component of this node is called as ever: it sees messages, not frames.
+    #[must_use]
+    pub fn over_h2(self) -> Self {
+        match self {
+            Self::Conn(conn) => Self::H2c(conn),
+            other => other,
         }
     }
 }
@@ -173,6 +185,26 @@ async fn send_over(conn: Conn, mut request: Request<Body>) -> Result<Response<Bo
     tokio::spawn(connection.with_upgrades());
     let response = sender.send_request(request).await?;
     Ok(response.map(body::boxed))
+}
+
+/// HTTP/2 as a client: gRPC's trailers and streams in both directions at once. One connection per request here too.
+async fn send_over_h2(conn: Conn, mut request: Request<Body>) -> Result<Response<Body>, HttpError> {
+    let host = request.headers_mut().remove(HOST);
+    let authority = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let uri = Uri::builder().scheme("http").authority(authority).path_and_query(path).build();
+    *request.uri_mut() = uri.map_err(|error| HttpError::Internal(error.to_string()))?;
+    *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().remove(CONNECTION);
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_header_list_size(HTTP_HEAD_BYTES_MAX as u32)
+        .handshake(TokioIo::new(conn))
+        .await?;
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await?;
+    // The connection ends when nobody can send on it any more, which is not before the answer has been read.
+    Ok(response.map(|body| body::held(body::boxed(body), Some(sender))))
 }
 
 /// HTTP/1.1 as a server: what answers a raw TCP connection to an HTTP component's port, until either side closes.

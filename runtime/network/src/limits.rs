@@ -83,3 +83,6 @@ pub const HELD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often a held call is tried though nothing was heard of a change: a pod on another node begins to listen unheard.
 pub const HELD_RETRY: Duration = Duration::from_millis(50);
+
+/// Bytes that a compiled expression of a path may take: larger ones cost more memory than a route is worth.
+pub const REGEX_BYTES_MAX: usize = 64 << 10;

@@ -50,6 +50,8 @@ pub struct ServicePort {
     pub port: u16,
     /// The port on every node, for NodePort and LoadBalancer.
     pub node_port: Option<u16>,
+    /// `appProtocol: kubernetes.io/h2c` (KEP-3726) or `grpc`: HTTP/2 without TLS.
+    pub h2c: bool,
 }
 
 /// An EndpointSlice, reduced likewise.
@@ -149,13 +151,22 @@ impl ServiceEntry {
     /// `None` when the Service has no such port.
     #[must_use]
     pub fn balancer(&self, port: &PortRef) -> Option<&Arc<Balancer>> {
+        let [v4, v6] = &self.balancers[self.position(port)?];
+        Some(if v4.endpoints.is_empty() { v6 } else { v4 })
+    }
+
+    /// Whether HTTP/2 without TLS is spoken on a TCP port.
+    #[must_use]
+    pub fn speaks_h2c(&self, port: &PortRef) -> bool {
+        self.position(port).is_some_and(|index| self.service.ports[index].h2c)
+    }
+
+    fn position(&self, port: &PortRef) -> Option<usize> {
         let matches = |candidate: &ServicePort| match port {
             PortRef::Number(number) => candidate.port == *number,
             PortRef::Name(name) => candidate.name == *name,
         };
-        let index = self.service.ports.iter().position(|port| port.protocol == Protocol::Tcp && matches(port))?;
-        let [v4, v6] = &self.balancers[index];
-        Some(if v4.endpoints.is_empty() { v6 } else { v4 })
+        self.service.ports.iter().position(|port| port.protocol == Protocol::Tcp && matches(port))
     }
 }
 
@@ -311,6 +322,7 @@ mod tests {
             protocol: Protocol::Tcp,
             port: *port,
             node_port: Some(30000 + port % 1000),
+            h2c: false,
         };
         Service {
             namespace: "default".into(),

@@ -34,7 +34,8 @@ fn at(text: &str) -> SocketAddr {
 
 /// Service `web` at 10.43.0.5 and fd43::5, port 80, to port 8080 of the given endpoints; TCP and UDP.
 fn install(fabric: &Fabric, endpoints: &[&str], sticky: bool) {
-    let port = |protocol, name: &str| ServicePort { name: name.into(), protocol, port: 80, node_port: None };
+    let port =
+        |protocol, name: &str| ServicePort { name: name.into(), protocol, port: 80, node_port: None, h2c: false };
     let service = Service {
         namespace: "default".into(),
         name: "web".into(),

@@ -17,7 +17,8 @@ const WEB: &str = "10.43.0.5:80";
 
 /// A Service `web` over one Deployment `web`, with endpoints at these addresses.
 fn install(fabric: &Fabric, endpoints: &[&str]) {
-    let port = ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: Some(30080) };
+    let port =
+        ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: Some(30080), h2c: false };
     let service = Service {
         namespace: "default".into(),
         name: "web".into(),

@@ -1,50 +1,28 @@
-//! One request: which Ingress rule, which pod, what is told to it, and what the client is told when that fails.
+//! One request: which route, which pod, what is told to it, and what the client is told when that fails.
 
 use std::convert::Infallible;
-use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, RETRY_AFTER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, ORIGIN, UPGRADE};
+use http::{Request, Response, StatusCode};
 use http_body_util::Limited;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use network::ingress::bare_host;
+use network::routes::{Asked, Backend, Found, Rule, Share, bare_host};
 use network::sleepers::Visit;
 use network::{Body, Fabric, HttpError, HttpTarget, body};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::limits;
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Headers about one connection, not about the message (RFC 9110 §7.6.1).
-const HOP_BY_HOP: [HeaderName; 9] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+use super::headers::{self, Origin, RequestIds};
+use super::limiter::Limiter;
+use super::metrics::Metrics;
+use super::refusal::Refusal;
+use super::{early, limits, mirror};
 
 /// Who sent the request.
 pub(super) struct Client {
@@ -56,21 +34,27 @@ pub(super) struct Client {
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
+impl Client {
+    fn ip(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
+    }
+}
+
 pub(super) struct Forwarder {
-    fabric: Fabric,
-    /// How long a pod may take to begin its answer.
-    answer: Duration,
+    pub(super) fabric: Fabric,
+    /// How long a pod may take to begin its answer, where its route does not say.
+    pub(super) answer: Duration,
+    /// Where TLS is spoken, for redirects.
+    pub(super) https_port: Option<u16>,
+    pub(super) metrics: Arc<Metrics>,
     /// Upgraded connections outlive their request; they are waited for at the end.
-    tasks: TaskTracker,
-    abort: CancellationToken,
-    ids: RequestIds,
+    pub(super) tasks: TaskTracker,
+    pub(super) abort: CancellationToken,
+    pub(super) limiter: Limiter,
+    pub(super) ids: RequestIds,
 }
 
 impl Forwarder {
-    pub(super) fn new(fabric: Fabric, answer: Duration, tasks: TaskTracker, abort: CancellationToken) -> Self {
-        Self { fabric, answer, tasks, abort, ids: RequestIds::default() }
-    }
-
     /// Answers one request; failures become answers too.
     pub(super) async fn answer(
         self: Arc<Self>,
@@ -78,12 +62,68 @@ impl Forwarder {
         client: Arc<Client>,
     ) -> Result<Response<Body>, Infallible> {
         client.asked.store(true, Ordering::Relaxed);
+        let began = Instant::now();
         let id = self.ids.of(request.headers());
-        let mut response = match self.forward(request, &client, &id).await {
+        let mut rule = None;
+        let mut response = match self.route(request, &client, &id, &mut rule).await {
             Ok(response) => response,
             Err(refusal) => refusal.response(),
         };
-        response.headers_mut().insert(X_REQUEST_ID, id);
+        let name = rule.as_ref().map(|rule: &Arc<Rule>| &rule.name);
+        self.metrics.count(name, response.status().as_u16(), began.elapsed());
+        response.headers_mut().insert(headers::X_REQUEST_ID, id);
+        Ok(response)
+    }
+
+    /// Finds the route and does what it says; `done` is told which one it was.
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        client: &Arc<Client>,
+        id: &HeaderValue,
+        done: &mut Option<Arc<Rule>>,
+    ) -> Result<Response<Body>, Refusal> {
+        headers::check(&request)?;
+        let host = headers::host_of(&request).ok_or(Refusal::NoHost)?.to_owned();
+        let routes = self.fabric.routes();
+        let found = routes.find(&Asked {
+            host: &host,
+            path: request.uri().path(),
+            query: request.uri().query(),
+            method: request.method(),
+            headers: request.headers(),
+            secure: client.secure,
+        });
+        let Some(found) = found else {
+            let path = request.uri().path().to_owned();
+            return Err(Refusal::NoRule { host: bare_host(&host).into_owned(), path });
+        };
+        // A request may take long; the table may be replaced meanwhile.
+        drop(routes);
+        let rule = done.insert(found.rule.clone()).clone();
+        if !rule.options.admits(client.ip()) {
+            return Err(Refusal::NotAdmitted);
+        }
+        if let Some(rate) = rule.options.rate
+            && !self.limiter.admits(&rule.name, client.ip(), rate, Instant::now())
+        {
+            return Err(Refusal::TooMany);
+        }
+        if let Some(early) = early::answer(&request, &found, &host, client.secure, self.https_port) {
+            return Ok(early);
+        }
+        let origin = request.headers().get(ORIGIN).filter(|_| rule.options.cors.is_some()).cloned();
+        let forwarded = self.forward(request, client, id, &host, &found);
+        let mut response = match rule.options.whole {
+            Some(whole) => tokio::time::timeout(whole, forwarded)
+                .await
+                .unwrap_or_else(|_| Err(Refusal::failed(HttpError::Timeout, &host)))?,
+            None => forwarded.await?,
+        };
+        rule.options.response_headers.apply(response.headers_mut());
+        if let Some(cors) = &rule.options.cors {
+            early::allow(cors, origin.as_ref(), response.headers_mut());
+        }
         Ok(response)
     }
 
@@ -92,28 +132,43 @@ impl Forwarder {
         mut request: Request<Incoming>,
         client: &Arc<Client>,
         id: &HeaderValue,
+        host: &str,
+        found: &Found,
     ) -> Result<Response<Body>, Refusal> {
-        if request.method() == Method::CONNECT {
-            return Err(Refusal::NoTunnel);
-        }
-        let host = host_of(&request).ok_or(Refusal::NoHost)?.to_owned();
+        let options = &found.rule.options;
+        let body_max = options.body_bytes_max.unwrap_or(u64::MAX).min(limits::BODY_BYTES_MAX);
         let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if length.is_some_and(|length| length > limits::BODY_BYTES_MAX) {
-            return Err(Refusal::TooLarge);
+        if length.is_some_and(|length| length > body_max) {
+            return Err(Refusal::TooLarge(body_max));
         }
-        let (target, visit) = self.target(&host, request.uri().path(), client).await?;
-        let upgrade = wanted_upgrade(&request);
+        let (share, backend) = chosen(&found.rule, &request)?;
+        let (target, visit) = self.reach(backend, client).await?;
+        let upgrade = headers::wanted_upgrade(&request);
         let on_client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-        prepare(&mut request, &host, client, id, upgrade.as_ref())?;
-        let request = request.map(|incoming| {
-            let max = usize::try_from(limits::BODY_BYTES_MAX).unwrap_or(usize::MAX);
-            body::boxed(Limited::new(incoming, max))
+        let path = options.rewrite.as_ref().map(|rewrite| {
+            let path = request.uri().path();
+            rewrite.path(path, found.matched, &found.captures)
         });
-        let sent = tokio::time::timeout(self.answer, target.send(request)).await;
-        let mut response = sent.unwrap_or(Err(HttpError::Timeout)).map_err(|error| Refusal::failed(error, &host))?;
+        let origin = Origin { host, peer: client.peer, secure: client.secure, id };
+        headers::prepare(&mut request, &origin, path, upgrade.as_ref())?;
+        if let Some(host) = &options.host {
+            request.headers_mut().insert(http::header::HOST, host.clone());
+        }
+        options.request_headers.apply(request.headers_mut());
+        share.request_headers.apply(request.headers_mut());
+        let max = usize::try_from(body_max).unwrap_or(usize::MAX);
+        let mut request = request.map(|incoming| body::boxed(Limited::new(incoming, max)));
+        for backend in &options.mirrors {
+            let beside = (&self.tasks, &self.abort);
+            request = mirror::copy(request, backend, &self.fabric, client.ip(), beside);
+        }
+        let answer = options.answer.unwrap_or(self.answer);
+        let sent = tokio::time::timeout(answer, target.send(request)).await;
+        let mut response = sent.unwrap_or(Err(HttpError::Timeout)).map_err(|error| Refusal::failed(error, host))?;
+        share.response_headers.apply(response.headers_mut());
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let agreed = response.headers().get(UPGRADE).cloned();
-        strip_hop_by_hop(response.headers_mut());
+        headers::strip_hop_by_hop(response.headers_mut());
         match (switched, on_client, agreed) {
             (false, ..) => Ok(response.map(|body| body::held(body, visit))),
             (true, Some(on_client), Some(protocol)) => {
@@ -122,21 +177,17 @@ impl Forwarder {
                 response.headers_mut().insert(UPGRADE, protocol);
                 Ok(response)
             }
-            (true, ..) => Err(Refusal::failed(HttpError::Reset, &host)),
+            (true, ..) => Err(Refusal::failed(HttpError::Reset, host)),
         }
     }
 
-    /// Dials a ready endpoint of the Service that the rules name; pods that sleep are woken. Nothing has been sent yet,
-    /// so an endpoint that refuses is simply skipped.
-    async fn target(&self, host: &str, path: &str, client: &Client) -> Result<(HttpTarget, Option<Visit>), Refusal> {
-        let routes = self.fabric.routes();
-        let Some(backend) = routes.route(host, path) else {
-            return Err(Refusal::NoRule { host: bare_host(host).into_owned(), path: path.to_owned() });
-        };
-        let network::ingress::Backend { namespace, service, port, .. } = &**backend;
-        let client = client.peer.ip().to_canonical();
-        let (dialled, visit) = self.fabric.reach_service(namespace, service, port, client).await;
-        dialled.map(|target| (target, visit)).map_err(|error| Refusal::NoEndpoint(error.to_string()))
+    /// Dials a ready endpoint of a Service; pods that sleep are woken. Nothing has been sent yet, so an endpoint that
+    /// refuses is simply skipped.
+    async fn reach(&self, backend: &Backend, client: &Client) -> Result<(HttpTarget, Option<Visit>), Refusal> {
+        let Backend { namespace, service, port, h2c } = backend;
+        let (dialled, visit) = self.fabric.reach_service(namespace, service, port, client.ip()).await;
+        let target = dialled.map_err(|error| Refusal::NoEndpoint(error.to_string()))?;
+        Ok((if *h2c { target.over_h2() } else { target }, visit))
     }
 
     /// After `101 Switching Protocols` the bytes of both sides belong together, whatever they mean.
@@ -157,144 +208,8 @@ impl Forwarder {
     }
 }
 
-/// `Host`, or the authority of an HTTP/2 request or of an absolute URI, which goes before it (RFC 9112 §3.2.2).
-fn host_of(request: &Request<Incoming>) -> Option<&str> {
-    let authority = request.uri().authority().map(http::uri::Authority::as_str);
-    authority.or_else(|| request.headers().get(HOST)?.to_str().ok()).filter(|host| !host.is_empty())
-}
-
-/// `websocket` when the client wants to switch to that; HTTP/2 has no such thing (RFC 9113 §8.6).
-///
-/// Nothing else is passed on: a client that switched to `h2c` could send requests past the rules.
-fn wanted_upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
-    if request.version() != Version::HTTP_11 {
-        return None;
-    }
-    let asks = |value: &HeaderValue| {
-        value.to_str().is_ok_and(|text| text.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade")))
-    };
-    let asked = request.headers().get_all(CONNECTION).iter().any(asks);
-    let upgrade = request.headers().get(UPGRADE).filter(|_| asked)?;
-    upgrade.as_bytes().eq_ignore_ascii_case(b"websocket").then(|| upgrade.clone())
-}
-
-/// Turns the client's request into what the pod is to see.
-fn prepare(
-    request: &mut Request<Incoming>,
-    host: &str,
-    client: &Client,
-    id: &HeaderValue,
-    upgrade: Option<&HeaderValue>,
-) -> Result<(), Refusal> {
-    let host = HeaderValue::from_str(host).map_err(|_| Refusal::NoHost)?;
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    let uri = path.parse::<Uri>().map_err(|_| Refusal::NoHost)?;
-    *request.uri_mut() = uri;
-    *request.version_mut() = Version::HTTP_11;
-    let headers = request.headers_mut();
-    strip_hop_by_hop(headers);
-    let claims: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("x-forwarded-")).cloned().collect();
-    for name in claims.iter().chain(&[FORWARDED]) {
-        headers.remove(name);
-    }
-    if let Some(protocol) = upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, protocol.clone());
-    }
-    let ip = client.peer.ip().to_canonical().to_string();
-    // An address is made of digits, letters, dots and colons.
-    if let Ok(ip) = HeaderValue::from_str(&ip) {
-        headers.insert(X_FORWARDED_FOR, ip.clone());
-        headers.insert(X_REAL_IP, ip);
-    }
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if client.secure { "https" } else { "http" }));
-    headers.insert(X_FORWARDED_HOST, host.clone());
-    headers.insert(X_REQUEST_ID, id.clone());
-    headers.insert(HOST, host);
-    Ok(())
-}
-
-/// Removes what concerns one connection only, including what `Connection` names. `TE: trailers` stays: gRPC needs it.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    let trailers = headers.get(TE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-}
-
-/// Why a request got no answer from a pod.
-#[derive(Debug)]
-enum Refusal {
-    NoTunnel,
-    NoHost,
-    TooLarge,
-    NoRule { host: String, path: String },
-    NoEndpoint(String),
-    Failed(HttpError),
-}
-
-impl Refusal {
-    fn failed(error: HttpError, host: &str) -> Self {
-        if let HttpError::Internal(text) = &error {
-            tracing::warn!(host, text, "a backend failed");
-        }
-        Self::Failed(error)
-    }
-
-    fn response(self) -> Response<Body> {
-        let (status, text) = match self {
-            Self::NoTunnel => (StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here".to_owned()),
-            Self::NoHost => (StatusCode::BAD_REQUEST, "the request names no valid host".to_owned()),
-            Self::TooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("the request body is larger than {} bytes", limits::BODY_BYTES_MAX),
-            ),
-            Self::NoRule { host, path } => {
-                (StatusCode::NOT_FOUND, format!("no Ingress rule matches host {host} path {path}"))
-            }
-            Self::NoEndpoint(sentence) => (StatusCode::SERVICE_UNAVAILABLE, sentence),
-            Self::Failed(HttpError::ConnectionRefused) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "connection refused".to_owned())
-            }
-            Self::Failed(error) => return error.response(),
-        };
-        let mut response = Response::new(body::full(text + "\n"));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        response
-    }
-}
-
-/// Ids that tell requests apart: a keyed hash of a counter, so that they are cheap and do not repeat.
-#[derive(Default)]
-struct RequestIds {
-    keys: RandomState,
-    count: AtomicU64,
-}
-
-impl RequestIds {
-    /// The client's own id when it has a sane one, else a new one of 32 hexadecimal digits.
-    fn of(&self, headers: &HeaderMap) -> HeaderValue {
-        if let Some(own) = headers.get(X_REQUEST_ID).filter(|own| own.len() <= limits::REQUEST_ID_BYTES_MAX) {
-            return own.clone();
-        }
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
-        let (high, low) = (self.keys.hash_one((count, 0_u8)), self.keys.hash_one((count, 1_u8)));
-        HeaderValue::from_str(&format!("{high:016x}{low:016x}")).expect("hexadecimal digits are a valid header value")
-    }
+/// Which of a rule's Services gets this request.
+fn chosen<'a, B>(rule: &'a Rule, request: &Request<B>) -> Result<(&'a Share, &'a Backend), Refusal> {
+    let share = rule.choose(request.headers()).ok_or(Refusal::NoBackend)?;
+    share.backend.as_ref().map(|backend| (share, backend)).ok_or(Refusal::NoBackend)
 }

@@ -32,5 +32,14 @@ pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after the kernel refused to accept (out of descriptors): long enough for one to be closed.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Clients whose requests are counted against a rate at a time; a bucket takes about a hundred bytes.
+pub(crate) const LIMITED_CLIENTS_MAX: usize = 64 << 10;
+
+/// Routes that are measured each for itself: as many as there may be Services. The rest is counted together.
+pub(crate) const ROUTES_MEASURED_MAX: usize = 10_000;
+
+/// Pieces of a request's body that a mirror may be behind.
+pub(crate) const MIRROR_PIECES_MAX: usize = 16;
+
 /// A client's own `X-Request-Id` is kept up to this length.
 pub(crate) const REQUEST_ID_BYTES_MAX: usize = 128;

@@ -1,14 +1,20 @@
 //! The way in: HTTP/1.1, HTTP/2 and TLS from outside the cluster, routed by Ingress rules to ready pods.
 //!
 //! A request that ends in an HTTP component of this node is a function call; one that ends in a pod that listens by
-//! itself travels as HTTP/1.1 through the fabric. Routes and endpoints are read from the [`Fabric`]'s tables at the
+//! itself travels through the fabric, as HTTP/1.1, or as HTTP/2 where its Service says so. Routes and endpoints are read from the [`Fabric`]'s tables at the
 //! moment of the request; nothing is looked up in the API.
 //!
-//! Refused: more than `limits` say, and every client-supplied `X-Forwarded-*` (this is the edge, nobody before it is
+//! Refused: more than `limits` say, heads that can be read in two ways, and every client-supplied `X-Forwarded-*` (this is the edge, nobody before it is
 //! trusted).
 
+mod early;
 mod forward;
+mod headers;
+mod limiter;
 mod limits;
+pub mod metrics;
+mod mirror;
+mod refusal;
 #[cfg(test)]
 mod tests;
 pub mod tls;
@@ -29,6 +35,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::forward::{Client, Forwarder};
+use self::headers::RequestIds;
+use self::limiter::Limiter;
+use self::metrics::Metrics;
 use self::tls::Certificates;
 
 /// Where the Ingress listens. The sockets are bound by the caller, who therefore knows their ports.
@@ -42,6 +51,8 @@ pub struct Config {
     pub certificates: Arc<Certificates>,
     /// How long others are waited for.
     pub patience: Patience,
+    /// Counts what is answered.
+    pub metrics: Arc<Metrics>,
 }
 
 /// How long others are waited for.
@@ -85,7 +96,16 @@ impl Ingress {
         let tasks = TaskTracker::new();
         let abort = CancellationToken::new();
         let server = Server {
-            forwarder: Arc::new(Forwarder::new(fabric, config.patience.answer, tasks.clone(), abort.clone())),
+            forwarder: Arc::new(Forwarder {
+                fabric,
+                answer: config.patience.answer,
+                https_port: config.https.as_ref().and_then(|https| Some(https.local_addr().ok()?.port())),
+                metrics: config.metrics.clone(),
+                tasks: tasks.clone(),
+                abort: abort.clone(),
+                limiter: Limiter::default(),
+                ids: RequestIds::default(),
+            }),
             patience: config.patience,
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
             tasks,

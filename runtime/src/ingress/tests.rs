@@ -11,10 +11,11 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use network::ingress::{self as routes, Path, Rule};
+use network::routes::gateway::Gateways;
+use network::routes::ingress::{self as routes, Path, PathKind, Rule};
 use network::services::{Endpoint, EndpointSlice, PortRef, Protocol, Service, ServicePort};
 use network::{
-    Body, BoxError, BoxFuture, Fabric, HttpError, HttpService, IngressTable, PodIdentity, PodNet, ServiceTable, body,
+    Body, BoxError, BoxFuture, Fabric, HttpError, HttpService, PodIdentity, PodNet, RouteTable, ServiceTable, body,
 };
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::tls::{Certificates, certified_key};
 use super::{Config, Ingress, Patience, limits};
+
+mod options;
 
 /// A cluster of one Service per host: `a.test` → Service `a`, whose endpoints are 10.42.0.1<n>:8080.
 struct World {
@@ -51,7 +54,7 @@ fn install(fabric: &Fabric, services: &[(&str, &[u8])]) {
     let mut made = Vec::new();
     let mut rules = Vec::new();
     for (name, pods) in services {
-        let port = ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
+        let port = ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None, h2c: false };
         made.push(Service {
             namespace: "default".into(),
             name: (*name).into(),
@@ -72,12 +75,13 @@ fn install(fabric: &Fabric, services: &[(&str, &[u8])]) {
             endpoints: pods.iter().map(endpoint).collect(),
         });
         let backend = ((*name).to_owned(), PortRef::Name("http".into()));
-        let path = Path { path: "/".into(), exact: false, backend };
+        let path = Path { path: "/".into(), kind: PathKind::Prefix, backend };
         rules.push(Rule { host: format!("{name}.test"), paths: vec![path] });
     }
-    let ingress = routes::Ingress { namespace: "default".into(), rules, ..routes::Ingress::default() };
+    let ingress =
+        routes::Ingress { namespace: "default".into(), name: "all".into(), rules, ..routes::Ingress::default() };
     fabric.set_services(ServiceTable::build(made, &slices));
-    fabric.set_routes(IngressTable::build(vec![ingress], &[]));
+    fabric.set_routes(RouteTable::build(vec![ingress], &[], Gateways::default()));
 }
 
 impl World {
@@ -92,7 +96,8 @@ impl World {
         let https = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (http_at, https_at) = (http.local_addr().unwrap(), https.local_addr().unwrap());
         let certificates = Arc::new(Certificates::default());
-        let config = Config { http, https: Some(https), certificates: certificates.clone(), patience };
+        let metrics = Arc::default();
+        let config = Config { http, https: Some(https), certificates: certificates.clone(), patience, metrics };
         let stop = CancellationToken::new();
         let server = tokio::spawn(Ingress::new(config, fabric.clone()).run(stop.clone()));
         Self { fabric, http: http_at, https: https_at, certificates, stop, server }

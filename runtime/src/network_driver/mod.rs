@@ -1,5 +1,5 @@
 //! Keeps the fabric's tables true: watches Services, EndpointSlices, Ingresses, IngressClasses, TLS Secrets,
-//! NetworkPolicies, Deployments that sleep, and the labels of Pods and Namespaces, and installs new tables whole.
+//! NetworkPolicies, Deployments that sleep, the Gateway API's objects, and the labels of Pods and Namespaces, and installs new tables whole.
 //!
 //! Until policies, pods and namespaces have been listed once, no pod talks to another.
 //!
@@ -7,6 +7,8 @@
 //! `kube` with its back-off while the last table stays in force.
 
 mod activator;
+mod custom;
+mod gateways;
 mod node_ports;
 pub mod objects;
 pub mod policies;
@@ -29,12 +31,14 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource};
-use network::{Fabric, IngressTable, Policies, ServiceTable, SleeperTable};
+use network::routes::gateway::Gateways;
+use network::{Fabric, Policies, RouteTable, ServiceTable, SleeperTable};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::activator::Activator;
+use self::custom::{Gateway, HTTPRoute, ReferenceGrant};
 use self::node_ports::NodePorts;
 use crate::ingress::tls::{self, Certificates};
 
@@ -52,6 +56,8 @@ enum Changed {
     Ingresses,
     Secrets,
     Policies,
+    /// Policies and Gateways select them by label.
+    Namespaces,
     Sleepers,
 }
 
@@ -72,6 +78,7 @@ impl Stale {
             Changed::Ingresses => self.ingresses = true,
             Changed::Secrets => self.secrets = true,
             Changed::Policies => self.policies = true,
+            Changed::Namespaces => (self.policies, self.ingresses) = (true, true),
             Changed::Sleepers => self.sleepers = true,
         }
     }
@@ -85,10 +92,18 @@ struct Driver {
     slices: Store<EndpointSlice>,
     ingresses: Store<Ingress>,
     classes: Store<IngressClass>,
+    edge: Edge,
     secrets: Store<Secret>,
     deployments: Store<Deployment>,
     guarded: Guarded,
     node_ports: Option<NodePorts>,
+}
+
+/// What custom resources say of requests from outside.
+struct Edge {
+    gateways: Store<Gateway>,
+    routes: Store<HTTPRoute>,
+    grants: Store<ReferenceGrant>,
 }
 
 /// What policies are about.
@@ -124,6 +139,7 @@ pub async fn run(config: Config, stop: CancellationToken) {
     let slim = activator::keep_what_counts;
     let (deployments, f) = follow_slim(Api::all(client.clone()), watcher::Config::default(), Changed::Sleepers, slim);
     let (guarded, policies) = Guarded::follow(&client);
+    let (edge, custom) = Edge::follow(&client);
     let activator = Activator::new(client, fabric.clone(), deployments.clone());
     let node_ports = node_ports.map(|address| NodePorts::new(fabric.clone(), address, stop.clone()));
     let mut driver = Driver {
@@ -133,12 +149,13 @@ pub async fn run(config: Config, stop: CancellationToken) {
         slices,
         ingresses,
         classes,
+        edge,
         secrets,
         deployments,
         guarded,
         node_ports,
     };
-    let mut changes = select_all([a, b, c, d, e, f].into_iter().chain(policies));
+    let mut changes = select_all([a, b, c, d, e, f].into_iter().chain(policies).chain(custom));
     tokio::select! {
         () = stop.cancelled() => {}
         () = driver.follow(&mut changes) => {}
@@ -186,13 +203,32 @@ where
     (store, changes.boxed())
 }
 
+impl Edge {
+    fn follow(client: &Client) -> (Self, [BoxStream<'static, Changed>; 3]) {
+        let everything = watcher::Config::default();
+        let (gateways, a) = follow(Api::all(client.clone()), everything.clone(), Changed::Ingresses);
+        let (routes, b) = follow(Api::all(client.clone()), everything.clone(), Changed::Ingresses);
+        let (grants, c) = follow(Api::all(client.clone()), everything, Changed::Ingresses);
+        (Self { gateways, routes, grants }, [a, b, c])
+    }
+
+    fn gateways(&self, namespaces: &Store<Namespace>) -> Gateways {
+        let grants = gateways::Grants::read(&self.grants.state());
+        let namespaces = namespaces.state();
+        Gateways {
+            listeners: self.gateways.state().iter().flat_map(|one| gateways::listeners(one, &namespaces)).collect(),
+            routes: self.routes.state().iter().filter_map(|route| gateways::route(route, &grants)).collect(),
+        }
+    }
+}
+
 impl Guarded {
     fn follow(client: &Client) -> (Self, [BoxStream<'static, Changed>; 3]) {
         let everything = watcher::Config::default();
         let (policies, a) = follow(Api::all(client.clone()), everything.clone(), Changed::Policies);
         let (pods, b) =
             follow_slim(Api::all(client.clone()), everything.clone(), Changed::Policies, policies::keep_what_counts);
-        let (namespaces, c) = follow(Api::all(client.clone()), everything, Changed::Policies);
+        let (namespaces, c) = follow(Api::all(client.clone()), everything, Changed::Namespaces);
         (Self { policies, pods, namespaces }, [a, b, c])
     }
 
@@ -245,7 +281,11 @@ impl Driver {
         if stale.ingresses {
             let ingresses = self.ingresses.state().iter().map(|ingress| objects::ingress(ingress)).collect();
             let classes: Vec<_> = self.classes.state().iter().map(|class| objects::class(class)).collect();
-            self.fabric.set_routes(IngressTable::build(ingresses, &classes));
+            let table = RouteTable::build(ingresses, &classes, self.edge.gateways(&self.guarded.namespaces));
+            for problem in table.problems() {
+                tracing::warn!(problem, "an annotation of an Ingress cannot be read");
+            }
+            self.fabric.set_routes(table);
         }
         if stale.policies
             && let Some(table) = self.guarded.table()

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
-use network::ingress::{Ingress, IngressClass, Path, Rule, Tls};
+use network::routes::annotations;
+use network::routes::ingress::{Ingress, IngressClass, Path, PathKind, Rule, Tls};
 use network::services::{Endpoint, EndpointSlice, PortRef, Protocol, Service, ServicePort};
 
 /// Names the Service an EndpointSlice belongs to (KEP-752).
@@ -13,6 +14,9 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// What named the class before `spec.ingressClassName` did; still widely used.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+/// The class of Ingresses that name none.
+const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 
 pub(super) fn port(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|port| *port != 0)
@@ -40,6 +44,7 @@ pub fn service(object: &core::Service) -> Service {
             protocol: protocol(entry.protocol.as_deref())?,
             port: port(entry.port)?,
             node_port: entry.node_port.filter(|_| exposed).and_then(port),
+            h2c: matches!(entry.app_protocol.as_deref(), Some("kubernetes.io/h2c" | "h2c" | "grpc")),
         })
     });
     Service {
@@ -96,6 +101,8 @@ pub(super) fn ingress(object: &networking::Ingress) -> Ingress {
         Rule { host: rule.host.unwrap_or_default(), paths: paths.into_iter().filter_map(path).collect() }
     });
     let tls = spec.tls.unwrap_or_default().into_iter();
+    let all = metadata.annotations.iter().flatten();
+    let known = all.filter_map(|(name, text)| Some((name.strip_prefix(annotations::PREFIX)?.to_owned(), text.clone())));
     Ingress {
         namespace: metadata.namespace.clone().unwrap_or_default(),
         name: metadata.name.clone().unwrap_or_default(),
@@ -104,13 +111,18 @@ pub(super) fn ingress(object: &networking::Ingress) -> Ingress {
         default_backend: spec.default_backend.and_then(backend),
         rules: rules.collect(),
         tls: tls.map(|tls| Tls { hosts: tls.hosts.unwrap_or_default(), secret: tls.secret_name }).collect(),
+        annotations: known.collect(),
     }
 }
 
 fn path(object: networking::HTTPIngressPath) -> Option<Path> {
     Some(Path {
         path: object.path.unwrap_or_default(),
-        exact: object.path_type == "Exact",
+        kind: match object.path_type.as_str() {
+            "Exact" => PathKind::Exact,
+            "ImplementationSpecific" => PathKind::ImplementationSpecific,
+            _ => PathKind::Prefix,
+        },
         backend: backend(object.backend)?,
     })
 }
@@ -131,6 +143,12 @@ pub(super) fn class(object: &networking::IngressClass) -> IngressClass {
     IngressClass {
         name: object.metadata.name.clone().unwrap_or_default(),
         controller: object.spec.clone().unwrap_or_default().controller.unwrap_or_default(),
+        default: object
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(DEFAULT_CLASS))
+            .is_some_and(|text| text == "true"),
     }
 }
 
@@ -198,7 +216,7 @@ mod tests {
         let object = json!({
             "metadata": {
                 "name": "web", "namespace": "shop", "creationTimestamp": "1970-01-01T00:01:00Z",
-                "annotations": {CLASS_ANNOTATION: "old"},
+                "annotations": {CLASS_ANNOTATION: "old", "nginx.ingress.kubernetes.io/use-regex": "true", "other": "x"},
             },
             "spec": {
                 "defaultBackend": {"service": {"name": "rest", "port": {"name": "http"}}},
@@ -212,10 +230,11 @@ mod tests {
         });
         let read = ingress(&from_value(object).unwrap());
         assert_eq!((read.created, read.class.as_deref()), (60, Some("old")));
+        assert_eq!(read.annotations, [("use-regex".to_owned(), "true".to_owned())].into());
         assert_eq!(read.default_backend, Some(("rest".to_owned(), PortRef::Name("http".into()))));
         let paths: Vec<_> =
-            read.rules[0].paths.iter().map(|p| (p.path.as_str(), p.exact, p.backend.0.as_str())).collect();
-        assert_eq!(paths, [("/x", true, "x"), ("", false, "y")]);
+            read.rules[0].paths.iter().map(|p| (p.path.as_str(), p.kind, p.backend.0.as_str())).collect();
+        assert_eq!(paths, [("/x", PathKind::Exact, "x"), ("", PathKind::ImplementationSpecific, "y")]);
         assert_eq!(
             (read.tls[0].hosts.as_slice(), read.tls[0].secret.as_deref()),
             (&["a.test".to_owned()][..], Some("cert"))
