@@ -1,14 +1,13 @@
 //! The checkpoint in redb: keys, history and the position in the log, changed together in one durable transaction.
 //!
-//! Tables: `live` key → create revision · mod revision · value; `history` revision → at_ms · hash · (key · value
-//! before)*; `head` one row with index, term, membership, sessions and the hash of all keys (see `State::encode_head`);
+//! Tables: `live` key → create revision · mod revision · value; `past` first revision → (revision · row)*, a row being
+//! at_ms · hash · (key · value before)*; `head` one row with index, term, membership, sessions and the hash of all keys (see `State::encode_head`);
 //! `member` the identity, the count of lives and their checksum, and how many frames of the log are durable. Two-phase commit, so that a torn commit cannot pass for
 //! a whole one. Everything is read once at opening; a hash that does not match, or a table that is gone, refuses the
 //! whole checkpoint.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,10 +24,15 @@ use crate::state::{Membership, State};
 /// File of the checkpoint within the member's directory.
 pub(crate) const FILE: &str = "checkpoint.redb";
 const LIVE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("live");
+const PAST: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("past");
+/// Where the first format had one row per revision.
 const HISTORY: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("history");
 const HEAD: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("head");
 const MEMBER: TableDefinition<'_, &str, u64> = TableDefinition::new("member");
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
+const FIRST_FORMAT: u64 = 1;
+/// Revisions of the past are kept together up to about this many bytes: one insertion for many of them.
+const PAST_BYTES: usize = 64 << 10;
 
 /// What the checkpoint cannot do.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +101,6 @@ impl Delta {
 pub(crate) struct Checkpoint {
     disk: Arc<dyn Disk>,
     database: Option<Database>,
-    forgotten: u64,
     frames: u64,
     durable: Durable,
 }
@@ -132,7 +135,7 @@ impl Checkpoint {
             }
             None => {
                 let state = State::new(initial.clone());
-                write_delta(&write, &Delta { head: encode_head(&state), ..Delta::default() }, 0)?;
+                write_delta(&write, &Delta { head: encode_head(&state), ..Delta::default() })?;
                 state
             }
         };
@@ -154,8 +157,13 @@ impl Checkpoint {
             if owner != identity {
                 return Err(CheckpointError::Foreign { member: owner.member, cluster: owner.cluster });
             }
-            if format.is_some_and(|format| format != FORMAT) {
-                return Err(CheckpointError::Version);
+            match format {
+                Some(FIRST_FORMAT) => {
+                    write.delete_table(HISTORY)?;
+                    write_past(&write, state.mvcc.history(), state.mvcc.floor())?;
+                }
+                Some(FORMAT) | None => {}
+                Some(_) => return Err(CheckpointError::Version),
             }
             let boot = boot.unwrap_or(0) + 1;
             let rows = [("id", owner.member), ("cluster", owner.cluster), ("format", FORMAT), ("boot", boot)];
@@ -168,9 +176,8 @@ impl Checkpoint {
         };
         write.commit()?;
         disk.sync_names().map_err(CheckpointError::Io)?;
-        let forgotten = state.mvcc.floor();
         let durable = Durable::default();
-        Ok((Checkpoint { disk, database: Some(database), forgotten, frames, durable }, boot, state))
+        Ok((Checkpoint { disk, database: Some(database), frames, durable }, boot, state))
     }
 
     /// How many frames of the log are known to have been durable.
@@ -208,28 +215,23 @@ impl Checkpoint {
 
     /// Makes the changes durable, all or none. After [`CheckpointError::Full`] the same call may be repeated.
     pub(crate) fn commit(&mut self, delta: &Delta) -> Result<(), CheckpointError> {
-        let forgotten = self.forgotten;
         if planted(Bug::IndexApart) {
-            let index = Delta { head: delta.head.clone(), floor: forgotten, ..Delta::default() };
-            self.transaction(|write| write_delta(write, &index, forgotten))?;
+            let index = Delta { head: delta.head.clone(), ..Delta::default() };
+            self.transaction(|write| write_delta(write, &index))?;
         }
-        self.transaction(|write| write_delta(write, delta, forgotten))?;
-        self.forgotten = delta.floor;
-        Ok(())
+        self.transaction(|write| write_delta(write, delta))
     }
 
     /// Replaces everything by a state received from a peer.
     pub(crate) fn install(&mut self, state: &State) -> Result<(), CheckpointError> {
         self.transaction(|write| {
             write.delete_table(LIVE)?;
-            write.delete_table(HISTORY)?;
+            write.delete_table(PAST)?;
             let mut delta = Delta::default();
             delta.live.extend(state.mvcc.live().map(|kv| (kv.key.clone(), Some(kv.clone()))));
             delta.history.extend(state.mvcc.history().cloned());
-            write_delta(write, &Delta { head: encode_head(state), ..delta }, 0)
-        })?;
-        self.forgotten = state.mvcc.floor();
-        Ok(())
+            write_delta(write, &Delta { head: encode_head(state), ..delta })
+        })
     }
 
     /// One durable transaction. redb refuses everything after an I/O error, hence a full disk means opening it again.
@@ -273,7 +275,7 @@ fn begin(database: &Database) -> Result<WriteTransaction, CheckpointError> {
     Ok(write)
 }
 
-fn write_delta(write: &WriteTransaction, delta: &Delta, forgotten: u64) -> Result<(), CheckpointError> {
+fn write_delta(write: &WriteTransaction, delta: &Delta) -> Result<(), CheckpointError> {
     let mut live = write.open_table(LIVE)?;
     for (key, now) in &delta.live {
         match now {
@@ -281,15 +283,40 @@ fn write_delta(write: &WriteTransaction, delta: &Delta, forgotten: u64) -> Resul
             None => live.remove(&key[..])?,
         };
     }
-    let mut history = write.open_table(HISTORY)?;
-    for past in delta.history.iter().filter(|past| past.revision > delta.floor) {
-        history.insert(past.revision, &encode_history(past)[..])?;
-    }
-    let old: Range<u64> = forgotten + 1..(delta.floor + 1).max(forgotten + 1);
-    for revision in old {
-        history.remove(revision)?;
-    }
+    write_past(write, delta.history.iter(), delta.floor)?;
     write.open_table(HEAD)?.insert("head", &delta.head[..])?;
+    Ok(())
+}
+
+/// Adds revisions to the past, and drops what lies wholly below the floor.
+fn write_past<'a>(
+    write: &WriteTransaction,
+    revisions: impl Iterator<Item = &'a Arc<Revision>>,
+    floor: u64,
+) -> Result<(), CheckpointError> {
+    let mut past = write.open_table(PAST)?;
+    let below: Vec<u64> =
+        past.range(..=floor)?.map(|row| row.map(|(first, _)| first.value())).collect::<Result<_, _>>()?;
+    // The last of them may reach above it.
+    for first in &below[..below.len().saturating_sub(1)] {
+        past.remove(first)?;
+    }
+    let mut rows = Writer::default();
+    let mut first = None;
+    for revision in revisions.filter(|past| past.revision > floor) {
+        first.get_or_insert(revision.revision);
+        rows.u64(revision.revision);
+        rows.bytes(&encode_history(revision));
+        if rows.0.len() >= PAST_BYTES
+            && let Some(first) = first.take()
+        {
+            past.insert(first, &rows.0[..])?;
+            rows.0.clear();
+        }
+    }
+    if let Some(first) = first {
+        past.insert(first, &rows.0[..])?;
+    }
     Ok(())
 }
 
@@ -308,15 +335,29 @@ fn load(database: &Database) -> Result<Option<State>, CheckpointError> {
     };
     let Some(row) = head.get("head")? else { return Ok(None) };
     let head = State::decode_head(&mut Reader::copy(row.value()))?;
+    let format = read.open_table(MEMBER)?.get("format")?.map(|format| format.value());
+    let first_format = format == Some(FIRST_FORMAT);
     let mut live = Vec::new();
     for row in read.open_table(LIVE)?.iter()? {
         let (key, value) = row?;
         live.push(decode_live(Bytes::copy_from_slice(key.value()), &mut Reader::copy(value.value()))?);
     }
     let mut history = Vec::new();
-    for row in read.open_table(HISTORY)?.iter()? {
-        let (revision, value) = row?;
-        history.push(decode_history(revision.value(), &mut Reader::copy(value.value()))?);
+    if first_format {
+        for row in read.open_table(HISTORY)?.iter()? {
+            let (revision, value) = row?;
+            history.push(decode_history(revision.value(), &mut Reader::copy(value.value()))?);
+        }
+    } else {
+        for rows in read.open_table(PAST)?.iter()? {
+            let (_, rows) = rows?;
+            let mut rows = Reader::copy(rows.value());
+            while !rows.is_empty() {
+                let revision = rows.u64()?;
+                history.push(decode_history(revision, &mut Reader::new(rows.bytes()?))?);
+            }
+        }
+        history.retain(|past| past.revision > head.floor);
     }
     let mvcc = Mvcc::restore(live.into_iter(), history, head.floor, head.revision)?;
     Ok(Some(head.complete(mvcc)?))

@@ -19,6 +19,17 @@
 //! # }
 //! ```
 //!
+//! # Members
+//!
+//! Every member takes writes and linearizable reads; one that follows passes them on to the leader and repeats them across
+//! elections. Changes of membership may be asked of any member as well ([`Store::change_members`]): add a learner, promote
+//! it once it has caught up, remove or replace a member. [`Store::close`] hands leadership over before it ends;
+//! [`Store::transfer_leader`] does so on demand. Who leads is part of [`Store::status`], and [`Store::wait_for`] waits for
+//! it to change. A member whose memory turns out to be damaged begins anew under another number by itself
+//! ([`StoreStatus::healing`]), which is therefore read from the status and never assumed.
+//!
+//! # Layout
+//!
 //! Pure: `command`, `state`, `mvcc`, `watch`, `requests`, `tail`, `member`. Blocking: `disk`, `log`, `checkpoint`,
 //! `recovery`, `roster`, `snapshot`, `offline`. Tasks and threads: `driver`, `life`, `store`, `transport`. raft's and redb's types stay
 //! inside.

@@ -62,10 +62,10 @@ pub const PEER_LAG_BYTES: usize = 32 << 20;
 /// Changes wait at most this long for the checkpoint; the log covers them meanwhile. Its syncs compete with those of the
 /// log, so seldom is better; a crash within it costs a replay of that much log. Shorter in the crate's own tests.
 pub const CHECKPOINT_MS: u64 = if cfg!(test) { 500 } else { 2000 };
-/// Changes of this many bytes start a checkpoint at once.
-pub const CHECKPOINT_BYTES: usize = 16 << 20;
+/// Changes of this many bytes start a checkpoint at once: many, since keys next to each other then share pages.
+pub const CHECKPOINT_BYTES: usize = 32 << 20;
 /// Changes waiting for the checkpoint; beyond it proposals wait, which bounds memory and the replay after a crash.
-pub const CHECKPOINT_LAG_BYTES_MAX: usize = 64 << 20;
+pub const CHECKPOINT_LAG_BYTES_MAX: usize = 128 << 20;
 /// Memory the checkpoint's page cache may take: everything is answered from memory above it.
 pub const CHECKPOINT_CACHE_BYTES: usize = 16 << 20;
 
@@ -87,6 +87,8 @@ pub const PETITION_MS: u64 = 1000;
 pub const WIRE_FRAME_BYTES_MAX: usize = 16 << 20;
 /// Messages queued towards one peer; further ones are dropped, which raft repairs.
 pub const PEER_QUEUE_MAX: usize = 1024;
+/// Small messages to a peer that wait are written together, up to this many bytes.
+pub const PEER_WRITE_BYTES: usize = 64 << 10;
 /// Bytes of one snapshot chunk, each with its own checksum.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 /// Snapshots received at one time: each is held in memory until it is complete.

@@ -510,9 +510,7 @@ impl Member {
         let leadership = (self.raw.raft.term, leader);
         while self.delta.bytes < CHECKPOINT_LAG_BYTES_MAX {
             let due = self.proposals.due(leadership);
-            if due.is_empty() {
-                break;
-            }
+            let Some((through, _)) = due.last().cloned() else { break };
             let mut message = Message { from: self.id, ..Message::default() };
             message.set_msg_type(MessageType::MsgPropose);
             let entry = |(_, data): &(u64, bytes::Bytes)| Entry { data: data.clone(), ..Entry::default() };
@@ -520,7 +518,7 @@ impl Member {
             if self.raw.step(message).is_err() {
                 break;
             }
-            self.proposals.offered(due.into_iter().map(|(sequence, _)| sequence), leadership);
+            self.proposals.offered(through, leadership);
         }
         let gated = self.is_leader() && !self.raw.raft.commit_to_current_term();
         if gated && !planted(Bug::ReadsWithoutTermGate) {

@@ -15,7 +15,6 @@ pub(crate) type Leadership = (u64, u64);
 struct Proposal {
     id: u64,
     bytes: Bytes,
-    offered: Option<Leadership>,
     deadline_ms: u64,
 }
 
@@ -24,6 +23,8 @@ struct Proposal {
 pub(crate) struct Proposals {
     last: u64,
     open: BTreeMap<u64, Proposal>,
+    // Up to which sequence number all were offered, and to whom.
+    offered: Option<(Leadership, u64)>,
 }
 
 impl Proposals {
@@ -34,14 +35,14 @@ impl Proposals {
     }
 
     pub(crate) fn add(&mut self, sequence: u64, id: u64, bytes: Bytes, now_ms: u64) {
-        self.open.insert(sequence, Proposal { id, bytes, offered: None, deadline_ms: now_ms + REQUEST_MS });
+        self.open.insert(sequence, Proposal { id, bytes, deadline_ms: now_ms + REQUEST_MS });
     }
 
     /// The oldest proposals this leadership has not seen, as many as go together.
     pub(crate) fn due(&self, leadership: Leadership) -> Vec<(u64, Bytes)> {
         let mut bytes = 0;
-        let unseen = self.open.iter().filter(|(_, proposal)| proposal.offered != Some(leadership));
-        let together = unseen.take_while(|(_, proposal)| {
+        let seen = self.offered.filter(|(to, _)| *to == leadership).map_or(0, |(_, through)| through);
+        let together = self.open.range(seen + 1..).take_while(|(_, proposal)| {
             let first = bytes == 0;
             bytes += proposal.bytes.len();
             first || bytes <= PROPOSAL_BYTES_MAX
@@ -49,19 +50,14 @@ impl Proposals {
         together.map(|(sequence, proposal)| (*sequence, proposal.bytes.clone())).collect()
     }
 
-    pub(crate) fn offered(&mut self, sequences: impl Iterator<Item = u64>, leadership: Leadership) {
-        for sequence in sequences {
-            if let Some(proposal) = self.open.get_mut(&sequence) {
-                proposal.offered = Some(leadership);
-            }
-        }
+    /// All up to this sequence number were offered.
+    pub(crate) fn offered(&mut self, through: u64, leadership: Leadership) {
+        self.offered = Some((leadership, through));
     }
 
     /// Offers everything again: what was sent may be lost.
     pub(crate) fn offer_again(&mut self) {
-        for proposal in self.open.values_mut() {
-            proposal.offered = None;
-        }
+        self.offered = None;
     }
 
     /// Ends a proposal; the request to answer, if it is still open.
@@ -155,7 +151,7 @@ mod tests {
         let sequence = proposals.next_sequence();
         proposals.add(sequence, 7, "x".into(), 0);
         assert_eq!(proposals.due((1, 1)), [(1, Bytes::from("x"))]);
-        proposals.offered([1].into_iter(), (1, 1));
+        proposals.offered(1, (1, 1));
         assert_eq!(proposals.due((1, 1)), []);
         assert_eq!(proposals.due((2, 3)), [(1, Bytes::from("x"))]);
         assert_eq!(proposals.close(1), Some(7));

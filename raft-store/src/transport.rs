@@ -31,7 +31,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use crate::codec::{Reader, Writer};
 use crate::driver::Envelope;
 use crate::limits::WIRE_FRAME_BYTES_MAX;
-use crate::limits::{DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, MEMBERS_MAX, PEER_QUEUE_MAX, PEER_TIMEOUT, SNAPSHOTS_MAX};
+use crate::limits::{
+    DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, MEMBERS_MAX, PEER_QUEUE_MAX, PEER_TIMEOUT, PEER_WRITE_BYTES, SNAPSHOTS_MAX,
+};
 use crate::log::Identity;
 use crate::member::{Input, speaks_of};
 use crate::snapshot::{Assembly, CHUNK_HEAD_BYTES, chunk_length, chunks};
@@ -232,7 +234,9 @@ async fn dial(shared: Arc<Shared>, to: u64, address: String, mut messages: mpsc:
         match in_time(shared.connect(to, &address, MESSAGES)).await {
             Ok(stream) => {
                 pause = DIAL_PAUSE_MIN;
-                if let Err(error) = send_all(BufWriter::new(stream), first, &mut messages).await {
+                if let Err(error) =
+                    send_all(BufWriter::with_capacity(PEER_WRITE_BYTES, stream), first, &mut messages).await
+                {
                     tracing::debug!(peer = to, %error, "the connection to a peer ended");
                 }
             }
@@ -273,10 +277,12 @@ async fn send_all(
 }
 
 async fn write_message(stream: &mut (impl AsyncWrite + Unpin), message: &Message) -> io::Result<()> {
-    let body = message.write_to_bytes().map_err(io::Error::other)?;
-    let length = u32::try_from(body.len()).map_err(|_| refused("the message is too long"))?;
-    stream.write_all(&length.to_le_bytes()).await?;
-    stream.write_all(&body).await
+    // One write: a length on its own would become a TLS record and a packet on its own.
+    let size = message.compute_size();
+    let mut frame = Vec::with_capacity(4 + size as usize);
+    frame.extend_from_slice(&size.to_le_bytes());
+    message.write_to_vec(&mut frame).map_err(io::Error::other)?;
+    stream.write_all(&frame).await
 }
 
 pub(crate) async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Message> {

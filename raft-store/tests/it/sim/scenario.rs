@@ -6,6 +6,7 @@
 //! propose ID KEY=VALUE · read ID KEY · compact ID REVISION · add-learner ID NEW · promote ID MEMBER · remove ID MEMBER
 //! partition ID… | ID…      who cannot hear each other          heal
 //! crash ID · restart ID                                        status             who knows what
+//! kill ID          a crash of its process alone, whose connections its system closes
 //! lose ID          a crash after which its checkpoint is gone      corrupt ID KEY=VALUE      in its memory alone
 //! ```
 //! `UPDATE=1` writes down what came of it; the reviewer reads the difference. One thread, no luck: messages arrive in the
@@ -303,6 +304,13 @@ impl Stage {
                 place.live = None;
                 place.disk.crash(&mut Rng::new(1));
                 self.inputs.retain(|(to, _)| *to != number(1));
+            }
+            "kill" => {
+                self.places.get_mut(&number(1)).unwrap().live = None;
+                self.inputs.retain(|(to, _)| *to != number(1));
+                let others: Vec<u64> = self.places.keys().copied().filter(|id| *id != number(1)).collect();
+                self.inputs.extend(others.into_iter().map(|id| (id, Input::PeerLost(number(1)))));
+                self.settle();
             }
             "restart" => {
                 self.restart(number(1));
