@@ -17,6 +17,9 @@ pub(crate) const LAYER: &str = "application/wasm";
 /// The annotation of `index.json` entries that carries an image's name.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
+/// The annotation of `index.json` entries that were fetched, not put.
+pub(crate) const PULLED: &str = "dev.kogia.image.pulled";
+
 /// What other tools call a layer that is one component.
 const OTHER_LAYERS: [&str; 3] = [
     "application/vnd.wasm.content.layer.v1+wasm",

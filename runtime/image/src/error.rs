@@ -35,6 +35,14 @@ pub enum ImageError {
         /// The digest of what is there.
         found: String,
     },
+    /// A registry could not be asked, or did not give the image; it may later (`ErrImagePull`).
+    #[error("{registry}: {why}")]
+    Registry {
+        /// Its host and port.
+        registry: String,
+        /// What it said, or why it could not be asked.
+        why: String,
+    },
     /// The operating system refused.
     #[error("cannot {what} {path}: {source}", path = .path.display())]
     Io {
@@ -50,6 +58,10 @@ pub enum ImageError {
 impl ImageError {
     pub(crate) fn unusable(reference: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Unusable { reference: reference.into(), why: why.into() }
+    }
+
+    pub(crate) fn registry(registry: &str, why: impl Into<String>) -> Self {
+        Self::Registry { registry: registry.to_owned(), why: why.into() }
     }
 
     /// For `map_err`: says what was tried on which file.

@@ -10,9 +10,10 @@ use serde_json::Value;
 
 use crate::artifact::{self, Descriptor, INDEX, Index, Manifest};
 use crate::error::ImageError;
+use crate::incoming::Incoming;
 use crate::layout::{self, Layout};
-use crate::limits;
 use crate::reference::Reference;
+use crate::{limits, packed};
 
 /// What every WebAssembly file begins with.
 const WASM_MAGIC: [u8; 4] = *b"\0asm";
@@ -47,6 +48,15 @@ pub struct Listed {
     pub digest: String,
     /// Size of the component in bytes; 0 when its manifest cannot be read.
     pub size: u64,
+}
+
+/// Where a name's meaning comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Built or pushed here: what is here is the truth.
+    Put,
+    /// Fetched: a registry or another node has the truth.
+    Pulled,
 }
 
 impl Images {
@@ -85,16 +95,80 @@ impl Images {
         let config = self.put_blob(artifact::CONFIG, config.to_string().as_bytes())?;
         let manifest = Manifest::new(config, layer, annotations.clone());
         let manifest = serde_json::to_vec(&manifest).expect("a manifest is plain data");
-        let mut entry = self.put_blob(artifact::MANIFEST, &manifest)?;
+        let entry = self.put_blob(artifact::MANIFEST, &manifest)?;
         let digest = entry.digest.clone();
-        entry.annotations.insert(artifact::REF_NAME.to_owned(), name.clone());
+        self.name(entry, &name, Origin::Put)?;
+        Ok(digest)
+    }
 
+    /// Lets a name mean a manifest whose blobs are all here.
+    pub(crate) fn name(&self, mut entry: Descriptor, name: &str, origin: Origin) -> Result<(), ImageError> {
+        entry.annotations.insert(artifact::REF_NAME.to_owned(), name.to_owned());
+        if origin == Origin::Pulled {
+            entry.annotations.insert(artifact::PULLED.to_owned(), "true".to_owned());
+        }
         let _lock = self.layout.lock()?;
         let mut index = self.layout.index()?;
-        index.manifests.retain(|old| old.ref_name() != Some(&name));
+        index.manifests.retain(|old| old.ref_name() != Some(name));
         index.manifests.push(entry);
-        self.layout.write_index(&index)?;
-        Ok(digest)
+        self.layout.write_index(&index)
+    }
+
+    /// Forgets a name; its blobs stay. `false` when there was no such name.
+    pub(crate) fn forget(&self, name: &Reference) -> Result<bool, ImageError> {
+        let _lock = self.layout.lock()?;
+        let mut index = self.layout.index()?;
+        let before = index.manifests.len();
+        index.manifests.retain(|entry| !means(entry, name));
+        let found = index.manifests.len() != before;
+        if found {
+            self.layout.write_index(&index)?;
+        }
+        Ok(found)
+    }
+
+    /// Whether the name means something that was put here, not fetched: then there is no registry to ask about it.
+    ///
+    /// # Errors
+    /// A name that is none, an index that cannot be read.
+    pub fn is_put(&self, reference: &str) -> Result<bool, ImageError> {
+        let parsed = Reference::parse(reference)?;
+        if matches!(parsed, Reference::File { .. }) {
+            return Ok(true);
+        }
+        let index = self.layout.index()?;
+        Ok(find_named(&index, &parsed).is_some_and(|entry| !entry.annotations.contains_key(artifact::PULLED)))
+    }
+
+    /// The manifest or index that a name or digest means, and its bytes.
+    pub(crate) fn document(&self, named: &Reference) -> Result<(Descriptor, Vec<u8>), ImageError> {
+        let digest = match named {
+            Reference::Named { digest, .. } => digest.as_ref(),
+            Reference::File { .. } => None,
+        };
+        let mut entry = self.find(named, digest)?;
+        let path = self.layout.check_blob(&entry.digest)?;
+        let bytes = layout::read_bounded(&path, limits::DOCUMENT_BYTES_MAX)?;
+        let said: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        if let Some(media_type) = said["mediaType"].as_str() {
+            media_type.clone_into(&mut entry.media_type);
+        }
+        Ok((entry, bytes))
+    }
+
+    /// The names in the index that belong to one repository or, without one, all of them.
+    pub(crate) fn names(&self) -> Result<Vec<Reference>, ImageError> {
+        let index = self.layout.index()?;
+        Ok(index.manifests.iter().filter_map(|entry| Reference::parse(entry.ref_name()?).ok()).collect())
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// A new blob of at most that size.
+    pub(crate) fn incoming(&self, bytes_max: u64) -> Result<Incoming, ImageError> {
+        Incoming::new(self.layout.blob_folder(), bytes_max)
     }
 
     /// Finds an image and checks every digest on the way to its component.
@@ -108,7 +182,7 @@ impl Images {
         match &parsed {
             Reference::File { path, digest } => self.resolve_file(reference, path, digest.as_deref()),
             Reference::Named { name, digest, .. } => {
-                resolve_entry(&self.layout, reference, name, &self.find(&parsed, digest.as_ref())?)
+                self.resolve_entry(&self.layout, reference, name, &self.find(&parsed, digest.as_ref())?)
             }
         }
     }
@@ -131,7 +205,7 @@ impl Images {
         Some(Listed { name, digest: entry.digest.clone(), size: size.unwrap_or(0) })
     }
 
-    fn put_blob(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, ImageError> {
+    pub(crate) fn put_blob(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, ImageError> {
         let digest = self.layout.put_blob(bytes)?;
         Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
     }
@@ -153,7 +227,7 @@ impl Images {
             return Err(ImageError::NotFound(format!("there is no file {} on this node", path.display())));
         };
         if metadata.is_dir() {
-            return resolve_folder(reference, path, digest);
+            return self.resolve_folder(reference, path, digest);
         }
         // Only WebAssembly is copied: a pod must not make the node read or keep whatever file it names.
         if !metadata.is_file() || !is_wasm(path)? {
@@ -168,6 +242,51 @@ impl Images {
         let path = self.layout.blob_path(&found);
         Ok(Resolved { digest: found, path, size: bytes.len() as u64, id, config: Value::Null })
     }
+
+    /// An image in somebody else's layout folder: the only one there, or the one with that digest.
+    fn resolve_folder(&self, reference: &str, path: &Path, digest: Option<&str>) -> Result<Resolved, ImageError> {
+        let layout = Layout::at(path);
+        let index = layout.index()?;
+        let mut fitting = index.manifests.iter().filter(|entry| digest.is_none_or(|digest| entry.digest == digest));
+        let Some(entry) = fitting.next() else {
+            return Err(ImageError::NotFound(format!("the image layout {} holds no such image", path.display())));
+        };
+        if fitting.next().is_some_and(|other| other.digest != entry.digest) {
+            let why = "its folder holds several images; name one by its digest, as in file:///folder@sha256:…";
+            return Err(ImageError::unusable(reference, why));
+        }
+        self.resolve_entry(&layout, reference, &format!("file://{}", path.display()), entry)
+    }
+
+    fn resolve_entry(
+        &self,
+        layout: &Layout,
+        reference: &str,
+        name: &str,
+        entry: &Descriptor,
+    ) -> Result<Resolved, ImageError> {
+        let id = format!("{name}@{}", entry.digest);
+        let mut document: Value = layout.document(entry)?;
+        if document["mediaType"] == INDEX || document["manifests"].is_array() {
+            let index: Index = decode(reference, document)?;
+            let why = "it is built for other platforms only";
+            let entry = index.for_wasm().ok_or_else(|| ImageError::unusable(reference, why))?;
+            document = layout.document(entry)?;
+        }
+        let manifest: Manifest = decode(reference, document)?;
+        // A config that is missing or odd is no reason not to run; one that is damaged is.
+        let config = match layout.document(&manifest.config) {
+            Err(damaged @ ImageError::Damaged { .. }) => return Err(damaged),
+            other => other.unwrap_or(Value::Null),
+        };
+        if packed::is_packed(&manifest, &config) {
+            let (digest, size) = packed::unpack(layout, &self.layout, reference, &manifest, &config)?;
+            return Ok(Resolved { path: self.layout.check_blob(&digest)?, digest, size, id, config });
+        }
+        let layer = manifest.component(reference)?;
+        let path = layout.check_blob(&layer.digest)?;
+        Ok(Resolved { digest: layer.digest.clone(), path, size: layer.size, id, config })
+    }
 }
 
 fn is_wasm(path: &Path) -> Result<bool, ImageError> {
@@ -178,59 +297,23 @@ fn is_wasm(path: &Path) -> Result<bool, ImageError> {
     }
 }
 
-/// An image in somebody else's layout folder: the only one there, or the one with that digest.
-fn resolve_folder(reference: &str, path: &Path, digest: Option<&str>) -> Result<Resolved, ImageError> {
-    let layout = Layout::at(path);
-    let index = layout.index()?;
-    let mut fitting = index.manifests.iter().filter(|entry| digest.is_none_or(|digest| entry.digest == digest));
-    let Some(entry) = fitting.next() else {
-        return Err(ImageError::NotFound(format!("the image layout {} holds no such image", path.display())));
-    };
-    if fitting.next().is_some_and(|other| other.digest != entry.digest) {
-        let why = "its folder holds several images; name one by its digest, as in file:///folder@sha256:…";
-        return Err(ImageError::unusable(reference, why));
-    }
-    resolve_entry(&layout, reference, &format!("file://{}", path.display()), entry)
-}
-
-fn resolve_entry(layout: &Layout, reference: &str, name: &str, entry: &Descriptor) -> Result<Resolved, ImageError> {
-    let id = format!("{name}@{}", entry.digest);
-    let mut document: Value = layout.document(entry)?;
-    if document["mediaType"] == INDEX || document["manifests"].is_array() {
-        let index: Index = decode(reference, document)?;
-        let why = "it is built for other platforms only";
-        let entry = index.for_wasm().ok_or_else(|| ImageError::unusable(reference, why))?;
-        document = layout.document(entry)?;
-    }
-    let manifest: Manifest = decode(reference, document)?;
-    let layer = manifest.component(reference)?;
-    let path = layout.check_blob(&layer.digest)?;
-    // A config that is missing or odd is no reason not to run; one that is damaged is.
-    let config = match layout.document(&manifest.config) {
-        Err(damaged @ ImageError::Damaged { .. }) => return Err(damaged),
-        other => other.unwrap_or(Value::Null),
-    };
-    Ok(Resolved { digest: layer.digest.clone(), path, size: layer.size, id, config })
-}
-
-fn decode<T: serde::de::DeserializeOwned>(reference: &str, document: Value) -> Result<T, ImageError> {
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(reference: &str, document: Value) -> Result<T, ImageError> {
     serde_json::from_value(document)
         .map_err(|e| ImageError::unusable(reference, format!("its manifest cannot be read ({e})")))
 }
 
 /// Names in an index may have been written by other tools in any spelling, or as a bare tag.
 fn find_named<'a>(index: &'a Index, wanted: &Reference) -> Option<&'a Descriptor> {
-    let means_it = |entry: &&Descriptor| {
-        entry.ref_name().and_then(|name| Reference::parse(name).ok()).is_some_and(|named| named == *wanted)
-    };
-    index.manifests.iter().rev().find(means_it)
+    index.manifests.iter().rev().find(|entry| means(entry, wanted))
+}
+
+fn means(entry: &Descriptor, wanted: &Reference) -> bool {
+    entry.ref_name().and_then(|name| Reference::parse(name).ok()).is_some_and(|named| named == *wanted)
 }
 
 fn not_found(reference: &Reference) -> ImageError {
     let name = reference.familiar();
-    ImageError::NotFound(format!(
-        "image {name} is not in this node's image store; `kogia build` or `kogia push` puts it there"
-    ))
+    ImageError::NotFound(format!("image {name} is not in this node's image store; `kogia build` puts it there"))
 }
 
 #[cfg(test)]

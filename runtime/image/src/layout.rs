@@ -73,6 +73,10 @@ impl Layout {
         self.root.join("blobs").join(digest.replace(':', "/"))
     }
 
+    pub(crate) fn blob_folder(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
     pub(crate) fn has_blob(&self, digest: &str) -> bool {
         self.blob_path(digest).is_file()
     }
@@ -113,6 +117,11 @@ impl Layout {
         }
         checked.insert(digest.to_owned(), stamp);
         Ok(path)
+    }
+
+    /// The bytes of a blob, checked.
+    pub(crate) fn bytes(&self, digest: &str, bytes_max: u64) -> Result<Vec<u8>, ImageError> {
+        read_bounded(&self.check_blob(digest)?, bytes_max)
     }
 
     fn checked(&self) -> std::sync::MutexGuard<'_, HashMap<String, Stamp>> {
@@ -162,7 +171,7 @@ fn digest_of_file(path: &Path) -> Result<String, ImageError> {
 }
 
 /// Digests come from files we did not write: only the one shape that is a file name becomes one.
-fn check_shape(digest: &str) -> Result<&str, ImageError> {
+pub(crate) fn check_shape(digest: &str) -> Result<&str, ImageError> {
     let hex = digest.strip_prefix("sha256:").unwrap_or_default();
     if hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(digest);
