@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use api::quantity::Quantity;
 use engine::{Code, CodeError, ContainerSpec, HttpContainer, Kind, Output, Running, Stream};
-use image::{ImageError, Resolved};
+use image::Resolved;
 use k8s_openapi::api::core::v1 as k8s;
 use network::{HttpBinding, HttpService};
-use pod::{Exit, ImageFault};
+use pod::Exit;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -47,23 +47,6 @@ impl From<CodeError> for StartError {
             _ => Self { reason: "CreateContainerError", message },
         }
     }
-}
-
-/// Finds an image; hashing it may take a while.
-pub(crate) async fn find_image(agent: &Agent, container: &k8s::Container) -> Result<Resolved, (ImageFault, String)> {
-    let images = agent.config.images.clone();
-    let reference = container.image.clone().unwrap_or_default();
-    let never = container.image_pull_policy.as_deref() == Some("Never");
-    let found = tokio::task::spawn_blocking(move || images.resolve(&reference)).await;
-    let found = found.map_err(|error| (ImageFault::Missing, error.to_string()))?;
-    found.map_err(|error| {
-        let fault = match error {
-            ImageError::InvalidName { .. } => ImageFault::InvalidName,
-            ImageError::NotFound(_) if never => ImageFault::NeverPulled,
-            _ => ImageFault::Missing,
-        };
-        (fault, error.to_string())
-    })
 }
 
 /// Everything a container needs, at hand.

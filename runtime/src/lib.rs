@@ -29,6 +29,7 @@ mod patch;
 mod pod_driver;
 mod pods;
 mod probes;
+mod pull;
 mod registration;
 mod retry;
 mod roster;

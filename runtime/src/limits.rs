@@ -64,3 +64,6 @@ pub const FORWARD_PIECE_BYTES: usize = 32 << 10;
 
 /// How long a volume may show an old ConfigMap or Secret (the kubelet's sync period).
 pub const VOLUMES_REFRESH: Duration = Duration::from_secs(60);
+
+/// Images fetched at once. More only share the same line, and each holds a file open.
+pub const PULLS_MAX: usize = 4;

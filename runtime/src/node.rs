@@ -17,6 +17,7 @@ use crate::events::{self, Notes, Recorder};
 use crate::host::Capacity;
 use crate::kubelet::KubeletService;
 use crate::limits;
+use crate::pull::Pulls;
 use crate::roster::Roster;
 use crate::{ground, pods, registration};
 
@@ -43,6 +44,8 @@ pub struct NodeConfig {
     pub engine: Engine,
     /// Where the components are.
     pub images: Images,
+    /// Registries (`HOST:PORT`) that speak plain HTTP; those on this machine may in any case.
+    pub plain_registries: Vec<String>,
 }
 
 impl NodeConfig {
@@ -60,6 +63,7 @@ impl NodeConfig {
             fabric,
             engine,
             images,
+            plain_registries: Vec::new(),
         }
     }
 }
@@ -70,6 +74,7 @@ pub(crate) struct Agent {
     pub(crate) capacity: Capacity,
     pub(crate) roster: Roster,
     pub(crate) events: Recorder,
+    pub(crate) pulls: Pulls,
     /// Set once the cluster has given the node its pod CIDR, before the first pod.
     addresses: OnceLock<Mutex<Addresses>>,
 }
@@ -109,7 +114,8 @@ impl Node {
     pub fn new(config: NodeConfig) -> Self {
         let (events, notes) = Recorder::new();
         let capacity = Capacity::read();
-        let agent = Agent { config, capacity, roster: Roster::default(), events, addresses: OnceLock::new() };
+        let pulls = Pulls::new(config.images.clone(), config.plain_registries.clone());
+        let agent = Agent { config, capacity, roster: Roster::default(), events, pulls, addresses: OnceLock::new() };
         Self { agent: Arc::new(agent), notes }
     }
 

@@ -14,7 +14,7 @@ use image::Resolved;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as k8s;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use pod::{Exit, Input, Machine, PodAction, Seat};
+use pod::{Exit, Fetched, Input, Machine, PodAction, Seat};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -48,6 +48,7 @@ enum Outcome {
     ImageFound {
         container: String,
         image: Resolved,
+        fetched: Option<Fetched>,
     },
     Prepared {
         container: String,
@@ -210,10 +211,10 @@ impl Driver {
             }
             Outcome::Refreshed => self.refresh_volumes(),
             Outcome::SetUp(Err(message)) => self.step(Input::SetUpFailed { message }),
-            Outcome::ImageFound { container, image } => {
+            Outcome::ImageFound { container, image, fetched } => {
                 let image_id = image.id.clone();
                 self.images.insert(container.clone(), image);
-                self.step(Input::ImageReady { container, image_id });
+                self.step(Input::ImageReady { container, image_id, fetched });
             }
             Outcome::Prepared { container, prepared } => self.start(container, prepared),
             Outcome::Published { ok, status } => {
@@ -299,10 +300,12 @@ impl Driver {
 
     fn find_image(&mut self, container: String) {
         let Some(spec) = self.container(&container) else { return };
-        let agent = self.agent.clone();
+        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        let message = format!("Pulling image \"{}\"", spec.image.as_deref().unwrap_or_default());
+        let pulling = self.note("Normal", "Pulling", message, Some(container.clone()));
         self.outcomes.spawn(async move {
-            match container::find_image(&agent, &spec).await {
-                Ok(image) => Outcome::ImageFound { container, image },
+            match agent.pulls.find(&agent, &pod, &spec, pulling).await {
+                Ok((image, fetched)) => Outcome::ImageFound { container, image, fetched },
                 Err((fault, message)) => Outcome::Reported(Input::ImageFailed { container, fault, message }),
             }
         });

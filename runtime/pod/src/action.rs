@@ -35,6 +35,8 @@ pub enum Input {
         container: String,
         /// What the status shows as `imageID`.
         image_id: String,
+        /// How it came, unless it was there already.
+        fetched: Option<Fetched>,
     },
     /// The image is not there.
     ImageFailed {
@@ -86,6 +88,17 @@ pub enum Input {
     },
     /// Nothing but the clock.
     TimePassed,
+}
+
+/// An image that had to be fetched first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// Milliseconds the transfer took.
+    pub took_ms: u64,
+    /// The same and the time it had to wait for others.
+    pub waited_ms: u64,
+    /// The component's size.
+    pub bytes: u64,
 }
 
 /// What is to be done.

@@ -29,7 +29,7 @@ mod scenarios;
 #[cfg(test)]
 mod simulation;
 
-pub use action::{Input, PodAction, Seat};
+pub use action::{Fetched, Input, PodAction, Seat};
 pub use container::{Exit, ImageFault, Role};
 pub use machine::Machine;
 pub use probe::ProbeKind;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as k8s;
 
-use crate::action::{Input, PodAction, Seat};
+use crate::action::{Fetched, Input, PodAction, Seat};
 use crate::container::{Container, Exit, ImageFault, Role, State};
 use crate::limits::{GRACE_SECONDS, START_RETRY_MS};
 use crate::probe::ProbeKind;
@@ -87,7 +87,9 @@ impl Machine {
                 self.ground = Ground::Failed { retry_ms: now_ms + START_RETRY_MS };
                 actions.push(tell("Warning", "FailedMount", message, None));
             }
-            Input::ImageReady { container, image_id } => self.image_ready(&container, image_id, actions),
+            Input::ImageReady { container, image_id, fetched } => {
+                self.image_ready(&container, image_id, fetched, actions);
+            }
             Input::ImageFailed { container, fault, message } => {
                 self.image_failed(&container, fault, message, now_ms, actions);
             }
@@ -230,7 +232,7 @@ impl Machine {
         }
     }
 
-    fn image_ready(&mut self, name: &str, image_id: String, actions: &mut Vec<PodAction>) {
+    fn image_ready(&mut self, name: &str, image_id: String, fetched: Option<Fetched>, actions: &mut Vec<PodAction>) {
         let ending = self.is_ending();
         let Some(container) = self.container(name) else { return };
         if ending || !matches!(container.state, State::Pulling) {
@@ -238,7 +240,13 @@ impl Machine {
         }
         container.image_ready(image_id);
         let (attempt, image) = (container.restarts, container.image());
-        let message = format!("Container image \"{image}\" already present on machine");
+        let message = match fetched {
+            None => format!("Container image \"{image}\" already present on machine"),
+            Some(Fetched { took_ms, waited_ms, bytes }) => format!(
+                "Successfully pulled image \"{image}\" in {took_ms}ms ({waited_ms}ms including waiting). \
+                 Image size: {bytes} bytes."
+            ),
+        };
         actions.push(tell("Normal", "Pulled", message, Some(name)));
         actions.push(PodAction::StartContainer { container: name.to_owned(), attempt });
     }

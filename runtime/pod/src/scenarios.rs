@@ -186,7 +186,7 @@ fn set_up() -> Input {
 }
 
 fn image_ready(container: String) -> Input {
-    Input::ImageReady { container, image_id: "example@sha256:1".to_owned() }
+    Input::ImageReady { container, image_id: "example@sha256:1".to_owned(), fetched: None }
 }
 
 /// `restart=Never main=a,b init=x sidecar=y grace=5 deadline=60 probe=liveness`

@@ -133,7 +133,9 @@ impl World {
         let input = match self.pending.swap_remove(index) {
             PodAction::SetUpPod if good => Input::PodSetUp { addresses: Vec::new() },
             PodAction::SetUpPod => Input::SetUpFailed { message },
-            PodAction::PullImage { container, .. } if good => Input::ImageReady { container, image_id: String::new() },
+            PodAction::PullImage { container, .. } if good => {
+                Input::ImageReady { container, image_id: String::new(), fetched: None }
+            }
             PodAction::PullImage { container, .. } => {
                 Input::ImageFailed { container, fault: ImageFault::Missing, message }
             }

@@ -238,7 +238,7 @@ async fn what_ran_before_the_node_was_restarted_runs_again_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_without_an_image_waits_and_goes_at_once_when_it_is_removed() {
     let folder = tempfile::tempdir().unwrap();
-    let api = FakeApi::new(&[pod("ghost", "ghost:1", "Always"), pod("job", "job:1", "Never")]);
+    let api = FakeApi::new(&[pod("ghost", "localhost:1/ghost:1", "Always"), pod("job", "job:1", "Never")]);
     let (stop, node) = start(&api, folder.path());
     api.written("ghost Pending ErrImagePull").await;
     api.written("job Succeeded Completed").await;
