@@ -4,7 +4,6 @@
 //! are plain Kubernetes YAML; an `image:` that names the package (`NAME` or `NAME:VERSION`) is pinned to the digest
 //! just built, so that a changed component rolls out although its version did not change.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -68,7 +67,7 @@ impl App {
         data_dir: &Path,
         built: &Built,
     ) -> anyhow::Result<Vec<String>> {
-        let (pinned, line) = store(built, data_dir)?;
+        let build::Stored { pinned, line } = build::store(built, data_dir)?;
         let mut lines = vec![line];
         for object in &mut self.objects {
             pin(object, &built.image, &pinned);
@@ -98,15 +97,6 @@ impl App {
         }
         Ok(())
     }
-}
-
-/// Puts the component into the cluster's image store; returns the reference pinned to its digest, and a line about it.
-fn store(built: &Built, data_dir: &Path) -> anyhow::Result<(String, String)> {
-    let wasm = std::fs::read(&built.wasm).with_context(|| format!("cannot read {}", built.wasm.display()))?;
-    let images = runtime::image::Images::open(&data_dir.join("images"))?;
-    let digest = images.put(&built.image, &wasm, &BTreeMap::new())?;
-    let line = format!("image/{} stored ({} KiB)", built.image, wasm.len().div_ceil(1024));
-    Ok((format!("{}@{digest}", built.image), line))
 }
 
 /// Replaces `image: NAME` and `image: NAME:VERSION` by the pinned reference, wherever containers are listed.

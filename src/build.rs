@@ -1,13 +1,62 @@
-//! Builds the guest in a folder: `cargo build --target wasm32-wasip2 --release`, the target added when it is missing.
+//! `kogia build`: builds the guest in a folder (`cargo build --target wasm32-wasip2 --release`, the target added when it
+//! is missing) and puts it into the cluster's image store.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 /// The one target whose output is a component that needs no further tool.
 const TARGET: &str = "wasm32-wasip2";
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The folder of a Rust package, or a component that another tool has built
+    #[arg(value_name = "FOLDER|FILE.wasm")]
+    source: PathBuf,
+    /// Name of the image [default: the package's NAME:VERSION, or the file's name]
+    #[arg(long, short, value_name = "NAME:TAG")]
+    tag: Option<String>,
+}
+
+pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
+    let source = args.source.clone();
+    let mut built = match source.is_dir() {
+        true => tokio::task::spawn_blocking(move || build(&source)).await??,
+        false => file(source)?,
+    };
+    if let Some(tag) = args.tag {
+        built.image = tag;
+    }
+    println!("{}", store(&built, data_dir)?.line);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A component as it lies there, named after its file.
+fn file(path: PathBuf) -> anyhow::Result<Built> {
+    anyhow::ensure!(path.is_file(), "{} is neither a folder nor a file", path.display());
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().to_ascii_lowercase().replace(['_', ' '], "-");
+    Ok(Built { image: format!("{name}:latest"), wasm: path })
+}
+
+/// A component in the image store.
+pub struct Stored {
+    /// Its name pinned to its digest.
+    pub pinned: String,
+    /// A line about it.
+    pub line: String,
+}
+
+/// Puts the component into the cluster's image store.
+pub fn store(built: &Built, data_dir: &Path) -> anyhow::Result<Stored> {
+    let wasm = std::fs::read(&built.wasm).with_context(|| format!("cannot read {}", built.wasm.display()))?;
+    let images = runtime::image::Images::open(&data_dir.join("images"))?;
+    let digest = images.put(&built.image, &wasm, &BTreeMap::new())?;
+    let line = format!("image/{} stored ({} KiB)", built.image, wasm.len().div_ceil(1024));
+    Ok(Stored { pinned: format!("{}@{digest}", built.image), line })
+}
 
 /// A component fresh from the compiler.
 pub struct Built {

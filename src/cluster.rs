@@ -14,6 +14,9 @@ use crate::kubeconfig;
 use crate::node::{self, Doors, Node};
 use crate::running::Running;
 
+/// Where tools expect a registry on their own machine.
+const REGISTRY_PORT: u16 = 5000;
+
 /// What a cluster is started with.
 pub struct Config {
     pub data_dir: PathBuf,
@@ -21,6 +24,8 @@ pub struct Config {
     pub api_port: u16,
     pub http_port: u16,
     pub https_port: u16,
+    /// The registry's port on loopback; without one it is 5000, or any free one where that is taken.
+    pub registry_port: Option<u16>,
 }
 
 /// A running cluster.
@@ -37,6 +42,7 @@ impl Cluster {
         // All ports first: nothing has been touched when one is taken.
         let http = listen(config.bind, config.http_port, "--http-port").await?;
         let https = listen(config.bind, config.https_port, "--https-port").await?;
+        let registry = listen_registry(config.registry_port).await?;
         let (http_address, https_address) = (http.local_addr()?, https.local_addr()?);
         let control = ControlPlane::start(server::Config {
             data_dir: config.data_dir.clone(),
@@ -58,6 +64,7 @@ impl Cluster {
             api: reachable(control.address()),
             http: reachable(http_address),
             https: reachable(https_address),
+            registry: Some(registry.local_addr()?),
         };
         let name = node::machine_name();
         let user = User {
@@ -74,6 +81,7 @@ impl Cluster {
             tables: kube::Client::new(control.in_process(User::system("system:kogia-network")), "default"),
             bind: config.bind,
             doors: Doors { http, https, fallback: control.ingress_identity()? },
+            registry: Some(registry),
         })?;
         control.attach_node(&name, node.kubelet_service());
         Ok(Self { control, node, kubeconfig, running })
@@ -109,6 +117,19 @@ async fn listen(bind: IpAddr, port: u16, flag: &str) -> anyhow::Result<TcpListen
     let address = SocketAddr::new(bind, port);
     let context = || format!("cannot listen on {address}; {flag} chooses another port, 0 any free one");
     TcpListener::bind(address).await.with_context(context)
+}
+
+/// The registry has no login, so it listens on loopback whatever `--bind` says.
+async fn listen_registry(port: Option<u16>) -> anyhow::Result<TcpListener> {
+    let here = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    match port {
+        Some(port) => listen(here, port, "--registry-port").await,
+        // Other programs like this port too, and nothing depends on it: an image is named as it was pushed.
+        None => match TcpListener::bind((here, REGISTRY_PORT)).await {
+            Ok(listener) => Ok(listener),
+            Err(_) => listen(here, 0, "--registry-port").await,
+        },
+    }
 }
 
 /// How this machine itself reaches a listener: one that listens everywhere is reached over loopback.

@@ -4,6 +4,7 @@
 //! * `up`, `down`, `status`, `reset`: a cluster on this machine. [`cluster`] and [`node`] put it together, [`running`]
 //!   knows whether one runs, [`kubeconfig`] tells clients how to reach it.
 //! * `up --with`: [`app`] builds a folder into an image, applies its manifests and waits.
+//! * `build`, `images`, `pull`, `push`: what the cluster's image store holds.
 //! * `apply`, `get`, `describe`, `logs`, `delete`, `scale`: a client for people without kubectl, over [`client`].
 //! * `why`: who may reach whom, and which policy says so.
 //! * [`store`]: snapshots of the cluster's memory, and disaster recovery.
@@ -24,11 +25,14 @@ mod describe;
 mod down;
 mod fetch;
 mod get;
+mod images;
 mod kubeconfig;
 mod limits;
 mod logs;
 mod node;
 mod process;
+mod pull;
+mod push;
 mod reset;
 mod running;
 mod scale;
@@ -63,6 +67,14 @@ enum Command {
     Status(status::Args),
     /// Delete the cluster with all its state
     Reset(reset::Args),
+    /// Build a component and put it into the cluster's image store
+    Build(build::Args),
+    /// List the images in the cluster's image store
+    Images,
+    /// Fetch an image from a registry
+    Pull(pull::Args),
+    /// Send an image to a registry
+    Push(push::Args),
     /// Apply manifests
     Apply(apply::Args),
     /// Show objects
@@ -114,6 +126,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Down => down::run(&data_dir).await,
             Command::Status(args) => status::run(&args, &data_dir).await,
             Command::Reset(args) => reset::run(&args, &data_dir).await,
+            Command::Build(args) => build::run(args, &data_dir).await,
+            Command::Images => images::run(&data_dir),
+            Command::Pull(args) => pull::run(args, &data_dir).await,
+            Command::Push(args) => push::run(args, &data_dir).await,
             Command::Apply(args) => apply::run(args, &data_dir).await,
             Command::Get(args) => get::run(args, &data_dir).await,
             Command::Describe(args) => describe::run(args, &data_dir).await,

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use control::pki::Identity;
 use runtime::engine::{Engine, EngineConfig};
-use runtime::image::Images;
+use runtime::image::{Images, Registry};
 use runtime::ingress::tls::{Certificates, certified_key};
 use runtime::ingress::{self, Ingress};
 use runtime::network::{self, Fabric};
-use runtime::{KubeletService, NodeConfig, network_driver};
+use runtime::{KubeletService, NodeConfig, network_driver, registry_driver};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,8 @@ pub struct Config {
     pub bind: IpAddr,
     /// The way in from outside.
     pub doors: Doors,
+    /// Where tools on this machine push and pull images; on loopback.
+    pub registry: Option<TcpListener>,
 }
 
 /// The listeners of the Ingress, and what it shows for names without a certificate of their own.
@@ -66,7 +68,7 @@ impl Node {
         })?;
         let images = Images::open(&config.shared_dir.join("images"))?;
         let node_data = config.data_dir.join("node");
-        let node = NodeConfig::new(&config.name, node_data, config.client, fabric.clone(), engine, images);
+        let node = NodeConfig::new(&config.name, node_data, config.client, fabric.clone(), engine, images.clone());
         let node = runtime::Node::new(NodeConfig { addresses: config.addresses, ..node });
         let Doors { http, https, fallback } = config.doors;
         let fallback = certified_key(fallback.certificate_pem.as_bytes(), fallback.key_pem.as_bytes())?;
@@ -89,6 +91,13 @@ impl Node {
             network_driver::run(tables, b).await;
             "the virtual network"
         });
+        if let Some(listener) = config.registry {
+            let stop = stop.clone();
+            parts.spawn(async move {
+                registry_driver::run(listener, Registry::new(images), stop).await;
+                "the registry"
+            });
+        }
         let patience = ingress::Patience::default();
         let metrics = Arc::default();
         let door = Ingress::new(ingress::Config { http, https: Some(https), certificates, patience, metrics }, fabric);

@@ -24,6 +24,9 @@ pub struct Running {
     pub http: SocketAddr,
     /// Where the Ingress listens for HTTPS.
     pub https: SocketAddr,
+    /// Where the registry listens, if it does.
+    #[serde(default)]
+    pub registry: Option<SocketAddr>,
 }
 
 /// Held by the one process that runs the cluster of a data directory.

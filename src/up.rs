@@ -35,6 +35,9 @@ pub struct Args {
     /// Port of the Ingress for HTTPS; 0 is any free one
     #[arg(long, default_value_t = 8443)]
     https_port: u16,
+    /// Port of the image registry on loopback [default: 5000, or any free one where that is taken]
+    #[arg(long)]
+    registry_port: Option<u16>,
 }
 
 pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
@@ -62,6 +65,7 @@ async fn foreground(args: &Args, app: Option<app::App>, data_dir: &Path) -> anyh
         api_port: args.api_port,
         http_port: args.http_port,
         https_port: args.https_port,
+        registry_port: args.registry_port,
     })
     .await?;
     private::write(&data_dir.join("kubeconfig"), cluster.kubeconfig())?;
@@ -118,6 +122,9 @@ fn greet(running: &Running, data_dir: &Path, args: &Args) {
     println!("Kogia {} is up.", running.version);
     println!("  Kubernetes API  https://{}   ({kubectl} get pods)", running.api);
     println!("  Ingress         http://{}   https://{}", running.http, running.https);
+    if let Some(registry) = running.registry {
+        println!("  Registry        http://{registry}   (push to localhost:{}/NAME:TAG)", registry.port());
+    }
     println!("  Kubeconfig      {}", kubeconfig.display());
 }
 
@@ -130,6 +137,7 @@ async fn detached(args: &Args, data_dir: &Path) -> anyhow::Result<Running> {
     command.arg("--data-dir").arg(data_dir).arg("up");
     command.args(["--bind", &args.bind.to_string(), "--api-port", &args.api_port.to_string()]);
     command.args(["--http-port", &args.http_port.to_string(), "--https-port", &args.https_port.to_string()]);
+    command.args(args.registry_port.map(|port| format!("--registry-port={port}")));
     command.args(args.no_merge.then_some("--no-merge"));
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
     process::stay(&mut command);

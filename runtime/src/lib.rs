@@ -31,6 +31,7 @@ mod pods;
 mod probes;
 mod pull;
 mod registration;
+pub mod registry_driver;
 mod retry;
 mod roster;
 mod settings;

@@ -67,3 +67,12 @@ pub const VOLUMES_REFRESH: Duration = Duration::from_secs(60);
 
 /// Images fetched at once. More only share the same line, and each holds a file open.
 pub const PULLS_MAX: usize = 4;
+
+/// Connections to the registry at once; a tool opens a handful.
+pub const REGISTRY_CONNECTIONS_MAX: usize = 256;
+
+/// How long a client of the registry may take for a request's head, and an idle connection is kept.
+pub const REGISTRY_HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Pause after a connection to the registry could not be accepted: the cause, too many open files, does not pass at once.
+pub const REGISTRY_ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -14,6 +14,7 @@ mod crd;
 mod edge;
 mod forward;
 mod harness;
+mod images;
 mod kubectl;
 mod misbehave;
 mod operator;

@@ -361,3 +361,6 @@ fn chain(error: &reqwest::Error) -> String {
     }
     deepest.to_string()
 }
+
+#[cfg(test)]
+mod tests;

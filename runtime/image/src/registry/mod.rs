@@ -306,7 +306,7 @@ fn empty(status: StatusCode) -> Response<Body> {
     response
 }
 
-fn full(bytes: impl Into<Bytes>) -> Body {
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|impossible| match impossible {}).boxed_unsync()
 }
 
