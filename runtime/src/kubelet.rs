@@ -1,6 +1,7 @@
 //! What the API asks a node about its containers, on the kubelet's paths.
 //!
 //! `GET /containerLogs/NAMESPACE/POD/CONTAINER` with the query of `pods/log`, `GET /pods`, `GET /healthz`, and
+//! `GET /images/v2/…` (the reading half of the OCI distribution API, images under their full names), and
 //! `POST /portForward/NAMESPACE/POD/PORT`: a connection to a pod, its two directions the bodies of request and answer.
 //! Who may ask was decided before: this service is reachable only through the API server.
 
@@ -14,6 +15,7 @@ use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use image::{Images, Registry};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1 as k8s;
 use network::{Body, BoxError, Fabric};
@@ -31,11 +33,12 @@ use crate::roster::{Roster, Tenant};
 pub struct KubeletService {
     roster: Roster,
     fabric: Fabric,
+    registry: Registry,
 }
 
 impl KubeletService {
-    pub(crate) fn new(roster: Roster, fabric: Fabric) -> Self {
-        Self { roster, fabric }
+    pub(crate) fn new(roster: Roster, fabric: Fabric, images: Images) -> Self {
+        Self { roster, fabric, registry: Registry::new(images) }
     }
 
     fn answer(&self, method: &Method, path: &str, query: Option<&str>) -> Result<Response<Body>, Refusal> {
@@ -113,6 +116,9 @@ where
                 let mut part = || parts.next().unwrap_or_default();
                 let answer = service.forward(part(), part(), part(), body);
                 return Ok(answer.unwrap_or_else(Refusal::into_response));
+            }
+            if let Some(path) = head.uri.path().strip_prefix("/images") {
+                return Ok(service.registry.answer_node(&head.method, path).await);
             }
             // Finding the files takes a few system calls.
             let answer = move || service.answer(&head.method, head.uri.path(), head.uri.query());

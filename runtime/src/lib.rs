@@ -26,6 +26,7 @@ pub mod network_driver;
 mod node;
 mod output;
 mod patch;
+mod peers;
 mod pod_driver;
 mod pods;
 mod probes;

@@ -76,3 +76,13 @@ pub const REGISTRY_HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Pause after a connection to the registry could not be accepted: the cause, too many open files, does not pass at once.
 pub const REGISTRY_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Other nodes asked for an image that is not here: those that list it come first, and beyond these few it is quicker to say
+/// that it is missing.
+pub const PEERS_ASKED_MAX: usize = 8;
+
+/// How long another node may be silent in the middle of an image.
+pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Images a node lists in its status: the kubelet lists 50, and ours are smaller.
+pub const IMAGES_LISTED_MAX: usize = 100;

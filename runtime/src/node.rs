@@ -119,10 +119,11 @@ impl Node {
         Self { agent: Arc::new(agent), notes }
     }
 
-    /// The kubelet-shaped endpoints: `/containerLogs/…`, `/portForward/…`, `/pods`, `/healthz`. Any number may be made.
+    /// The kubelet-shaped endpoints: `/containerLogs/…`, `/portForward/…`, `/images/…`, `/pods`, `/healthz`. Any number may be made.
     #[must_use]
     pub fn kubelet_service(&self) -> KubeletService {
-        KubeletService::new(self.agent.roster.clone(), self.agent.config.fabric.clone())
+        let config = &self.agent.config;
+        KubeletService::new(self.agent.roster.clone(), config.fabric.clone(), config.images.clone())
     }
 
     /// Registers, then runs the pods bound to this node until `stop`.

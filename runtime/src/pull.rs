@@ -1,4 +1,4 @@
-//! From a container's `image` to a component on this node: what is here already, or what a registry has.
+//! From a container's `image` to a component on this node: what is here already, what another node has, or a registry.
 //!
 //! The pull policies are Kubernetes' own. An image that was built or pushed on this node has no registry to ask, so
 //! `Always` takes what is here. An image that is being fetched is fetched once, however many containers want it.
@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use crate::events::Note;
 use crate::limits::{PULLS_MAX, REQUEST_TIME_MAX};
 use crate::node::Agent;
+use crate::peers;
 
 /// Why there is no image: the kind the pod's status shows, and a sentence.
 type Failure = (ImageFault, String);
@@ -106,6 +107,10 @@ impl Pulls {
     ) -> Result<(Resolved, Fetched), Failure> {
         let missing = |error: &dyn std::fmt::Display| (ImageFault::Missing, error.to_string());
         let begun = Instant::now();
+        let config = &agent.config;
+        if peers::pull(&config.client, &config.name, &self.images, reference).await.is_some() {
+            return self.fetched(reference, begun, asked).await;
+        }
         let keys = keyring(agent, pod).await.map_err(|error| missing(&error))?;
         let remote = match self.remote.get() {
             Some(remote) => remote,
@@ -116,8 +121,14 @@ impl Pulls {
         };
         let pulled = remote.pull(&self.images, reference, &keys).await;
         pulled.map_err(|error| {
-            missing(&format!("it is not in this node's image store, where `kogia build` puts images, and {error}"))
+            missing(&format!("it is not in the cluster, where `kogia build` puts images, and {error}"))
         })?;
+        self.fetched(reference, begun, asked).await
+    }
+
+    /// What has just been fetched, and what that took.
+    async fn fetched(&self, reference: &str, begun: Instant, asked: Instant) -> Result<(Resolved, Fetched), Failure> {
+        let missing = |error: &dyn std::fmt::Display| (ImageFault::Missing, error.to_string());
         let (images, name) = (self.images.clone(), reference.to_owned());
         let found = tokio::task::spawn_blocking(move || images.resolve(&name)).await;
         let found = found.map_err(|error| missing(&error))?.map_err(|error| missing(&error))?;

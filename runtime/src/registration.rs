@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::addresses::Addresses;
 use crate::events::now;
 use crate::host::Capacity;
-use crate::limits::{LEASE_RENEW, LEASE_SECONDS, NODE_STATUS_RENEW};
+use crate::limits::{IMAGES_LISTED_MAX, LEASE_RENEW, LEASE_SECONDS, NODE_STATUS_RENEW};
 use crate::node::NodeConfig;
 use crate::retry::until_ok;
 
@@ -112,10 +112,24 @@ async fn write_status(nodes: &Api<k8s::Node>, config: &NodeConfig, capacity: Cap
         let node = nodes.get(&config.name).await?;
         let room = pod_cidr(&node).and_then(Addresses::parse).map_or(u32::MAX, |addresses| addresses.capacity());
         let known = node.status.unwrap_or_default();
-        let patch = json!({"status": status(config, capacity, room.min(config.pods_max), &known, &now())});
+        let mut status = status(config, capacity, room.min(config.pods_max), &known, &now());
+        status.images = Some(images(config).await);
+        let patch = json!({"status": status});
         nodes.patch_status(&config.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
     })
     .await;
+}
+
+/// What other nodes may ask this one for, and what the scheduler need not send elsewhere.
+async fn images(config: &NodeConfig) -> Vec<k8s::ContainerImage> {
+    let images = config.images.clone();
+    let listed = tokio::task::spawn_blocking(move || images.list()).await;
+    let listed = listed.ok().and_then(Result::ok).unwrap_or_default().into_iter().take(IMAGES_LISTED_MAX);
+    let told = listed.map(|image| k8s::ContainerImage {
+        names: Some(vec![image.reference]),
+        size_bytes: i64::try_from(image.size).ok(),
+    });
+    told.collect()
 }
 
 fn object(config: &NodeConfig) -> k8s::Node {

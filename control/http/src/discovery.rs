@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::images;
 use crate::negotiate;
 use crate::reply::{Reply, TEXT};
 use crate::service::{Call, Inner};
@@ -201,9 +202,10 @@ pub(crate) async fn non_resource(inner: &Inner, call: &Call, path: &str) -> Resu
             paths.extend(["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(String::from));
             Ok(Reply::value(StatusCode::OK, &json!({"paths": paths})))
         }
-        _ => match path.strip_prefix("/openapi/v3/") {
-            Some(group_version) => crate::openapi::v3(inner, call, group_version).await,
-            None => Err(Status::no_such_path()),
+        _ => match (path.strip_prefix("/openapi/v3/"), path.strip_prefix("/kogia/nodes/")) {
+            (Some(group_version), _) => crate::openapi::v3(inner, call, group_version).await,
+            (None, Some(node_path)) => images::relay(inner, call, node_path).await,
+            (None, None) => Err(Status::no_such_path()),
         },
     }
 }

@@ -10,12 +10,14 @@
 //! * `discovery`, `openapi`, `table`: what clients want to know about resources, made from the same rows.
 //! * `auth`: certificates, tokens, impersonation; RBAC and the node's rights.
 //! * [`Relay`]: the way back to a pod's node, for its output and its ports; `stream`: conversations instead of answers.
+//! * `images`: what lies on one node, handed to another.
 //! * [`serve`]: TLS, connections, orderly end.
 #![forbid(unsafe_code)]
 
 mod auth;
 mod body;
 mod discovery;
+mod images;
 mod limits;
 mod negotiate;
 mod openapi;

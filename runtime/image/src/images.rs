@@ -44,6 +44,8 @@ pub struct Resolved {
 pub struct Listed {
     /// `hello-http:0.1`, without the default registry.
     pub name: String,
+    /// The same in full: `docker.io/library/hello-http:0.1`.
+    pub reference: String,
     /// Digest of the manifest.
     pub digest: String,
     /// Size of the component in bytes; 0 when its manifest cannot be read.
@@ -201,8 +203,9 @@ impl Images {
     fn listed(&self, entry: &Descriptor) -> Option<Listed> {
         let name = entry.ref_name()?;
         let size = self.layout.document(entry).and_then(|m: Manifest| m.component(name).map(|layer| layer.size));
+        let reference = name.to_owned();
         let name = Reference::parse(name).map_or_else(|_| name.to_owned(), |reference| reference.familiar());
-        Some(Listed { name, digest: entry.digest.clone(), size: size.unwrap_or(0) })
+        Some(Listed { name, reference, digest: entry.digest.clone(), size: size.unwrap_or(0) })
     }
 
     pub(crate) fn put_blob(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, ImageError> {

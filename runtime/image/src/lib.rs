@@ -8,7 +8,8 @@
 //!
 //! # Layout
 //! * [`Images`]: put, resolve, list. [`Reference`]: how people name images, and which names mean the same one.
-//! * [`Remote`]: pulling from and pushing to registries; `session` speaks with one, [`Keyring`] knows who we are there.
+//! * `pull`: what is taken of an image, from whatever [`Source`]. [`Remote`]: registries as sources, and pushing to them;
+//!   `session` speaks with one, [`Keyring`] knows who we are there.
 //! * [`Registry`]: the registry inside the cluster, the other side of the same protocol.
 //! * `layout`: the files of an image layout; `artifact`: the documents in them; `packed`: components inside layers of
 //!   container images; `incoming`: blobs on their way in.
@@ -22,6 +23,7 @@ mod incoming;
 mod layout;
 pub mod limits;
 mod packed;
+mod pull;
 mod reference;
 mod registry;
 mod remote;
@@ -30,6 +32,7 @@ mod session;
 pub use credentials::{Credential, Keyring};
 pub use error::ImageError;
 pub use images::{Images, Listed, Resolved};
+pub use pull::{Answer, PullError, Pulled, Source};
 pub use reference::Reference;
 pub use registry::{Body, BoxError, Registry};
-pub use remote::{Pulled, Remote};
+pub use remote::Remote;

@@ -32,6 +32,8 @@ impl Rights {
 
 pub(crate) struct Session {
     client: Client,
+    /// How people know it.
+    pub(crate) registry: String,
     base: String,
     repository: String,
     rights: Rights,
@@ -43,7 +45,8 @@ impl Session {
     /// `origin` is scheme, host and port.
     pub(crate) fn new(
         client: Client,
-        origin: String,
+        registry: &str,
+        origin: &str,
         repository: &str,
         rights: Rights,
         credential: Option<Credential>,
@@ -53,7 +56,8 @@ impl Session {
             _ => None,
         };
         let base = format!("{origin}/v2/{repository}");
-        Self { client, base, repository: repository.to_owned(), rights, credential, authorization }
+        let registry = registry.to_owned();
+        Self { client, registry, base, repository: repository.to_owned(), rights, credential, authorization }
     }
 
     /// Sends a request below the repository; `shape` adds headers and body, once more if it has to be sent again.

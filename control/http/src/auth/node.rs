@@ -39,6 +39,11 @@ fn name(user: &User) -> Option<&str> {
 pub(super) fn allowed(view: &View, user: &User, attributes: &Attributes) -> bool {
     let Some(node) = name(user) else { return false };
     let a = attributes;
+    if !a.path.is_empty() {
+        // Images that lie on other nodes: what every pod may run anyway.
+        let image = a.path.strip_prefix("/kogia/nodes/").and_then(|path| path.split_once('/'));
+        return a.verb == "get" && image.is_some_and(|(_, path)| path.starts_with("images/v2/"));
+    }
     let (verb, reads) = (a.verb.as_str(), READ.contains(&a.verb.as_str()));
     if reads && a.subresource.is_empty() && READABLE.contains(&(a.group.as_str(), a.resource.as_str())) {
         return true;
@@ -125,6 +130,15 @@ mod tests {
             assert_eq!(ask(&view, verb, resource, namespace, name), expected, "{verb} {resource} {namespace}/{name}");
         }
         let user = User { name: "system:node:n1".into(), groups: vec![NODES.into()], ..User::default() };
+        for (path, expected) in [
+            ("/kogia/nodes/n2/images/v2/a/blobs/x", true),
+            ("/kogia/nodes/n2/exec", false),
+            ("/kogia/nodes/images/v2", false),
+            ("/kogia/snapshot", false),
+        ] {
+            let attributes = Attributes { verb: "get".into(), path: path.into(), ..Attributes::default() };
+            assert_eq!(allowed(&view, &user, &attributes), expected, "{path}");
+        }
         assert!(may_create(&user, "nodes", &json!({"metadata": {"name": "n1"}})).is_ok());
         assert_eq!(may_create(&user, "nodes", &json!({"metadata": {"name": "n2"}})).unwrap_err().code, 403);
     }

@@ -10,6 +10,8 @@ mod subresources;
 mod watch;
 mod write;
 
+pub(crate) use output::until;
+
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -68,7 +68,7 @@ async fn answer(response: Response<Body>, stop: CancellationToken) -> Result<Rep
 }
 
 /// The body until `stop`.
-fn until(body: Body, stop: CancellationToken) -> Body {
+pub(crate) fn until(body: Body, stop: CancellationToken) -> Body {
     let frames = futures::stream::unfold((body, stop), |(mut body, stop)| async {
         tokio::select! {
             () = stop.cancelled() => None,

@@ -32,7 +32,15 @@ fn what_is_put_is_found_under_every_spelling() {
     }
     assert_eq!(images.resolve("hello:0.1").unwrap().id, format!("docker.io/library/hello@{digest}"));
     let reopened = Images::open(folder.path()).unwrap();
-    assert_eq!(reopened.list().unwrap(), [Listed { name: "hello:0.1".into(), digest, size: wasm.len() as u64 }]);
+    assert_eq!(
+        reopened.list().unwrap(),
+        [Listed {
+            name: "hello:0.1".into(),
+            reference: "docker.io/library/hello:0.1".into(),
+            digest,
+            size: wasm.len() as u64
+        }]
+    );
 }
 
 #[test]
