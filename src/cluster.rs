@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 
 use crate::kubeconfig;
 use crate::node::{self, Doors, Node};
+use crate::overlay;
 use crate::running::Running;
 
 /// Where tools expect a registry on their own machine.
@@ -26,6 +27,8 @@ pub struct Config {
     pub https_port: u16,
     /// The registry's port on loopback; without one it is 5000, or any free one where that is taken.
     pub registry_port: Option<u16>,
+    pub overlay_port: Option<u16>,
+    pub dns_port: Option<u16>,
 }
 
 /// A running cluster.
@@ -82,6 +85,13 @@ impl Cluster {
             bind: config.bind,
             doors: Doors { http, https, fallback: control.ingress_identity()? },
             registry: Some(registry),
+            overlay: overlay::Config {
+                port: config.overlay_port,
+                dns_port: config.dns_port,
+                addresses: Vec::new(),
+                identity: control.node_identity(&name)?,
+                authority_pem: control.authority_pem().to_owned(),
+            },
         })?;
         control.attach_node(&name, node.kubelet_service());
         Ok(Self { control, node, kubeconfig, running })

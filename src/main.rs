@@ -1,8 +1,8 @@
 //! The `kogia` program: one file per command.
 //!
 //! # Layout
-//! * `up`, `down`, `status`, `reset`: a cluster on this machine. [`cluster`] and [`node`] put it together, [`running`]
-//!   knows whether one runs, [`kubeconfig`] tells clients how to reach it.
+//! * `up`, `down`, `status`, `reset`: a cluster on this machine. [`cluster`], [`node`] and [`overlay`] put it together,
+//!   [`running`] knows whether one runs, [`kubeconfig`] tells clients how to reach it.
 //! * `up --with`: [`app`] builds a folder into an image, applies its manifests and waits.
 //! * `build`, `images`, `pull`, `push`: what the cluster's image store holds.
 //! * `apply`, `get`, `describe`, `logs`, `delete`, `scale`: a client for people without kubectl, over [`client`].
@@ -30,6 +30,7 @@ mod kubeconfig;
 mod limits;
 mod logs;
 mod node;
+mod overlay;
 mod process;
 mod pull;
 mod push;

@@ -18,6 +18,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::overlay;
+
 /// What a node is started with.
 pub struct Config {
     /// The Node's name, unique in the cluster.
@@ -38,6 +40,8 @@ pub struct Config {
     pub doors: Doors,
     /// Where tools on this machine push and pull images; on loopback.
     pub registry: Option<TcpListener>,
+    /// The ways to other nodes' pods.
+    pub overlay: overlay::Config,
 }
 
 /// The listeners of the Ingress, and what it shows for names without a certificate of their own.
@@ -60,13 +64,16 @@ pub struct Node {
 impl Node {
     /// Starts everything; the node registers a moment later.
     pub fn start(config: Config) -> anyhow::Result<Self> {
-        let fabric = Fabric::new(network::Config { outside: true, ..network::Config::default() });
+        let fabric =
+            Fabric::new(network::Config { node: config.name.clone(), outside: true, ..network::Config::default() });
         let engine = Engine::new(EngineConfig {
             compiler: std::env::current_exe().ok(),
             memory_max_bytes: Some(runtime::Capacity::read().guest_memory_bytes()),
             ..EngineConfig::new(config.shared_dir.join("cache"))
         })?;
         let images = Images::open(&config.shared_dir.join("images"))?;
+        let (mut parts, stop) = (JoinSet::new(), CancellationToken::new());
+        overlay::start(&config.overlay, config.bind, &config.client, &fabric, &mut parts, &stop)?;
         let node_data = config.data_dir.join("node");
         let node = NodeConfig::new(&config.name, node_data, config.client, fabric.clone(), engine, images.clone());
         let node = runtime::Node::new(NodeConfig { addresses: config.addresses, ..node });
@@ -79,9 +86,9 @@ impl Node {
             certificates: certificates.clone(),
             node_ports: Some(config.bind),
         };
-        let (close, stop) = (CancellationToken::new(), CancellationToken::new());
+        let close = CancellationToken::new();
         let kubelet = node.kubelet_service();
-        let (mut parts, mut ingress) = (JoinSet::new(), JoinSet::new());
+        let mut ingress = JoinSet::new();
         let (a, b, c) = (stop.clone(), stop.clone(), close.clone());
         parts.spawn(async move {
             node.run(a).await;

@@ -38,6 +38,12 @@ pub struct Args {
     /// Port of the image registry on loopback [default: 5000, or any free one where that is taken]
     #[arg(long)]
     registry_port: Option<u16>,
+    /// UDP port under which other nodes reach this one's pods; 6444 unless that is taken, 0 is any free one
+    #[arg(long, value_name = "PORT")]
+    overlay_port: Option<u16>,
+    /// Port on which people may ask the cluster's DNS; 0 is any free one
+    #[arg(long, value_name = "PORT")]
+    dns_port: Option<u16>,
 }
 
 pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
@@ -66,6 +72,8 @@ async fn foreground(args: &Args, app: Option<app::App>, data_dir: &Path) -> anyh
         http_port: args.http_port,
         https_port: args.https_port,
         registry_port: args.registry_port,
+        overlay_port: args.overlay_port,
+        dns_port: args.dns_port,
     })
     .await?;
     private::write(&data_dir.join("kubeconfig"), cluster.kubeconfig())?;
@@ -138,6 +146,11 @@ async fn detached(args: &Args, data_dir: &Path) -> anyhow::Result<Running> {
     command.args(["--bind", &args.bind.to_string(), "--api-port", &args.api_port.to_string()]);
     command.args(["--http-port", &args.http_port.to_string(), "--https-port", &args.https_port.to_string()]);
     command.args(args.registry_port.map(|port| format!("--registry-port={port}")));
+    for (flag, port) in [("--overlay-port", args.overlay_port), ("--dns-port", args.dns_port)] {
+        if let Some(port) = port {
+            command.args([flag, &port.to_string()]);
+        }
+    }
     command.args(args.no_merge.then_some("--no-merge"));
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
     process::stay(&mut command);

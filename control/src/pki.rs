@@ -117,6 +117,19 @@ impl Authority {
         self.sign(&params)
     }
 
+    /// A node's certificate, for both roles: towards the API it is the user `system:node:NAME` in the group
+    /// `system:nodes`, between nodes either side shows it.
+    ///
+    /// # Errors
+    /// When the name is not a DNS name, or the certificate cannot be made.
+    pub fn node(&self, name: &str) -> Result<Identity, PkiError> {
+        let mut params = leaf(&format!("system:node:{name}"), ExtendedKeyUsagePurpose::ClientAuth);
+        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        params.subject_alt_names.push(SanType::DnsName(name.try_into()?));
+        self.sign(&params)
+    }
+
     /// TLS settings of the API server: this identity, HTTP/2 and HTTP/1.1, client certificates welcome but optional
     /// (a token may come instead).
     ///

@@ -182,6 +182,14 @@ impl ControlPlane {
         self.authority.server("kogia-ingress", &names, &[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()])
     }
 
+    /// The certificate with which a node shows other nodes who it is.
+    ///
+    /// # Errors
+    /// When the name is not a DNS name, or the certificate cannot be made.
+    pub fn node_identity(&self, name: &str) -> Result<Identity, PkiError> {
+        self.authority.node(name)
+    }
+
     /// Makes a node's kubelet-shaped endpoints reachable from the API, so that output can be read from it.
     pub fn attach_node<S>(&self, name: &str, service: S)
     where

@@ -28,12 +28,13 @@ pub(crate) struct Ground {
 /// # Errors
 /// The sentence for the pod's `FailedMount` event.
 pub(crate) async fn set_up(agent: &Agent, pod: &k8s::Pod, address: IpAddr) -> Result<Ground, String> {
-    let volumes = Arc::new(fill_volumes(agent, pod, &[address]).await?);
+    let addresses = agent.with_others(address);
+    let volumes = Arc::new(fill_volumes(agent, pod, &addresses).await?);
     let identity = PodIdentity {
         namespace: pod.metadata.namespace.clone().unwrap_or_default(),
         name: pod.metadata.name.clone().unwrap_or_default(),
         hostname: environment::host_name(pod).to_owned(),
-        addresses: vec![address],
+        addresses,
     };
     Ok(Ground { network: agent.config.fabric.attach(identity), volumes, folder: pod_folder(agent, pod) })
 }

@@ -11,10 +11,13 @@
 //!   `volumes`, `output`: what it sees and prints.
 //! * `events`, `probes`, `addresses`, `roster`: told, asked, given out, known.
 //! * [`KubeletService`]: what the API asks a node about its containers.
-//! * [`ingress`], [`network_driver`]: the way in from outside, and the tables of the virtual network.
+//! * [`dns`]: the cluster's names for those who ask in bytes.
+//! * [`ingress`], [`network_driver`], [`overlay`]: the way in from outside, the tables of the virtual network, and the way to
+//!   other nodes.
 
 mod addresses;
 mod container;
+pub mod dns;
 mod environment;
 mod events;
 mod ground;
@@ -25,6 +28,7 @@ pub mod limits;
 pub mod network_driver;
 mod node;
 mod output;
+pub mod overlay;
 mod patch;
 mod peers;
 mod pod_driver;

@@ -85,6 +85,15 @@ impl Agent {
         self.addresses.get()?.lock().unwrap_or_else(PoisonError::into_inner).take(wanted)
     }
 
+    /// All addresses of a pod that has been given this one.
+    pub(crate) fn with_others(&self, address: IpAddr) -> Vec<IpAddr> {
+        let beside = self
+            .addresses
+            .get()
+            .and_then(|addresses| addresses.lock().unwrap_or_else(PoisonError::into_inner).beside(address));
+        std::iter::once(address).chain(beside).collect()
+    }
+
     pub(crate) fn give_back(&self, address: IpAddr) {
         if let Some(addresses) = self.addresses.get() {
             addresses.lock().unwrap_or_else(PoisonError::into_inner).give_back(address);
@@ -141,15 +150,15 @@ impl Node {
             () = stop.cancelled() => None,
             registered = registration::register(&client, &agent.config, agent.capacity) => Some(registered),
         };
-        if let Some((uid, cidr)) = registered {
-            match Addresses::parse(&cidr) {
+        if let Some((uid, cidrs)) = registered {
+            match Addresses::parse(&cidrs) {
                 Some(addresses) => {
                     if addresses.capacity() < agent.config.pods_max {
-                        tracing::info!(cidr, pods = addresses.capacity(), "the pod CIDR bounds the number of pods");
+                        tracing::info!(?cidrs, pods = addresses.capacity(), "the pod CIDR bounds the number of pods");
                     }
                     agent.addresses.get_or_init(|| Mutex::new(addresses));
                 }
-                None => tracing::error!(cidr, "the node's pod CIDR cannot be used; its pods stay pending"),
+                None => tracing::error!(?cidrs, "the node's pod CIDR cannot be used; its pods stay pending"),
             }
             tokio::select! {
                 () = registration::keep_alive(client, &agent.config, &uid, agent.capacity) => {}

@@ -24,8 +24,8 @@ const KUBELET_VERSION: &str = concat!("v1.33.0+kogia.", env!("CARGO_PKG_VERSION"
 const RUNTIME_VERSION: &str = "wasmtime://48.0.8";
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
-/// Makes the Node object true, and waits until the cluster has given the node its pod CIDR.
-pub(crate) async fn register(client: &Client, config: &NodeConfig, capacity: Capacity) -> (String, String) {
+/// Makes the Node object true, and waits until the cluster has given the node its pod CIDRs. Returns its uid and them.
+pub(crate) async fn register(client: &Client, config: &NodeConfig, capacity: Capacity) -> (String, Vec<String>) {
     let nodes: Api<k8s::Node> = Api::all(client.clone());
     let node = until_ok("register the node", || async {
         match nodes.get_opt(&config.name).await? {
@@ -40,8 +40,8 @@ pub(crate) async fn register(client: &Client, config: &NodeConfig, capacity: Cap
     // The status comes first: a cluster may want to see a living node before it gives it addresses. How many pods fit
     // is known after, and written with the first heartbeat.
     write_status(&nodes, config, capacity).await;
-    let has_cidr = |node: Option<&k8s::Node>| node.is_some_and(|node| pod_cidr(node).is_some());
-    let node = if pod_cidr(&node).is_some() {
+    let has_cidr = |node: Option<&k8s::Node>| node.is_some_and(|node| !pod_cidrs(node).is_empty());
+    let node = if has_cidr(Some(&node)) {
         node
     } else {
         loop {
@@ -55,12 +55,15 @@ pub(crate) async fn register(client: &Client, config: &NodeConfig, capacity: Cap
             }
         }
     };
-    let cidr = pod_cidr(&node).unwrap_or_default().to_owned();
-    (node.metadata.uid.unwrap_or_default(), cidr)
+    let cidrs = pod_cidrs(&node);
+    (node.metadata.uid.unwrap_or_default(), cidrs)
 }
 
-fn pod_cidr(node: &k8s::Node) -> Option<&str> {
-    node.spec.as_ref()?.pod_cidr.as_deref().filter(|cidr| !cidr.is_empty())
+/// `spec.podCIDRs`, or where only it is set `spec.podCIDR`.
+fn pod_cidrs(node: &k8s::Node) -> Vec<String> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let several = spec.pod_cidrs.clone().filter(|cidrs| !cidrs.is_empty());
+    several.unwrap_or_else(|| spec.pod_cidr.iter().filter(|cidr| !cidr.is_empty()).cloned().collect())
 }
 
 /// Renews the Lease and, more rarely, the status. The caller ends it by dropping the future.
@@ -110,7 +113,7 @@ async fn renew_lease(leases: &Api<Lease>, config: &NodeConfig, uid: &str) -> Res
 async fn write_status(nodes: &Api<k8s::Node>, config: &NodeConfig, capacity: Capacity) {
     until_ok("write the node's status", || async {
         let node = nodes.get(&config.name).await?;
-        let room = pod_cidr(&node).and_then(Addresses::parse).map_or(u32::MAX, |addresses| addresses.capacity());
+        let room = Addresses::parse(&pod_cidrs(&node)).map_or(u32::MAX, |addresses| addresses.capacity());
         let known = node.status.unwrap_or_default();
         let mut status = status(config, capacity, room.min(config.pods_max), &known, &now());
         status.images = Some(images(config).await);

@@ -7,6 +7,7 @@ mod api;
 mod etcd;
 mod grpc;
 mod members;
+mod net;
 mod server;
 mod store;
 mod up;
@@ -65,6 +66,8 @@ enum Name {
     Api,
     /// Durable writes, linearizable reads, watches and failover of the store
     Store,
+    /// Connections between pods of one node and of two, beside plain TCP
+    Net,
 }
 
 /// Who can be measured beside us.
@@ -104,6 +107,10 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
         Name::Store => {
             let options = store::Options { rounds: args.rounds, millis: args.millis, against: args.against };
             store::measure(&options, data_dir).await?
+        }
+        Name::Net => {
+            anyhow::ensure!(args.against.is_none(), "plain TCP is always measured beside it; leave --against out");
+            net::measure(args.rounds, args.millis).await?
         }
     };
     for metric in &metrics {
@@ -160,6 +167,15 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 pub fn free_addresses(count: usize) -> std::io::Result<Vec<SocketAddr>> {
     let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
     held.iter().map(TcpListener::local_addr).collect()
+}
+
+/// Processor seconds a process has used so far, from `/proc/PID/stat` (proc_pid_stat(5)); the kernel counts 100 to a
+/// second.
+fn cpu_seconds(pid: u32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
+    Some((ticks(11)? + ticks(12)?) / 100.0)
 }
 
 /// The share of all processors in use now; `None` where the system does not say.

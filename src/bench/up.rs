@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use tokio::time::{Instant, sleep};
 
 use super::server::{Server, rss_mib};
-use super::{Metric, median};
+use super::{Metric, cpu_seconds, median};
 use crate::client::{Client, Target};
 use crate::{app, build, fetch, limits};
 
@@ -94,12 +94,4 @@ async fn first_response(address: SocketAddr, host: &str, start: Instant) -> anyh
         anyhow::ensure!(start.elapsed() < limits::READY_WAIT, "the app did not answer in time");
         sleep(LOOK).await;
     }
-}
-
-/// Processor seconds used so far, from `/proc/PID/stat` (proc_pid_stat(5)); the kernel counts 100 to a second.
-fn cpu_seconds(pid: u32) -> Option<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
-    Some((ticks(11)? + ticks(12)?) / 100.0)
 }

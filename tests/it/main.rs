@@ -17,6 +17,7 @@ mod harness;
 mod images;
 mod kubectl;
 mod misbehave;
+mod network;
 mod operator;
 mod policy;
 mod restart;

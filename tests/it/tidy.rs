@@ -36,6 +36,7 @@ const WRAPPED: &[(&str, &[&str])] = &[
     ("wasmtime-wasi", &["runtime/engine"]),
     ("wasmtime-wasi-http", &["runtime/engine"]),
     ("kube", &[".", "runtime"]),
+    ("quinn", &["runtime"]),
     ("rcgen", &["control"]),
     ("json-patch", &["api"]),
     ("cel", &["api"]),

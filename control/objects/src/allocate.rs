@@ -5,21 +5,13 @@
 //! the one that stores a Service without them, or removes it, gives them back.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use api::{Cause, Object, View};
 use serde_json::{Value, json};
 
-/// First address of the Service network `10.43.0.0/16`.
-const NETWORK: u32 = u32::from_be_bytes([10, 43, 0, 0]);
-/// Last address of the Service network; neither end is given away.
-const BROADCAST: u32 = u32::from_be_bytes([10, 43, 255, 255]);
-/// The lower 256 addresses are for those who ask for one; they are given away last (KEP-3070).
-const ASKED_FOR: u32 = 256;
-/// The address of the API server's Service.
-const API_ADDRESS: u32 = NETWORK + 1;
-/// The address of the DNS Service.
-const DNS_ADDRESS: u32 = NETWORK + 10;
+use crate::cluster_ips;
+
 /// Ports that may be node ports.
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
@@ -33,15 +25,10 @@ pub(crate) fn claims(resource: &str, value: &Value) -> BTreeSet<String> {
     if !may_claim(resource) {
         return BTreeSet::new();
     }
-    let addresses = addresses(value).map(|address| format!("/claims/services/address/{address}"));
+    let addresses = cluster_ips::held(&value["spec"]).map(|address| format!("/claims/services/address/{address}"));
     let ports =
         node_ports(value).into_iter().map(|(port, protocol)| format!("/claims/services/port/{port}/{protocol}"));
     addresses.chain(ports).collect()
-}
-
-fn addresses(value: &Value) -> impl Iterator<Item = Ipv4Addr> {
-    let texts = value["spec"]["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    texts.filter_map(|text| text.parse().ok())
 }
 
 fn node_ports(value: &Value) -> BTreeSet<(u16, String)> {
@@ -73,7 +60,9 @@ pub(crate) fn service(view: &View, old: Option<&Object>, new: &mut Value, skip: 
     }
     keep_allocated(before, &mut new["spec"]);
     let others = || view.list("services").filter(|other| old.is_none_or(|old| old.key != other.key));
-    cluster_address(others(), &mut new["spec"], skip)?;
+    cluster_ips::shorten(before, &mut new["spec"]);
+    let used: BTreeSet<IpAddr> = others().flat_map(|other| cluster_ips::held(&other.value["spec"])).collect();
+    cluster_ips::assign(&used, &mut new["spec"], skip)?;
     if matches!(new["spec"]["type"].as_str(), Some("NodePort" | "LoadBalancer")) {
         let allocated = new["spec"]["type"] == "NodePort" || new["spec"]["allocateLoadBalancerNodePorts"] != false;
         assign_node_ports(others(), &mut new["spec"], allocated.then_some(skip))?;
@@ -115,53 +104,6 @@ fn keep_allocated(before: &Value, spec: &mut Value) {
             port["nodePort"] = number.clone();
         }
     }
-}
-
-fn cluster_address<'a>(
-    others: impl Iterator<Item = &'a std::sync::Arc<Object>>,
-    spec: &mut Value,
-    skip: usize,
-) -> Result<(), Vec<Cause>> {
-    let asked = [&spec["clusterIP"], &spec["clusterIPs"][0]]
-        .into_iter()
-        .find_map(|field| field.as_str().filter(|ip| !ip.is_empty()));
-    let asked = asked.map(str::to_owned);
-    let defaults = [("ipFamilies", json!(["IPv4"])), ("ipFamilyPolicy", json!("SingleStack"))];
-    for (field, default) in defaults {
-        if is_unset(&spec[field]) {
-            spec[field] = default;
-        }
-    }
-    let address = if asked.as_deref() == Some("None") {
-        "None".to_owned()
-    } else {
-        let used: BTreeSet<u32> = others.flat_map(|other| addresses(&other.value)).map(u32::from).collect();
-        choose_address(asked.as_deref(), &used, skip)?.to_string()
-    };
-    spec["clusterIP"] = json!(address);
-    spec["clusterIPs"] = json!([address]);
-    Ok(())
-}
-
-fn choose_address(asked: Option<&str>, used: &BTreeSet<u32>, skip: usize) -> Result<Ipv4Addr, Vec<Cause>> {
-    let Some(asked) = asked else {
-        let free = (NETWORK + ASKED_FOR..BROADCAST).chain(NETWORK + 1..NETWORK + ASKED_FOR);
-        let free = free.filter(|address| ![API_ADDRESS, DNS_ADDRESS].contains(address) && !used.contains(address));
-        return nth_or_last(free, skip).map(Ipv4Addr::from).ok_or_else(|| {
-            vec![Cause::invalid("spec.clusterIPs", &json!([]), "failed to allocate a serviceIP: range is full")]
-        });
-    };
-    let refuse = |why: &str| vec![Cause::invalid("spec.clusterIPs", &json!([asked]), why)];
-    let address: Ipv4Addr = asked.parse().map_err(|_| refuse("must be a valid IP address, (e.g. 10.9.8.7)"))?;
-    let number = u32::from(address);
-    if number <= NETWORK || number >= BROADCAST {
-        let why = format!("failed to allocate IP {address}: the provided IP is not in the valid range 10.43.0.0/16");
-        return Err(refuse(&why));
-    }
-    if used.contains(&number) {
-        return Err(refuse(&format!("failed to allocate IP {address}: provided IP is already allocated")));
-    }
-    Ok(address)
 }
 
 fn nth_or_last<T>(free: impl Iterator<Item = T>, skip: usize) -> Option<T> {

@@ -26,6 +26,7 @@ mod allocate;
 mod apply;
 mod cache;
 pub mod changes;
+mod cluster_ips;
 mod commands;
 mod definitions;
 mod door;

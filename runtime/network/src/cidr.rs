@@ -1,7 +1,7 @@
 //! Blocks of addresses in CIDR notation (RFC 4632).
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// A block of addresses, `10.0.0.0/8` or `fd00::/8`. Bits behind the prefix are ignored.
@@ -46,6 +46,35 @@ impl Cidr {
     }
 }
 
+impl Cidr {
+    /// The block's first address.
+    #[must_use]
+    pub fn first(&self) -> IpAddr {
+        match self.address {
+            IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() & !self.host_v4()).into(),
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !self.host_v6()).into(),
+        }
+    }
+
+    /// The block's last address.
+    #[must_use]
+    pub fn last(&self) -> IpAddr {
+        match self.address {
+            IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() | self.host_v4()).into(),
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() | self.host_v6()).into(),
+        }
+    }
+
+    /// The bits behind the prefix.
+    fn host_v4(&self) -> u32 {
+        u32::MAX.checked_shr(self.prefix).unwrap_or(0)
+    }
+
+    fn host_v6(&self) -> u128 {
+        u128::MAX.checked_shr(self.prefix).unwrap_or(0)
+    }
+}
+
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
@@ -73,6 +102,15 @@ mod tests {
         ];
         for (block, ip, expected) in cases {
             assert_eq!(block.parse::<Cidr>().unwrap().contains(ip.parse().unwrap()), expected, "{block} {ip}");
+        }
+        for (block, first, last) in [
+            ("10.42.16.9/20", "10.42.16.0", "10.42.31.255"),
+            ("0.0.0.0/0", "0.0.0.0", "255.255.255.255"),
+            ("1.2.3.4/32", "1.2.3.4", "1.2.3.4"),
+            ("fd42::9/64", "fd42::", "fd42::ffff:ffff:ffff:ffff"),
+        ] {
+            let block: Cidr = block.parse().unwrap();
+            assert_eq!((block.first(), block.last()), (first.parse().unwrap(), last.parse().unwrap()), "{block}");
         }
         for text in ["", "10.0.0.0", "10.0.0.0/33", "::/129", "x/8", "10.0.0.0/-1", "10.0/8"] {
             assert_eq!(text.parse::<Cidr>(), Err(NotACidr), "{text}");

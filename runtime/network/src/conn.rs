@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::dial::Ends;
 use crate::limits::PIPE_BYTES_MAX;
 use crate::pipe::{Reader, Writer, pipe};
 use crate::sleepers::Visit;
@@ -27,7 +28,8 @@ impl Conn {
     ///
     /// The dialler sees `dialled` as its peer, the acceptor sees `accepted` as its own address: they differ when the
     /// dialled address was a Service's.
-    pub(crate) fn pair(source: SocketAddr, dialled: SocketAddr, accepted: SocketAddr) -> (Self, Self) {
+    #[must_use]
+    pub fn pair(Ends { source, dialled, accepted }: Ends) -> (Self, Self) {
         let (there, reads_there) = pipe(PIPE_BYTES_MAX);
         let (back, reads_back) = pipe(PIPE_BYTES_MAX);
         let dialler = Self { local: source, peer: dialled, reader: reads_back, writer: there };

@@ -104,7 +104,14 @@ mod tests {
             namespace: "default".into(),
             service: "web".into(),
             ports: vec![("p80".into(), Protocol::Tcp, 8080)],
-            endpoints: vec![Endpoint { address, hostname: None, ready: true, serving: true, terminating: false }],
+            endpoints: vec![Endpoint {
+                address,
+                hostname: None,
+                ready: true,
+                serving: true,
+                terminating: false,
+                node: None,
+            }],
         };
         ServiceTable::build(vec![service], &[slice])
     }

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::cidr::Cidr;
 use crate::conn::Conn;
+use crate::dial::Ends;
 use crate::fabric::{Fabric, NetError};
 use crate::http::BoxFuture;
 use crate::limits::{
@@ -135,7 +136,7 @@ impl Egress {
         })?;
         let own = pod.identity.addresses.iter().copied().find(|own| own.is_ipv4() == dialled.is_ipv4());
         let source = SocketAddr::new(own.unwrap_or(any(dialled).ip()), pod.ephemeral());
-        let (conn, carried) = Conn::pair(source, destination, dialled);
+        let (conn, carried) = Conn::pair(Ends { source, dialled: destination, accepted: dialled });
         tokio::spawn(carry(carried, stream, permit));
         Ok(conn)
     }

@@ -6,22 +6,21 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use crate::body::{self, Body};
 use crate::cidr::Cidr;
 use crate::conn::Conn;
-use crate::decide::{Decision, Refusal, Source, decide};
+use crate::decide::Refusal;
 use crate::egress::{Egress, HostSockets, Sockets};
-use crate::http::{HttpError, HttpTarget};
 use crate::limits::EPHEMERAL_PORTS;
 use crate::names::{self, Asker};
-use crate::pod::{Bound, Pod, PodIdentity, PodNet};
-use crate::policy::{self, Flow, Policies};
+use crate::overlay::Overlay;
+use crate::pod::{Pod, PodIdentity, PodNet};
+use crate::policy::Policies;
 use crate::routes::RouteTable;
-use crate::services::{Balancer, PortRef, Protocol, ServiceTable};
-use crate::sleepers::{SleeperTable, Visit};
-use crate::udp::Inbox;
+use crate::services::ServiceTable;
+use crate::sleepers::SleeperTable;
+use crate::topology::Topology;
 use crate::waking::Waking;
 
 /// Why the network refused something; each variant is another thing the caller can do.
@@ -54,6 +53,9 @@ pub enum NetError {
     /// A bound of `limits` is reached; it names what to close.
     #[error("too many {0}")]
     LimitReached(&'static str),
+    /// The node that has the address does not answer.
+    #[error("connection timed out")]
+    TimedOut,
     /// The pod has left the network.
     #[error("the pod is detached from the network")]
     Detached,
@@ -91,7 +93,9 @@ pub enum DialError {
 /// How a fabric is set up.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The addresses under which pods see the node itself, one per family.
+    /// The Node's name, for Services whose traffic stays on a node; empty when there is none.
+    pub node: String,
+    /// The addresses under which pods see the node itself, one per family, until the [`Topology`] says more.
     pub gateway: Vec<IpAddr>,
     /// The cluster's DNS domain.
     pub domain: String,
@@ -104,6 +108,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            node: String::new(),
             gateway: vec![
                 IpAddr::V4(Ipv4Addr::new(10, 42, 0, 1)),
                 IpAddr::V6(Ipv6Addr::new(0xfd42, 0, 0, 0, 0, 0, 0, 1)),
@@ -148,6 +153,8 @@ struct Switch {
     policies: Installed<Policies>,
     sleepers: Installed<SleeperTable>,
     waking: Waking,
+    topology: Installed<Topology>,
+    overlay: OnceLock<Arc<dyn Overlay>>,
     egress: Option<Egress>,
     next_port: AtomicU16,
 }
@@ -155,16 +162,6 @@ struct Switch {
 /// The virtual network of a node. Clones are the same network.
 #[derive(Clone)]
 pub struct Fabric(Arc<Switch>);
-
-/// Who dials: a pod, or the node itself.
-#[derive(Clone, Copy)]
-pub(crate) struct Caller<'a>(pub(crate) Option<&'a Arc<Pod>>);
-
-/// Somebody who answers: their binding, and their own address as they see it.
-pub(crate) struct Found<T> {
-    pub(crate) bound: T,
-    pub(crate) address: SocketAddr,
-}
 
 impl Fabric {
     /// A network without pods, Services or routes.
@@ -185,6 +182,8 @@ impl Fabric {
             policies: Installed::new(),
             sleepers: Installed::new(),
             waking: Waking::default(),
+            topology: Installed::new(),
+            overlay: OnceLock::new(),
             next_port: AtomicU16::new(*EPHEMERAL_PORTS.start()),
         }))
     }
@@ -274,143 +273,26 @@ impl Fabric {
         &self.0.waking
     }
 
-    /// Dials an address as the node: probes and port-forward.
-    ///
-    /// # Errors
-    /// As [`PodNet::connect`]; a loopback address is unreachable.
-    pub fn connect(&self, destination: SocketAddr) -> Result<Conn, NetError> {
-        self.open(Caller(None), destination).map(|(bound, ends)| bound.connect(ends))?
+    /// Installs the pod ranges of all nodes.
+    pub fn set_topology(&self, topology: Topology) {
+        self.0.topology.set(topology);
     }
 
-    /// Dials an address as the node to speak HTTP: nothing is sent before [`HttpTarget::send`].
-    ///
-    /// # Errors
-    /// As [`Fabric::connect`].
-    pub fn dial(&self, destination: SocketAddr) -> Result<HttpTarget, NetError> {
-        self.open(Caller(None), destination).map(|(bound, ends)| bound.target(ends))?
+    /// The pod ranges in force.
+    #[must_use]
+    pub fn topology(&self) -> Arc<Topology> {
+        self.0.topology.get()
     }
 
-    /// Dials a Service by name as the node, on behalf of `client` (which decides for sticky Services).
-    ///
-    /// Endpoints that refuse are skipped, so a pod that just died costs its clients nothing.
-    ///
-    /// # Errors
-    /// [`DialError`], as a sentence that names the Service.
-    pub fn dial_service(
-        &self,
-        namespace: &str,
-        service: &str,
-        port: &PortRef,
-        client: IpAddr,
-    ) -> Result<HttpTarget, DialError> {
-        let name = || format!("{namespace}/{service}");
-        let services = self.services();
-        let entry = services.service(namespace, service).ok_or_else(|| DialError::NoSuchService(name()))?;
-        let Some(balancer) = entry.balancer(port) else {
-            let port = match port {
-                PortRef::Number(number) => number.to_string(),
-                PortRef::Name(name) => name.clone(),
-            };
-            return Err(DialError::NoSuchPort { service: name(), port });
-        };
-        let mut endpoints = balancer.choose(client);
-        let accepted = endpoints.find_map(|endpoint| {
-            let (bound, ends) = self.open_endpoint(endpoint)?;
-            bound.target(ends).ok()
-        });
-        let accepted = accepted.ok_or_else(|| DialError::NoReadyEndpoint(name()))?;
-        Ok(if entry.speaks_h2c(port) { accepted.over_h2() } else { accepted })
+    /// Says what carries to other nodes; a second carrier is not taken.
+    pub fn set_overlay(&self, overlay: Arc<dyn Overlay>) {
+        let _ = self.0.overlay.set(overlay);
     }
 
-    /// Connects to one of a balancer's endpoints as the node: how a NodePort is served.
-    ///
-    /// # Errors
-    /// [`NetError::ConnectionRefused`] when no endpoint accepts.
-    pub fn connect_balanced(&self, balancer: &Balancer, client: IpAddr) -> Result<Conn, NetError> {
-        let mut endpoints = balancer.choose(client);
-        let accepted = endpoints.find_map(|endpoint| {
-            let (bound, ends) = self.open_endpoint(endpoint)?;
-            bound.connect(ends).ok()
-        });
-        accepted.ok_or(NetError::ConnectionRefused)
-    }
-
-    /// Finds who accepts at an endpoint of a Service; the node dials it directly, so the table is not asked again.
-    fn open_endpoint(&self, endpoint: SocketAddr) -> Option<(Bound, Ends)> {
-        let bound = self.pod(endpoint.ip())?.tcp_at(endpoint).filter(Bound::accepts)?;
-        let source = self.source(Caller(None), endpoint.ip()).ok()?;
-        Some((bound, Ends { source, dialled: endpoint, accepted: endpoint }))
-    }
-
-    /// Finds who accepts a TCP connection, with the addresses of both ends.
-    pub(crate) fn open(&self, caller: Caller<'_>, destination: SocketAddr) -> Result<(Bound, Ends), NetError> {
-        let asked = Asked { destination, protocol: Protocol::Tcp, answer: false };
-        let found = self.find(caller, asked, |pod, address| pod.tcp_at(address).filter(Bound::accepts))?;
-        let source = self.source(caller, found.address.ip())?;
-        Ok((found.bound, Ends { source, dialled: destination, accepted: found.address }))
-    }
-
-    /// Finds the socket that receives a datagram. An answer to a datagram that was let in needs no policy's consent.
-    pub(crate) fn open_udp(
-        &self,
-        caller: Caller<'_>,
-        destination: SocketAddr,
-        answer: bool,
-    ) -> Result<Found<Arc<Inbox>>, NetError> {
-        let asked = Asked { destination, protocol: Protocol::Udp, answer };
-        self.find(caller, asked, |pod, address| pod.udp_at(address))
-    }
-
-    fn find<T>(
-        &self,
-        caller: Caller<'_>,
-        asked: Asked,
-        at: impl Fn(&Pod, SocketAddr) -> Option<T>,
-    ) -> Result<Found<T>, NetError> {
-        let (services, policies) = (self.services(), self.policies());
-        let source = if caller.0.is_some() { Source::Pod } else { Source::Node };
-        if caller.0.is_some_and(|pod| pod.is_detached()) {
-            return Err(NetError::Detached);
-        }
-        let attached = |ip| self.0.pods.read().unwrap_or_else(PoisonError::into_inner).contains_key(&ip);
-        let mut refused = NetError::ConnectionRefused;
-        let mut there = |address: SocketAddr| {
-            let pod = self.pod(address.ip())?;
-            if let Some(reason) = self.forbidden(&policies, caller, &pod, address, asked) {
-                refused = NetError::Denied(reason);
-                return None;
-            }
-            at(&pod, address).map(|bound| Found { bound, address })
-        };
-        let found = match decide(&services, attached, source, asked.destination, asked.protocol) {
-            Decision::Refuse(refusal) => return Err(refusal.into()),
-            Decision::Own(address) => caller.0.and_then(|pod| at(pod, address)).map(|bound| Found { bound, address }),
-            Decision::Pod(address) => there(address),
-            Decision::Balance(balancer) => {
-                balancer.choose(self.client(caller, asked.destination.ip())).find_map(&mut there)
-            }
-        };
-        found.ok_or(refused)
-    }
-
-    /// Why the policies forbid the caller to reach a pod at an address; `None` when they do not.
-    fn forbidden(
-        &self,
-        policies: &Policies,
-        caller: Caller<'_>,
-        pod: &Arc<Pod>,
-        address: SocketAddr,
-        asked: Asked,
-    ) -> Option<String> {
-        let source = caller.0.filter(|source| !Arc::ptr_eq(source, pod))?;
-        if policies.is_empty() || asked.answer {
-            return None;
-        }
-        let source = source.end(self.client(caller, address.ip()));
-        let destination = pod.end(address.ip());
-        let flow = Flow { source, destination, port: address.port(), protocol: asked.protocol };
-        let verdict = policy::decide(policies, &flow);
-        (!verdict.allowed()).then(|| verdict.to_string())
+    /// What carries to other nodes, when there is something.
+    #[must_use]
+    pub fn overlay(&self) -> Option<Arc<dyn Overlay>> {
+        self.0.overlay.get().cloned()
     }
 
     /// Who asks for a name.
@@ -441,97 +323,14 @@ impl Fabric {
         }
     }
 
-    fn pod(&self, ip: IpAddr) -> Option<Arc<Pod>> {
+    pub(crate) fn pod(&self, ip: IpAddr) -> Option<Arc<Pod>> {
         self.0.pods.read().unwrap_or_else(PoisonError::into_inner).get(&ip).cloned()
     }
 
-    /// The address that stands for the caller where a sticky Service tells clients apart.
-    fn client(&self, caller: Caller<'_>, like: IpAddr) -> IpAddr {
-        self.address_of(caller, like).unwrap_or(like)
-    }
-
-    fn address_of(&self, caller: Caller<'_>, like: IpAddr) -> Option<IpAddr> {
-        let own = caller.0.map_or(&self.0.config.gateway, |pod| &pod.identity.addresses);
-        own.iter().copied().find(|ip| ip.is_ipv4() == like.is_ipv4())
-    }
-
-    /// The address and port that the other side sees as its peer.
-    fn source(&self, caller: Caller<'_>, destination: IpAddr) -> Result<SocketAddr, NetError> {
-        let ip = if destination.is_loopback() {
-            destination
-        } else {
-            self.address_of(caller, destination).ok_or(NetError::Unreachable)?
-        };
-        let port = match caller.0 {
-            Some(pod) => pod.ephemeral(),
-            None => self.ephemeral(),
-        };
-        Ok(SocketAddr::new(ip, port))
-    }
-
-    fn ephemeral(&self) -> u16 {
+    /// The next port for an outgoing connection of the node.
+    pub(crate) fn ephemeral(&self) -> u16 {
         let next = |port: u16| if port == *EPHEMERAL_PORTS.end() { *EPHEMERAL_PORTS.start() } else { port + 1 };
         let order = Ordering::Relaxed;
         self.0.next_port.fetch_update(order, order, |port| Some(next(port))).unwrap_or(*EPHEMERAL_PORTS.start())
     }
-}
-
-/// Where a connection or a datagram is to go.
-#[derive(Clone, Copy)]
-struct Asked {
-    destination: SocketAddr,
-    protocol: Protocol,
-    /// It answers one that came the other way.
-    answer: bool,
-}
-
-/// The addresses of a connection about to be made.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ends {
-    pub(crate) source: SocketAddr,
-    pub(crate) dialled: SocketAddr,
-    pub(crate) accepted: SocketAddr,
-}
-
-/// Sends a request to the first of several addresses that accepts.
-pub(crate) async fn send_to_first(
-    fabric: &Fabric,
-    pod: &Arc<Pod>,
-    destinations: impl Iterator<Item = SocketAddr>,
-    request: http::Request<Body>,
-) -> Result<http::Response<Body>, HttpError> {
-    let mut refused = NetError::ConnectionRefused;
-    for destination in destinations {
-        let dial = || fabric.open(Caller(Some(pod)), destination).and_then(|(bound, ends)| bound.target(ends));
-        match awake(fabric, destination, dial).await {
-            (Ok(target), visit) => return Ok(target.send(request).await?.map(|body| body::held(body, visit))),
-            (Err(NetError::Unreachable), _) => match fabric.leave(pod, destination).await {
-                Ok(conn) => return HttpTarget::Conn(conn).send(request).await,
-                Err(error) => refused = error,
-            },
-            (Err(error), _) => refused = error,
-        }
-    }
-    Err(refused.into())
-}
-
-/// Dials; where nobody is there because the pods of a Service sleep, once they are awake.
-pub(crate) async fn awake<T>(
-    fabric: &Fabric,
-    destination: SocketAddr,
-    dial: impl Fn() -> Result<T, NetError>,
-) -> (Result<T, NetError>, Option<Visit>) {
-    let first = dial();
-    let Some(door) = fabric.door_at(destination.ip()) else { return (first, None) };
-    let found = match first {
-        Err(NetError::ConnectionRefused) => {
-            let again = || match dial() {
-                Err(NetError::ConnectionRefused) => None,
-                found => Some(found),
-            };
-            fabric.hold(&door, again).await.unwrap_or(Err(NetError::ConnectionRefused))
-        }
-        found => found,
-    };
-    (found, Some(door.visit()))
 }

@@ -89,6 +89,7 @@ impl From<NetError> for HttpError {
     fn from(error: NetError) -> Self {
         match error {
             NetError::ConnectionRefused | NetError::Unreachable => Self::ConnectionRefused,
+            NetError::TimedOut => Self::Timeout,
             NetError::NameNotFound(name) => Self::NameNotFound(name),
             NetError::Denied(reason) => Self::Denied(reason),
             NetError::LimitReached(_) => Self::Overloaded { retry_after: Duration::from_secs(1) },

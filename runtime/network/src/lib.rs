@@ -6,19 +6,24 @@
 //! from the API and installs; they are read as whole snapshots, never locked across a call.
 //!
 //! Outside the cluster lead sockets that `egress` opens on the host's side, after `outside` and the policies have agreed
-//! to the address. Refused whatever anybody says: this machine itself, its links, a cloud's metadata.
+//! to the address. To pods of other nodes leads a carrier ([`Overlay`]) that somebody else provides; `tunnel` is how it
+//! speaks. Refused whatever anybody says: this machine itself, its links, a cloud's metadata.
 #![forbid(unsafe_code)]
 
+mod balancer;
 pub mod body;
 mod cidr;
 mod conn;
 mod decide;
+mod dial;
+pub mod dns;
 mod egress;
 mod fabric;
 mod http;
 pub mod limits;
 pub mod names;
 pub mod outside;
+mod overlay;
 pub mod pipe;
 mod pod;
 pub mod policy;
@@ -27,6 +32,8 @@ mod queue;
 pub mod routes;
 pub mod services;
 pub mod sleepers;
+mod topology;
+pub mod tunnel;
 mod udp;
 mod waking;
 
@@ -34,13 +41,16 @@ pub use body::{Body, BoxError};
 pub use cidr::Cidr;
 pub use conn::Conn;
 pub use decide::{Decision, Refusal, Source, decide};
+pub use dial::Ends;
 pub use fabric::{Config, DialError, Fabric, NetError};
 pub use http::{BoxFuture, HttpError, HttpService, HttpTarget};
+pub use overlay::Overlay;
 pub use pod::{HttpBinding, Listener, PodIdentity, PodNet};
 pub use policy::Policies;
 pub use routes::RouteTable;
 pub use services::ServiceTable;
 pub use sleepers::SleeperTable;
+pub use topology::{NodeRanges, Topology};
 pub use udp::{Datagram, UdpSocket};
 
 #[cfg(test)]

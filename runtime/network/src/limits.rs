@@ -45,6 +45,9 @@ pub const SERVED_CONNECTIONS_MAX: usize = 1024;
 /// Endpoints tried for one connection to a Service before the caller is told it was refused.
 pub const DIAL_ATTEMPTS_MAX: usize = 8;
 
+/// Clients of one sticky Service port that are remembered; further ones are served in turn. A megabyte.
+pub const AFFINITY_CLIENTS_MAX: usize = 10_000;
+
 /// Bytes of the head of an HTTP message read from a guest's connection before it is refused (nginx: 32 KiB).
 pub const HTTP_HEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -54,6 +57,15 @@ pub const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The longest name that is looked up: 253 characters of RFC 1035 and a trailing dot.
 pub const NAME_BYTES_MAX: usize = 254;
+
+/// The largest answer over UDP for an asker that says nothing of its size (RFC 1035).
+pub const DNS_UDP_BYTES: usize = 512;
+
+/// The largest answer over UDP at all: what fits into a packet on any path (DNS Flag Day 2020).
+pub const DNS_UDP_BYTES_MAX: usize = 1232;
+
+/// Records in one answer over a connection; a headless Service may have more endpoints, and nobody reads so many.
+pub const DNS_ANSWERS_MAX: usize = 1000;
 
 /// Connections to the outside, and UDP exchanges with an address outside, that one pod may have at a time: each is a
 /// descriptor of the node's, and a node has tens of thousands for hundreds of pods.
@@ -70,6 +82,17 @@ pub const LOOKUPS_MAX: usize = 32;
 
 /// How long a guest waits for the host's resolver (`resolv.conf`: two attempts of five seconds).
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a node may take to answer for one endpoint of a Service before the next is tried. Far more than a round trip
+/// between machines, little enough that a node that has just died costs a client well under a second.
+pub const DIAL_NEXT_AFTER: Duration = Duration::from_millis(500);
+
+/// How long a node may take to answer where there is nobody else to try. TCP would go on for two minutes; a program that
+/// asks a cluster is better told.
+pub const OVERLAY_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of the sentence with which another node refuses a connection; a longer one is cut.
+pub const REFUSAL_BYTES_MAX: usize = 1024;
 
 /// Calls held for one Service whose pods are being started; further ones are refused. Each holds a request's head or an
 /// accepted connection, 64 KiB at most: 16 MiB.

@@ -102,7 +102,7 @@ fn alias(name: &str, domain: &str, services: &ServiceTable) -> Option<String> {
 }
 
 /// The records of one complete name.
-fn answer(name: &str, domain: &str, services: &ServiceTable) -> Vec<IpAddr> {
+pub(crate) fn answer(name: &str, domain: &str, services: &ServiceTable) -> Vec<IpAddr> {
     let mut name = name.to_owned();
     for _ in 0..ALIASES_MAX {
         let Some(inside) = name.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.')) else { return Vec::new() };
@@ -151,6 +151,11 @@ fn undash(label: &str) -> Option<IpAddr> {
     v4.or_else(|_| label.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::V6)).ok()
 }
 
+/// What an endpoint without a hostname is called: its address with dashes.
+pub(crate) fn dash(ip: IpAddr) -> String {
+    ip.to_string().replace(['.', ':'], "-")
+}
+
 /// IPv4 first, otherwise in the given order, each once.
 fn sorted(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     let mut unique: Vec<IpAddr> = Vec::new();
@@ -174,7 +179,7 @@ mod tests {
 
     fn endpoint(address: &str, hostname: Option<&str>, ready: bool) -> Endpoint {
         let hostname = hostname.map(str::to_owned);
-        Endpoint { address: address.parse().unwrap(), hostname, ready, serving: ready, terminating: false }
+        Endpoint { address: address.parse().unwrap(), hostname, ready, serving: ready, terminating: false, node: None }
     }
 
     fn service(namespace: &str, name: &str, cluster_ips: &str) -> Service {

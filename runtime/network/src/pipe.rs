@@ -4,8 +4,8 @@
 //! tokio's `AsyncRead`/`AsyncWrite`. Every `ready` future may be dropped at any time without losing a wake-up, any
 //! number of them may wait at once, and none returns unless the next call makes progress.
 //!
-//! Closing follows TCP: dropping or shutting down the [`Writer`] lets the reader drain and then see the end; dropping
-//! the [`Reader`] makes further writes fail.
+//! Closing follows TCP: dropping or shutting down the [`Writer`] lets the reader drain and then see the end; breaking it
+//! lets the reader drain and then see why nothing more comes; dropping the [`Reader`] makes further writes fail.
 
 use std::collections::VecDeque;
 use std::io;
@@ -34,6 +34,26 @@ pub enum Read {
     Pending,
     /// Nothing, and nothing will come.
     End,
+    /// Nothing will come although the writer had not finished: what was read is not the whole.
+    Broken(Broken),
+}
+
+/// How a connection broke; what a TCP socket would report as `ECONNRESET` or `ETIMEDOUT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// The other side, or something between, gave the connection up.
+    Reset,
+    /// The other side has not been heard of for too long.
+    TimedOut,
+}
+
+impl From<Broken> for io::Error {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Reset => io::ErrorKind::ConnectionReset.into(),
+            Broken::TimedOut => io::ErrorKind::TimedOut.into(),
+        }
+    }
 }
 
 /// The end that is read.
@@ -61,6 +81,8 @@ struct State {
     held: usize,
     /// The writer is done.
     ended: bool,
+    /// It did not finish, but broke.
+    broken: Option<Broken>,
     /// The reader is gone.
     abandoned: bool,
     /// The task inside `AsyncRead::poll_read`, and inside `AsyncWrite::poll_write`.
@@ -126,12 +148,13 @@ impl Shared {
         }
     }
 
-    fn end(&self) {
+    fn end(&self, broken: Option<Broken>) {
         let waker = {
             let mut state = self.state();
             if std::mem::replace(&mut state.ended, true) {
                 return;
             }
+            state.broken = broken;
             state.reading.take()
         };
         Self::wake(waker, &self.readable);
@@ -158,7 +181,11 @@ impl Shared {
             return Read::End;
         }
         if state.held == 0 {
-            return if state.ended { Read::End } else { Read::Pending };
+            return match state.broken {
+                Some(broken) => Read::Broken(broken),
+                None if state.ended => Read::End,
+                None => Read::Pending,
+            };
         }
         let was_full = self.room(&state) == 0;
         let bytes = Self::pop(&mut state, max.max(1));
@@ -259,7 +286,7 @@ impl Writer {
     }
 
     /// Returns when the reader is gone, whether or not something is being written.
-    pub(crate) fn reader_gone(&self) -> impl Future<Output = ()> + use<> {
+    pub fn reader_gone(&self) -> impl Future<Output = ()> + use<> {
         let shared = self.0.clone();
         async move {
             loop {
@@ -275,13 +302,18 @@ impl Writer {
 
     /// No more bytes will come: TCP's `SHUT_WR`, and what dropping the writer does.
     pub fn shutdown(&self) {
-        self.0.end();
+        self.0.end(None);
+    }
+
+    /// No more bytes will come, and those that came are not all: TCP's reset. Nothing after [`Writer::shutdown`].
+    pub fn break_off(&self, broken: Broken) {
+        self.0.end(Some(broken));
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.0.end();
+        self.0.end(None);
     }
 }
 
@@ -299,6 +331,8 @@ impl AsyncRead for Reader {
             match self.0.read(buffer.remaining()) {
                 Read::Bytes(bytes) => buffer.put_slice(&bytes),
                 Read::End => break,
+                Read::Broken(_) if buffer.filled().len() > before => break,
+                Read::Broken(broken) => return Poll::Ready(Err(broken.into())),
                 Read::Pending if buffer.filled().len() > before => break,
                 Read::Pending => {
                     let mut state = self.0.state();
@@ -461,7 +495,7 @@ mod tests {
                     received += bytes.len();
                 }
                 Read::Pending => panic!("ready, and yet nothing to read"),
-                Read::End => break,
+                Read::End | Read::Broken(_) => break,
             }
         }
         writing.await.unwrap();
@@ -487,6 +521,27 @@ mod tests {
         tokio::task::yield_now().await;
         drop(reader);
         assert_eq!(waiting.await.unwrap(), Err(Closed));
+    }
+
+    #[tokio::test]
+    async fn a_broken_pipe_is_drained_before_it_says_why() {
+        for (broken, kind) in
+            [(Broken::Reset, io::ErrorKind::ConnectionReset), (Broken::TimedOut, io::ErrorKind::TimedOut)]
+        {
+            let (writer, mut reader) = pipe(10);
+            writer.write(&mut Bytes::from_static(b"last")).unwrap();
+            writer.break_off(broken);
+            assert_eq!(writer.room(), Err(Closed));
+            let mut read = Vec::new();
+            assert_eq!(reader.read_to_end(&mut read).await.unwrap_err().kind(), kind);
+            assert_eq!(read, b"last");
+            reader.ready().await;
+            assert_eq!(reader.read(1), Read::Broken(broken));
+        }
+        let (writer, reader) = pipe(10);
+        writer.shutdown();
+        writer.break_off(Broken::Reset);
+        assert_eq!(reader.read(1), Read::End);
     }
 
     #[tokio::test]

@@ -11,7 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::body::Body;
 use crate::conn::Conn;
-use crate::fabric::{Caller, Ends, Fabric, NetError, awake, send_to_first};
+use crate::dial::{Caller, Ends, Opened, send_to_first};
+use crate::fabric::{Fabric, NetError};
 use crate::http::{HttpError, HttpService, HttpTarget, name_host, serve_over};
 use crate::limits::{
     BACKLOG_DEFAULT, BACKLOG_MAX, DIAL_ATTEMPTS_MAX, EGRESS_PER_POD_MAX, PORTS_PER_POD_MAX, SERVED_CONNECTIONS_MAX,
@@ -21,6 +22,7 @@ use crate::policy::End;
 use crate::ports::{Ports, Scope};
 use crate::queue::{Popped, Queue};
 use crate::udp::{Inbox, UdpSocket};
+use crate::waking::awake;
 
 /// Who a pod is in the network.
 #[derive(Clone, Debug)]
@@ -60,7 +62,7 @@ impl Bound {
 
     /// Makes a byte connection.
     pub(crate) fn connect(self, ends: Ends) -> Result<Conn, NetError> {
-        let (dialler, acceptor) = Conn::pair(ends.source, ends.dialled, ends.accepted);
+        let (dialler, acceptor) = Conn::pair(ends);
         match self {
             Self::Listener(backlog) => backlog.push(acceptor).map_err(|_| NetError::ConnectionRefused)?,
             Self::Http(port) => {
@@ -265,14 +267,14 @@ impl PodNet {
 
     /// Connects to a pod, a Service's cluster IP, the pod's own loopback, or an address outside the cluster.
     ///
-    /// It waits for the outside, and for Services whose pods sleep.
+    /// It waits for other nodes, for the outside, and for Services whose pods sleep.
     ///
     /// # Errors
-    /// [`NetError::ConnectionRefused`], [`NetError::Unreachable`], [`NetError::Denied`],
+    /// [`NetError::ConnectionRefused`], [`NetError::Unreachable`], [`NetError::Denied`], [`NetError::TimedOut`],
     /// [`NetError::InvalidAddress`], [`NetError::Detached`].
     pub async fn connect(&self, destination: SocketAddr) -> Result<Conn, NetError> {
         let Attachment { fabric, pod } = &*self.0;
-        let dial = || fabric.open(Caller(Some(pod)), destination).and_then(|(bound, ends)| bound.connect(ends));
+        let dial = || async move { fabric.open(Caller(Some(pod)), destination).await.and_then(Opened::connect) };
         match awake(fabric, destination, dial).await {
             (Ok(mut conn), visit) => {
                 conn.keep(visit);

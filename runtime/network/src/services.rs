@@ -4,12 +4,11 @@
 //! Who balances: every (Service, port, address family) has one [`Balancer`], which chooses at connect time.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use crate::limits::DIAL_ATTEMPTS_MAX;
+pub use crate::balancer::Balancer;
 
 /// Transport protocol of a Service port. SCTP does not exist in this network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,8 +32,14 @@ pub struct Service {
     pub external_name: Option<String>,
     /// `spec.ports` with protocol TCP or UDP.
     pub ports: Vec<ServicePort>,
-    /// `spec.sessionAffinity: ClientIP`.
-    pub sticky: bool,
+    /// With `spec.sessionAffinity: ClientIP`, how long a client keeps its endpoint after its last connection.
+    pub affinity: Option<Duration>,
+    /// `spec.internalTrafficPolicy: Local`: pods reach endpoints of their own node only.
+    pub internal_local: bool,
+    /// `spec.externalTrafficPolicy: Local`: what comes in at a node's port stays on that node.
+    pub external_local: bool,
+    /// `spec.type: LoadBalancer`: its ports are also offered under their own numbers.
+    pub load_balancer: bool,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
 }
@@ -80,6 +85,8 @@ pub struct Endpoint {
     pub serving: bool,
     /// Condition `terminating`.
     pub terminating: bool,
+    /// `nodeName`.
+    pub node: Option<String>,
 }
 
 /// A Service port as others name it: an Ingress backend has a number or a name.
@@ -91,44 +98,14 @@ pub enum PortRef {
     Name(String),
 }
 
-/// Chooses endpoints of one Service port in one address family.
-#[derive(Debug, Default)]
-pub struct Balancer {
-    endpoints: Vec<SocketAddr>,
-    sticky: bool,
-    turn: AtomicUsize,
-}
-
-impl Balancer {
-    /// The endpoints that get traffic.
-    #[must_use]
-    pub fn endpoints(&self) -> &[SocketAddr] {
-        &self.endpoints
-    }
-
-    /// Endpoints in the order to try them: the next in turn first, or for a sticky Service the client's own.
-    ///
-    /// A client's endpoint is the one with the highest hash of (client, endpoint): nothing needs to be remembered, and
-    /// when an endpoint comes or goes only its own clients move.
-    pub fn choose(&self, client: IpAddr) -> impl Iterator<Item = SocketAddr> {
-        let count = self.endpoints.len();
-        let start = if self.sticky {
-            let hasher = BuildHasherDefault::<DefaultHasher>::default();
-            let weight = |index: &usize| hasher.hash_one((client, self.endpoints[*index]));
-            (0..count).max_by_key(weight).unwrap_or(0)
-        } else {
-            self.turn.fetch_add(1, Ordering::Relaxed) % count.max(1)
-        };
-        (0..count.min(DIAL_ATTEMPTS_MAX)).map(move |step| self.endpoints[(start + step) % count])
-    }
-}
-
 /// What the table knows of one Service.
 #[derive(Debug)]
 pub struct ServiceEntry {
     service: Service,
-    /// Per port of `service.ports`: IPv4 and IPv6.
+    /// Per port of `service.ports`: IPv4 and IPv6, for pods and for the node itself.
     balancers: Vec<[Arc<Balancer>; 2]>,
+    /// Likewise, for what comes in at the node's ports.
+    outer: Vec<[Arc<Balancer>; 2]>,
     /// Published endpoints: what a headless Service resolves to.
     published: Vec<Endpoint>,
 }
@@ -146,13 +123,21 @@ impl ServiceEntry {
         &self.published
     }
 
+    /// The endpoints of a port, of both families.
+    pub(crate) fn endpoints(&self, port: &str, protocol: Protocol) -> impl Iterator<Item = SocketAddr> {
+        let named = |candidate: &ServicePort| candidate.name == port && candidate.protocol == protocol;
+        let index = self.service.ports.iter().position(named);
+        let balancers = index.map(|index| &self.balancers[index]);
+        balancers.into_iter().flatten().flat_map(|balancer| balancer.endpoints().iter().copied())
+    }
+
     /// The balancer of a TCP port: the first address family that has endpoints, IPv4 before IPv6.
     ///
     /// `None` when the Service has no such port.
     #[must_use]
     pub fn balancer(&self, port: &PortRef) -> Option<&Arc<Balancer>> {
         let [v4, v6] = &self.balancers[self.position(port)?];
-        Some(if v4.endpoints.is_empty() { v6 } else { v4 })
+        Some(if v4.endpoints().is_empty() { v6 } else { v4 })
     }
 
     /// Whether HTTP/2 without TLS is spoken on a TCP port.
@@ -170,7 +155,7 @@ impl ServiceEntry {
     }
 }
 
-/// A port that every node offers for a Service.
+/// A port that every node offers for a Service: a node port, or a load balancer's own.
 #[derive(Clone, Debug)]
 pub struct NodePort {
     /// `namespace/name` of the Service, for traces.
@@ -189,9 +174,16 @@ pub struct ServiceTable {
 }
 
 impl ServiceTable {
-    /// Joins Services with their EndpointSlices. Slices of a Service that does not exist are left out.
+    /// Joins Services with their EndpointSlices, as seen from no node: traffic policies that keep to one find nobody.
     #[must_use]
     pub fn build(services: Vec<Service>, slices: &[EndpointSlice]) -> Self {
+        Self::of_node("", services, slices)
+    }
+
+    /// Joins Services with their EndpointSlices, for the node called `here`. Slices of a Service that does not exist are
+    /// left out.
+    #[must_use]
+    pub fn of_node(here: &str, services: Vec<Service>, slices: &[EndpointSlice]) -> Self {
         let mut slices_of: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
         for slice in slices {
             slices_of.entry((&slice.namespace, &slice.service)).or_default().push(slice);
@@ -200,7 +192,7 @@ impl ServiceTable {
         for service in services {
             let key = (service.namespace.as_str(), service.name.as_str());
             let slices = slices_of.get(&key).cloned().unwrap_or_default();
-            table.insert(service, &slices);
+            table.insert(service, &slices, here);
         }
         table
     }
@@ -210,37 +202,61 @@ impl ServiceTable {
     pub(crate) fn continue_turns(&self, old: &Self) {
         for entry in self.by_name.values().flat_map(HashMap::values) {
             let Some(before) = old.service(&entry.service.namespace, &entry.service.name) else { continue };
-            for (new, old) in entry.balancers.iter().flatten().zip(before.balancers.iter().flatten()) {
-                new.turn.store(old.turn.load(Ordering::Relaxed), Ordering::Relaxed);
+            let own = entry.balancers.iter().chain(&entry.outer).flatten();
+            for (new, old) in own.zip(before.balancers.iter().chain(&before.outer).flatten()) {
+                new.go_on(old);
             }
         }
     }
 
-    fn insert(&mut self, service: Service, slices: &[&EndpointSlice]) {
-        let balancers: Vec<_> = service.ports.iter().map(|port| balance(&service, port, slices)).collect();
+    fn insert(&mut self, service: Service, slices: &[&EndpointSlice], here: &str) {
+        let balance = |local: bool| -> Vec<_> {
+            let ports = service.ports.iter();
+            ports.map(|port| balance(&service, port, slices, local.then_some(here))).collect()
+        };
+        let balancers = balance(service.internal_local);
+        let outer = if service.external_local == service.internal_local {
+            balancers.clone()
+        } else {
+            balance(service.external_local)
+        };
         self.addresses.extend(&service.cluster_ips);
-        for (port, [v4, v6]) in service.ports.iter().zip(&balancers) {
+        for ((port, [v4, v6]), [outer_v4, outer_v6]) in service.ports.iter().zip(&balancers).zip(&outer) {
             for ip in &service.cluster_ips {
                 let balancer = if ip.is_ipv4() { v4 } else { v6 };
                 self.by_address.insert((*ip, port.port, port.protocol), balancer.clone());
             }
-            if let Some(node_port) = port.node_port {
-                let balancer = if v4.endpoints.is_empty() { v6 } else { v4 }.clone();
-                let service = format!("{}/{}", service.namespace, service.name);
-                let exposed = NodePort { service, balancer };
-                self.node_ports.insert((node_port, port.protocol), exposed);
+            let balancer = if outer_v4.endpoints().is_empty() { outer_v6 } else { outer_v4 };
+            for number in port.node_port.into_iter().chain(service.load_balancer.then_some(port.port)) {
+                let name = format!("{}/{}", service.namespace, service.name);
+                let exposed = NodePort { service: name, balancer: balancer.clone() };
+                // Node ports are unique; of two load balancers with one port the first by name has it.
+                let holder = self.node_ports.entry((number, port.protocol)).or_insert_with(|| exposed.clone());
+                if exposed.service < holder.service {
+                    *holder = exposed;
+                }
             }
         }
         let everybody = slices.iter().flat_map(|slice| &slice.endpoints);
         let published = everybody.filter(|endpoint| endpoint.ready || service.publish_not_ready).cloned().collect();
         let names = self.by_name.entry(service.namespace.clone()).or_default();
-        names.insert(service.name.clone(), ServiceEntry { service, balancers, published });
+        names.insert(service.name.clone(), ServiceEntry { service, balancers, outer, published });
     }
 
     /// One Service.
     #[must_use]
     pub fn service(&self, namespace: &str, name: &str) -> Option<&ServiceEntry> {
         self.by_name.get(namespace)?.get(name)
+    }
+
+    /// All Services, in no order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &ServiceEntry> {
+        self.by_name.values().flat_map(HashMap::values)
+    }
+
+    /// Whether some Service is in this namespace.
+    pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
+        self.by_name.contains_key(namespace)
     }
 
     /// Whether some Service has this cluster IP.
@@ -267,16 +283,18 @@ impl ServiceTable {
     }
 }
 
-/// The endpoints of one port in both families. A slice's port belongs to the Service port of the same name.
+/// The endpoints of one port in both families. A slice's port belongs to the Service port of the same name. With `only`,
+/// no other node's endpoints count.
 ///
 /// While no endpoint is ready, those that still serve while terminating get the traffic (KEP-1669).
-fn balance(service: &Service, port: &ServicePort, slices: &[&EndpointSlice]) -> [Arc<Balancer>; 2] {
+fn balance(service: &Service, port: &ServicePort, slices: &[&EndpointSlice], only: Option<&str>) -> [Arc<Balancer>; 2] {
     let mut ready = Vec::new();
     let mut leaving = Vec::new();
     for slice in slices {
         let numbers = slice.ports.iter().filter(|(name, protocol, _)| *name == port.name && *protocol == port.protocol);
         for (_, _, number) in numbers {
-            for endpoint in &slice.endpoints {
+            let counts = |endpoint: &&Endpoint| only.is_none_or(|node| endpoint.node.as_deref() == Some(node));
+            for endpoint in slice.endpoints.iter().filter(counts) {
                 let address = SocketAddr::new(endpoint.address, *number);
                 if endpoint.ready || (service.publish_not_ready && !endpoint.terminating) {
                     ready.push(address);
@@ -297,7 +315,7 @@ fn balance(service: &Service, port: &ServicePort, slices: &[&EndpointSlice]) -> 
         // An endpoint may be in two slices while it moves between them.
         endpoints.sort_unstable();
         endpoints.dedup();
-        Arc::new(Balancer { endpoints, sticky: service.sticky, turn: AtomicUsize::new(0) })
+        Arc::new(Balancer::new(endpoints, service.affinity))
     };
     [family(true), family(false)]
 }
@@ -308,7 +326,7 @@ mod tests {
 
     fn endpoint(address: &str, ready: bool, terminating: bool) -> Endpoint {
         let address = address.parse().unwrap();
-        Endpoint { address, hostname: None, ready, serving: ready || terminating, terminating }
+        Endpoint { address, hostname: None, ready, serving: ready || terminating, terminating, node: None }
     }
 
     fn slice(ports: &[(&str, u16)], endpoints: Vec<Endpoint>) -> EndpointSlice {
@@ -378,38 +396,21 @@ mod tests {
         }
     }
 
-    fn balancer(count: u8, sticky: bool) -> Balancer {
-        let endpoints = (0..count).map(|last| SocketAddr::from(([10, 42, 0, last], 80))).collect();
-        Balancer { endpoints, sticky, turn: AtomicUsize::new(0) }
-    }
-
     #[test]
-    fn every_endpoint_gets_its_turn() {
-        let balancer = balancer(3, false);
-        let client = IpAddr::from([10, 42, 1, 1]);
-        let mut first = HashMap::new();
-        for _ in 0..300 {
-            let order: Vec<_> = balancer.choose(client).collect();
-            assert_eq!(order.iter().collect::<HashSet<_>>().len(), 3);
-            *first.entry(order[0]).or_insert(0) += 1;
+    fn local_traffic_policies_keep_to_this_node() {
+        let on = |node: &str, address: &str| Endpoint { node: Some(node.into()), ..endpoint(address, true, false) };
+        let slices = [slice(&[("", 1)], vec![on("here", "10.42.0.2"), on("there", "10.42.16.2")])];
+        let cases = [(false, false, 2, 2), (true, false, 1, 2), (false, true, 2, 1), (true, true, 1, 1)];
+        for (internal_local, external_local, inside, outside) in cases {
+            let service = Service { internal_local, external_local, ..web(&[("", 80)]) };
+            let table = ServiceTable::of_node("here", vec![service], &slices);
+            assert_eq!(at(&table, "10.43.0.5:80").len(), inside);
+            assert_eq!(table.node_port(30080, Protocol::Tcp).unwrap().balancer.endpoints().len(), outside);
         }
-        assert_eq!(first.values().copied().collect::<Vec<_>>(), [100, 100, 100]);
-        assert_eq!(Balancer::default().choose(client).count(), 0);
-    }
-
-    #[test]
-    fn a_sticky_client_moves_only_when_its_endpoint_goes() {
-        let (all, fewer) = (balancer(10, true), balancer(9, true));
-        let gone = all.endpoints[9];
-        let mut used = HashSet::new();
-        for client in (0..=255).map(|last| IpAddr::from([10, 42, 7, last])) {
-            let mine = all.choose(client).next().unwrap();
-            assert_eq!(all.choose(client).next(), Some(mine));
-            if mine != gone {
-                assert_eq!(fewer.choose(client).next(), Some(mine));
-            }
-            used.insert(mine);
-        }
-        assert_eq!(used.len(), 10);
+        let balanced = |name: &str| Service { name: name.into(), load_balancer: true, ..web(&[("", 80)]) };
+        let table = ServiceTable::of_node("here", vec![balanced("web"), balanced("also")], &slices);
+        assert_eq!(table.node_port(80, Protocol::Tcp).unwrap().service, "default/also");
+        let nowhere = Service { internal_local: true, ..web(&[("", 80)]) };
+        assert_eq!(at(&ServiceTable::of_node("elsewhere", vec![nowhere], &slices), "10.43.0.5:80"), [""; 0]);
     }
 }

@@ -41,12 +41,12 @@ fn install(fabric: &Fabric, endpoints: &[&str], sticky: bool) {
         name: "web".into(),
         cluster_ips: vec!["10.43.0.5".parse().unwrap(), "fd43::5".parse().unwrap()],
         ports: vec![port(Protocol::Tcp, "http"), port(Protocol::Udp, "dns")],
-        sticky,
+        affinity: sticky.then_some(Duration::from_secs(60)),
         ..Service::default()
     };
     let endpoint = |ip: &&str| {
         let address = ip.parse().unwrap();
-        Endpoint { address, hostname: None, ready: true, serving: true, terminating: false }
+        Endpoint { address, hostname: None, ready: true, serving: true, terminating: false, node: None }
     };
     let slice = EndpointSlice {
         namespace: "default".into(),
@@ -184,16 +184,16 @@ async fn dead_endpoints_are_skipped() {
     install(&fabric, &["10.42.0.3", "10.42.0.4", "10.42.0.5"], false);
     let port = PortRef::Name("http".into());
     let client = IpAddr::from([127, 0, 0, 1]);
-    let none = fabric.dial_service("default", "web", &port, client).unwrap_err();
+    let none = fabric.dial_service("default", "web", &port, client).await.unwrap_err();
     assert_eq!(none.to_string(), "Service default/web has no ready endpoint");
     let _binding = b.serve_http(8080, Echo::named("b")).unwrap();
     for _ in 0..9 {
-        assert!(matches!(fabric.dial_service("default", "web", &port, client), Ok(HttpTarget::Service(_))));
+        assert!(matches!(fabric.dial_service("default", "web", &port, client).await, Ok(HttpTarget::Service(_))));
         a.connect(at("10.43.0.5:80")).await.unwrap();
     }
-    let missing = fabric.dial_service("default", "nope", &port, client).unwrap_err();
+    let missing = fabric.dial_service("default", "nope", &port, client).await.unwrap_err();
     assert_eq!(missing, DialError::NoSuchService("default/nope".into()));
-    let wrong = fabric.dial_service("default", "web", &PortRef::Number(81), client).unwrap_err();
+    let wrong = fabric.dial_service("default", "web", &PortRef::Number(81), client).await.unwrap_err();
     assert_eq!(wrong.to_string(), "Service default/web has no port 81");
 }
 
@@ -327,6 +327,7 @@ async fn a_name_with_several_addresses_takes_turns() {
         ready: true,
         serving: true,
         terminating: false,
+        node: None,
     };
     let slice = EndpointSlice {
         namespace: "default".into(),

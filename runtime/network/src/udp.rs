@@ -8,7 +8,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::fabric::{Caller, Fabric, NetError};
+use crate::dial::{Caller, Receiver};
+use crate::fabric::{Fabric, NetError};
 use crate::limits::{
     DATAGRAM_BYTES_MAX, DATAGRAMS_MAX, EGRESS_UDP_PER_SOCKET_MAX, UDP_ANSWER_TIME, UDP_FLOWS_MAX, UDP_HEARD_MAX,
 };
@@ -25,23 +26,38 @@ pub struct Datagram {
     pub source: SocketAddr,
 }
 
+/// Where a socket's datagrams wait.
 #[derive(Debug)]
-pub(crate) struct Inbox(Queue<Datagram>);
+pub(crate) struct Inbox {
+    queue: Queue<Datagram>,
+    /// Whom on other nodes the socket has called lately: their answers are let in whatever the policies say, as answers
+    /// on this node are.
+    called: Mutex<Heard>,
+}
 
 impl Default for Inbox {
     fn default() -> Self {
-        Self(Queue::new(DATAGRAMS_MAX))
+        Self { queue: Queue::new(DATAGRAMS_MAX), called: Mutex::default() }
     }
 }
 
 impl Inbox {
     /// Takes a datagram, or loses it when it is full or closed.
     pub(crate) fn deliver(&self, datagram: Datagram) {
-        let _ = self.0.push(datagram);
+        let _ = self.queue.push(datagram);
     }
 
     pub(crate) fn close(&self) {
-        self.0.close();
+        self.queue.close();
+    }
+
+    /// Whether a datagram from there answers one that was sent.
+    pub(crate) fn awaits(&self, source: SocketAddr) -> bool {
+        self.called().lately(source)
+    }
+
+    fn called(&self) -> MutexGuard<'_, Heard> {
+        self.called.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -66,7 +82,8 @@ pub struct UdpSocket {
     outside: Mutex<HashMap<SocketAddr, mpsc::Sender<Bytes>>>,
 }
 
-/// From whom datagrams came lately: they may be answered whatever the policies say, since those are about who begins.
+/// With whom datagrams were exchanged lately: answers are let through whatever the policies say, since those are about who
+/// begins.
 #[derive(Debug, Default)]
 struct Heard(HashMap<SocketAddr, Instant>);
 
@@ -150,7 +167,15 @@ impl UdpSocket {
             self.remember(Flow { service: destination, endpoint: found.address });
         }
         let source = self.source(found.address)?;
-        found.bound.deliver(Datagram { bytes, source });
+        match found.bound {
+            Receiver::Here(inbox) => inbox.deliver(Datagram { bytes, source }),
+            Receiver::There(node) => {
+                self.inbox.called().note(found.address);
+                if let Some(overlay) = self.fabric.overlay() {
+                    overlay.send(&node, source, found.address, bytes);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -203,7 +228,7 @@ impl UdpSocket {
     /// # Errors
     /// [`NetError::Detached`] when the pod has left the network.
     pub fn try_recv(&self) -> Result<Option<Datagram>, NetError> {
-        match self.inbox.0.pop() {
+        match self.inbox.queue.pop() {
             Popped::Item(mut datagram) => {
                 self.heard().note(datagram.source);
                 let flows = self.flows();
@@ -219,7 +244,7 @@ impl UdpSocket {
 
     /// Returns when [`UdpSocket::try_recv`] would not answer `Ok(None)`. May be dropped at any time.
     pub async fn ready(&self) {
-        self.inbox.0.ready().await;
+        self.inbox.queue.ready().await;
     }
 }
 

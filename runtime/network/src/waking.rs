@@ -4,14 +4,14 @@
 //! at once, or too long, and the caller is told what it would have been told without sleepers: refused.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use crate::conn::Conn;
-use crate::fabric::{DialError, Fabric};
+use crate::fabric::{DialError, Fabric, NetError};
 use crate::http::HttpTarget;
 use crate::limits::{HELD_MAX, HELD_RETRY, HELD_TIMEOUT};
 use crate::services::{PortRef, Protocol};
@@ -78,13 +78,15 @@ impl Fabric {
         client: IpAddr,
     ) -> (Result<HttpTarget, DialError>, Option<Visit>) {
         let dial = || self.dial_service(namespace, service, port, client);
-        let first = dial();
+        let first = dial().await;
         let Some(door) = self.door(namespace, service) else { return (first, None) };
         let found = match first {
             Err(nobody @ DialError::NoReadyEndpoint(_)) => {
-                let again = || match dial() {
-                    Err(DialError::NoReadyEndpoint(_)) => None,
-                    found => Some(found),
+                let again = || async {
+                    match dial().await {
+                        Err(DialError::NoReadyEndpoint(_)) => None,
+                        found => Some(found),
+                    }
                 };
                 self.hold(&door, again).await.unwrap_or(Err(nobody))
             }
@@ -96,18 +98,17 @@ impl Fabric {
     /// Connects to a Service through a port of every node; where its pods sleep, once they are awake. `None` when
     /// nobody accepts.
     pub async fn reach_node_port(&self, port: u16, client: IpAddr) -> Option<Conn> {
-        let dial = || {
-            let services = self.services();
-            let exposed = services.node_port(port, Protocol::Tcp)?;
-            self.connect_balanced(&exposed.balancer, client).ok()
+        let dial = || async move {
+            let balancer = self.services().node_port(port, Protocol::Tcp)?.balancer.clone();
+            self.connect_balanced(&balancer, client).await.ok()
         };
         let door = {
             let services = self.services();
             let (namespace, service) = services.node_port(port, Protocol::Tcp)?.service.split_once('/')?;
             self.door(namespace, service)
         };
-        let Some(door) = door else { return dial() };
-        let mut conn = match dial() {
+        let Some(door) = door else { return dial().await };
+        let mut conn = match dial().await {
             Some(conn) => conn,
             None => self.hold(&door, dial).await?,
         };
@@ -125,7 +126,10 @@ impl Fabric {
 
     /// Dials again and again until it succeeds, and lets those behind the door be woken. `None` when the bounds on
     /// waiting are reached.
-    pub(crate) async fn hold<T>(&self, door: &Door, mut dial: impl FnMut() -> Option<T>) -> Option<T> {
+    pub(crate) async fn hold<T, F>(&self, door: &Door, dial: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = Option<T>>,
+    {
         let _place = door.held().try_acquire_owned().ok()?;
         let _node = self.waking().held.clone().try_acquire_owned().ok()?;
         // Who waits is a visitor: those who are being woken must not be sent to sleep again meanwhile.
@@ -134,7 +138,7 @@ impl Fabric {
         loop {
             let mut changed = std::pin::pin!(self.waking().changed.notified());
             changed.as_mut().enable();
-            if let Some(dialled) = dial() {
+            if let Some(dialled) = dial().await {
                 return Some(dialled);
             }
             let now = Instant::now();
@@ -148,4 +152,30 @@ impl Fabric {
             }
         }
     }
+}
+
+/// Dials; where nobody is there because the pods of a Service sleep, once they are awake.
+pub(crate) async fn awake<T, F>(
+    fabric: &Fabric,
+    destination: SocketAddr,
+    dial: impl Fn() -> F,
+) -> (Result<T, NetError>, Option<Visit>)
+where
+    F: Future<Output = Result<T, NetError>>,
+{
+    let first = dial().await;
+    let Some(door) = fabric.door_at(destination.ip()) else { return (first, None) };
+    let found = match first {
+        Err(NetError::ConnectionRefused) => {
+            let again = || async {
+                match dial().await {
+                    Err(NetError::ConnectionRefused) => None,
+                    found => Some(found),
+                }
+            };
+            fabric.hold(&door, again).await.unwrap_or(Err(NetError::ConnectionRefused))
+        }
+        found => found,
+    };
+    (found, Some(door.visit()))
 }

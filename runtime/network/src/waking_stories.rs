@@ -32,6 +32,7 @@ fn install(fabric: &Fabric, endpoints: &[&str]) {
         ready: true,
         serving: true,
         terminating: false,
+        node: None,
     };
     let slice = EndpointSlice {
         namespace: "default".into(),

@@ -67,6 +67,7 @@ fn install(fabric: &Fabric, services: &[(&str, &[u8])]) {
             ready: true,
             serving: true,
             terminating: false,
+            node: None,
         };
         slices.push(EndpointSlice {
             namespace: "default".into(),

@@ -9,6 +9,7 @@
 mod activator;
 mod custom;
 mod gateways;
+mod load_balancers;
 mod node_ports;
 pub mod objects;
 pub mod policies;
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::activator::Activator;
 use self::custom::{Gateway, HTTPRoute, ReferenceGrant};
+use self::load_balancers::LoadBalancers;
 use self::node_ports::NodePorts;
 use crate::ingress::tls::{self, Certificates};
 
@@ -96,7 +98,7 @@ struct Driver {
     secrets: Store<Secret>,
     deployments: Store<Deployment>,
     guarded: Guarded,
-    node_ports: Option<NodePorts>,
+    node_ports: Option<(NodePorts, LoadBalancers)>,
 }
 
 /// What custom resources say of requests from outside.
@@ -121,7 +123,8 @@ pub struct Config {
     pub fabric: Fabric,
     /// Gets the certificates of Ingresses.
     pub certificates: Arc<Certificates>,
-    /// The host's address where the NodePorts of Services are opened; none are opened without it.
+    /// The host's address where the NodePorts of Services are opened, and the ports of load balancers, whose status says
+    /// so; none are opened without it.
     pub node_ports: Option<IpAddr>,
 }
 
@@ -140,8 +143,11 @@ pub async fn run(config: Config, stop: CancellationToken) {
     let (deployments, f) = follow_slim(Api::all(client.clone()), watcher::Config::default(), Changed::Sleepers, slim);
     let (guarded, policies) = Guarded::follow(&client);
     let (edge, custom) = Edge::follow(&client);
+    let node_ports = node_ports.map(|address| {
+        let balancers = LoadBalancers::new(client.clone(), address, stop.clone());
+        (NodePorts::new(fabric.clone(), address, stop.clone()), balancers)
+    });
     let activator = Activator::new(client, fabric.clone(), deployments.clone());
-    let node_ports = node_ports.map(|address| NodePorts::new(fabric.clone(), address, stop.clone()));
     let mut driver = Driver {
         fabric,
         certificates,
@@ -267,12 +273,14 @@ impl Driver {
 
     fn install(&mut self, stale: &Stale) {
         if stale.services {
-            let services = self.services.state();
+            let objects = self.services.state();
             let slices: Vec<_> = self.slices.state().iter().filter_map(|slice| objects::slice(slice)).collect();
-            let services = services.iter().map(|service| objects::service(service)).collect();
-            self.fabric.set_services(ServiceTable::build(services, &slices));
-            if let Some(node_ports) = &mut self.node_ports {
-                node_ports.follow(&self.fabric.services());
+            let services = objects.iter().map(|service| objects::service(service)).collect();
+            self.fabric.set_services(ServiceTable::of_node(&self.fabric.config().node, services, &slices));
+            if let Some((node_ports, balancers)) = &mut self.node_ports {
+                let table = self.fabric.services();
+                node_ports.follow(&table);
+                balancers.follow(&objects, &table, |port| node_ports.is_open(port));
             }
         }
         if stale.services || stale.sleepers {

@@ -1,5 +1,5 @@
-//! NodePorts: real TCP sockets of the host, one per port of a Service of type NodePort or LoadBalancer, joined to the
-//! fabric. UDP NodePorts are not opened.
+//! NodePorts: real TCP sockets of the host, one per node port of a Service of type NodePort or LoadBalancer, and for the
+//! latter one per port, joined to the fabric. UDP NodePorts are not opened.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -34,6 +34,11 @@ impl NodePorts {
     pub(super) fn new(fabric: Fabric, address: IpAddr, stop: CancellationToken) -> Self {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         Self { fabric, address, stop, connections, open: HashMap::new() }
+    }
+
+    /// Whether a port is open here.
+    pub(super) fn is_open(&self, port: u16) -> bool {
+        self.open.contains_key(&port)
     }
 
     /// Opens and closes ports so that they are the table's. One that cannot be opened is tried again with the next

@@ -1,6 +1,7 @@
 //! Kubernetes objects, reduced to what the network reads. Pure; what cannot be read is left out.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
@@ -11,6 +12,9 @@ use network::services::{Endpoint, EndpointSlice, PortRef, Protocol, Service, Ser
 
 /// Names the Service an EndpointSlice belongs to (KEP-752).
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is absent.
+const AFFINITY_DEFAULT: Duration = Duration::from_secs(10_800);
 
 /// What named the class before `spec.ingressClassName` did; still widely used.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -38,6 +42,9 @@ pub fn service(object: &core::Service) -> Service {
     // `clusterIP` stands for the first of `clusterIPs` where only it is set.
     let cluster_ips = spec.cluster_ips.filter(|ips| !ips.is_empty()).or(spec.cluster_ip.map(|ip| vec![ip]));
     let exposed = matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"));
+    let seconds = spec.session_affinity_config.and_then(|config| config.client_ip?.timeout_seconds);
+    let affinity =
+        seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(AFFINITY_DEFAULT, Duration::from_secs);
     let ports = spec.ports.unwrap_or_default().into_iter().filter_map(|entry| {
         Some(ServicePort {
             name: entry.name.unwrap_or_default(),
@@ -54,7 +61,10 @@ pub fn service(object: &core::Service) -> Service {
         cluster_ips: cluster_ips.unwrap_or_default().iter().filter_map(|ip| ip.parse().ok()).collect(),
         external_name: spec.external_name.filter(|_| external),
         ports: ports.collect(),
-        sticky: spec.session_affinity.as_deref() == Some("ClientIP"),
+        affinity: (spec.session_affinity.as_deref() == Some("ClientIP")).then_some(affinity),
+        internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        external_local: exposed && spec.external_traffic_policy.as_deref() == Some("Local"),
+        load_balancer: spec.type_.as_deref() == Some("LoadBalancer"),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
     }
 }
@@ -88,6 +98,7 @@ fn endpoint(object: &discovery::Endpoint) -> Option<Endpoint> {
         ready,
         serving: conditions.serving.unwrap_or(ready),
         terminating: conditions.terminating.unwrap_or(false),
+        node: object.node_name.clone(),
     })
 }
 
@@ -166,6 +177,7 @@ mod tests {
         let full = read(json!({
             "type": "NodePort", "clusterIP": "10.43.0.5", "clusterIPs": ["10.43.0.5", "fd43::5"],
             "sessionAffinity": "ClientIP", "publishNotReadyAddresses": true, "externalName": "ignored",
+            "externalTrafficPolicy": "Local",
             "ports": [
                 {"name": "http", "port": 80, "targetPort": "web", "nodePort": 30080},
                 {"name": "dns", "port": 53, "protocol": "UDP"},
@@ -174,7 +186,13 @@ mod tests {
         }));
         assert_eq!((full.namespace.as_str(), full.name.as_str()), ("shop", "web"));
         assert_eq!(full.cluster_ips.len(), 2);
-        assert!(full.sticky && full.publish_not_ready && full.external_name.is_none());
+        assert!(full.publish_not_ready && full.external_name.is_none());
+        assert_eq!((full.affinity, full.internal_local, full.external_local), (Some(AFFINITY_DEFAULT), false, true));
+        let short =
+            json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 9}}});
+        assert_eq!(read(short).affinity, Some(Duration::from_secs(9)));
+        let local = read(json!({"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}));
+        assert_eq!((local.affinity, local.internal_local, local.external_local), (None, true, false));
         let ports: Vec<_> = full.ports.iter().map(|port| (port.port, port.protocol, port.node_port)).collect();
         assert_eq!(ports, [(80, Protocol::Tcp, Some(30080)), (53, Protocol::Udp, None)]);
 
@@ -192,7 +210,7 @@ mod tests {
                     "addressType": kind, "metadata": {"namespace": "shop", "labels": labels},
                     "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}, {"port": null}],
                     "endpoints": [
-                        {"addresses": ["10.42.0.2"], "hostname": "db-0"},
+                        {"addresses": ["10.42.0.2"], "hostname": "db-0", "nodeName": "n1"},
                         {"addresses": ["10.42.0.3"], "conditions": {"ready": false, "serving": true, "terminating": true}},
                         {"addresses": ["10.42.0.4"], "conditions": {"ready": false}},
                         {"addresses": ["nonsense"]},
@@ -207,6 +225,7 @@ mod tests {
         let conditions: Vec<_> = read_one.endpoints.iter().map(|e| (e.ready, e.serving, e.terminating)).collect();
         assert_eq!(conditions, [(true, true, false), (false, true, true), (false, false, false)]);
         assert_eq!(read_one.endpoints[0].hostname.as_deref(), Some("db-0"));
+        assert_eq!(read_one.endpoints[0].node.as_deref(), Some("n1"));
         assert!(read("FQDN", json!({SERVICE_NAME: "web"})).is_none());
         assert!(read("IPv4", json!({})).is_none());
     }

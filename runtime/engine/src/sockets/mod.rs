@@ -139,6 +139,7 @@ impl wit::instance_network::Host for View<'_> {
 fn refused(error: &NetError) -> SocketError {
     let code = match error {
         NetError::ConnectionRefused => ErrorCode::ConnectionRefused,
+        NetError::TimedOut => ErrorCode::Timeout,
         NetError::Unreachable | NetError::Detached => ErrorCode::RemoteUnreachable,
         NetError::Denied(_) => ErrorCode::AccessDenied,
         NetError::AddressInUse => ErrorCode::AddressInUse,

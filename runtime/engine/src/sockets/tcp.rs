@@ -117,6 +117,7 @@ impl InputStream for Input {
             Read::Bytes(bytes) => Ok(bytes),
             Read::Pending => Ok(Bytes::new()),
             Read::End => Err(StreamError::Closed),
+            Read::Broken(broken) => Err(StreamError::LastOperationFailed(std::io::Error::from(broken).into())),
         }
     }
 }

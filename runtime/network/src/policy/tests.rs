@@ -17,7 +17,7 @@ fn pod(namespace: &str, name: &str, text: &str, last: u8) -> PodFacts {
         namespace: namespace.into(),
         name: name.into(),
         labels: labels(text),
-        addresses: vec![IpAddr::from([10, 42, 0, last])],
+        addresses: vec![IpAddr::from([10, 42, 0, last]), IpAddr::from([0xfd42, 0, 0, 0, 0, 0, 0, last.into()])],
         ports: vec![("http".into(), Protocol::Tcp, 8080 + u16::from(last % 2)), ("dns".into(), Protocol::Udp, 53)],
     }
 }
@@ -257,11 +257,13 @@ fn some_selector(random: &mut Random) -> Selector {
 }
 
 fn some_peer(random: &mut Random) -> Peer {
-    const BLOCKS: [&str; 5] = ["0.0.0.0/0", "10.42.0.0/16", "10.42.0.0/29", "1.1.0.0/16", "1.1.1.1/32"];
+    const V4: [&str; 5] = ["0.0.0.0/0", "10.42.0.0/16", "10.42.0.0/29", "1.1.0.0/16", "1.1.1.1/32"];
+    const V6: [&str; 5] = ["::/0", "fd42::/64", "fd42::/125", "2600:1::/32", "2600:1::1/128"];
+    let blocks = [V4, V6][random.below(2)];
     match random.below(3) {
         0 => {
-            let except = (0..random.below(2)).map(|_| BLOCKS[1 + random.below(4)].parse().unwrap()).collect();
-            Peer::Block { block: BLOCKS[random.below(5)].parse().unwrap(), except }
+            let except = (0..random.below(3)).map(|_| blocks[1 + random.below(4)].parse().unwrap()).collect();
+            Peer::Block { block: blocks[random.below(5)].parse().unwrap(), except }
         }
         1 => Peer::Pods { namespaces: None, pods: some_selector(random) },
         _ => Peer::Pods { namespaces: Some(some_selector(random)), pods: some_selector(random) },
@@ -271,11 +273,12 @@ fn some_peer(random: &mut Random) -> Peer {
 fn some_rules(random: &mut Random) -> Option<Vec<Rule>> {
     let some_port = |random: &mut Random| PolicyPort {
         protocol: [Protocol::Tcp, Protocol::Tcp, Protocol::Udp][random.below(3)],
-        port: match random.below(5) {
+        port: match random.below(6) {
             0 => PortMatch::Any,
             1 => PortMatch::Range(8000, 8080),
-            2 => PortMatch::Range(53, 53),
-            3 => PortMatch::Name("dns".into()),
+            2 => PortMatch::Range(8081, 65_535),
+            3 => PortMatch::Range(53, 53),
+            4 => PortMatch::Name("dns".into()),
             _ => PortMatch::Name("http".into()),
         },
     };
@@ -314,17 +317,18 @@ fn some_world(random: &mut Random) -> naive::World {
 
 #[test]
 fn the_index_says_what_the_specification_says() {
-    const OUTSIDE: [[u8; 4]; 3] = [[1, 1, 1, 1], [1, 1, 2, 2], [10, 42, 0, 77]];
+    const OUTSIDE: [&str; 6] = ["1.1.1.1", "1.1.2.2", "10.42.0.77", "2600:1::1", "2600:1::2", "fd42::77"];
     let (mut yes, mut no) = (0, 0);
     for seed in 1..=150 {
         let world = some_world(&mut Random(seed));
         let table = Policies::build(&world.policies, &world.pods, &world.namespaces);
-        let mut ends: Vec<naive::Other<'_>> =
-            world.pods.iter().map(|pod| naive::Other { ip: pod.addresses[0], pod: Some(pod) }).collect();
-        ends.extend(OUTSIDE.map(|ip| naive::Other { ip: ip.into(), pod: None }));
+        let known = world.pods.iter().flat_map(|pod| pod.addresses.iter().map(move |ip| (*ip, Some(pod))));
+        let outside = OUTSIDE.iter().map(|ip| (ip.parse().unwrap(), None));
+        let ends: Vec<naive::Other<'_>> = known.chain(outside).map(|(ip, pod)| naive::Other { ip, pod }).collect();
         for source in &ends {
-            for target in &ends {
-                for (port, protocol) in [(8080, Protocol::Tcp), (8081, Protocol::Tcp), (53, Protocol::Udp)] {
+            for target in ends.iter().filter(|target| target.ip.is_ipv4() == source.ip.is_ipv4()) {
+                let asked = [(8080, Protocol::Tcp), (8081, Protocol::Tcp), (7999, Protocol::Tcp), (53, Protocol::Udp)];
+                for (port, protocol) in asked {
                     let flow =
                         Flow { source: End::Address(source.ip), destination: End::Address(target.ip), port, protocol };
                     let verdict = decide(&table, &flow);
