@@ -153,8 +153,15 @@ impl Link {
     }
 
     /// Has a connection made unless one is being made.
-    fn want(self: &Arc<Self>) {
-        self.state().dialling.get_or_insert_with(Instant::now);
+    fn want(&self) {
+        {
+            let mut state = self.state();
+            if state.dialling.is_some() {
+                // Those who wait already must not be woken by one who joins them.
+                return;
+            }
+            state.dialling = Some(Instant::now());
+        }
         self.changed.notify_waiters();
     }
 
