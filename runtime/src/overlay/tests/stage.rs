@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -81,12 +81,9 @@ impl FakeApi {
         state.tell("DELETED", &node);
     }
 
-    /// From now on `one` sees `other` at this address.
-    pub(super) fn lead(&self, one: &str, other: &str, address: SocketAddr) {
-        let mut state = self.0.lock().unwrap();
-        state.paths.insert((one.to_owned(), other.to_owned()), address);
-        let node = state.nodes[other].clone();
-        state.tell("MODIFIED", &node);
+    /// `one` sees `other` at this address, wherever it says that it is.
+    fn lead(&self, one: &str, other: &str, address: SocketAddr) {
+        self.0.lock().unwrap().paths.insert((one.to_owned(), other.to_owned()), address);
     }
 
     fn client(&self, node: &str) -> kube::Client {
@@ -148,6 +145,11 @@ impl State {
             }
             None if watching => {
                 let (watcher, changes) = mpsc::unbounded();
+                // What has changed between the list and this watch is in it.
+                let fresh = Self { watchers: vec![(reader.to_owned(), watcher.clone())], ..Self::default() };
+                for node in self.nodes.values().map(|node| self.seen_by(reader, node)) {
+                    fresh.tell("MODIFIED", &node);
+                }
                 self.watchers.push((reader.to_owned(), watcher));
                 return changes.map(|change: Value| format!("{change}\n")).boxed();
             }
@@ -242,7 +244,11 @@ pub(super) struct Two {
 
 impl Two {
     pub(super) async fn start() -> Self {
-        let (api, authority) = (FakeApi::default(), Authority::new());
+        Self::start_with(FakeApi::default()).await
+    }
+
+    async fn start_with(api: FakeApi) -> Self {
+        let authority = Authority::new();
         let one = Node::start(&api, authority.node("one"), "one", 1);
         let two = Node::start(&api, authority.node("two"), "two", 2);
         one.knows(&two).await;
@@ -253,10 +259,13 @@ impl Two {
 
     /// Both nodes see each other through a path.
     pub(super) async fn start_apart() -> (Self, Weather) {
-        let this = Self::start().await;
-        let weather = Weather::default();
-        this.api.lead("one", "two", lead(this.two.address, &weather).await);
-        this.api.lead("two", "one", lead(this.one.address, &weather).await);
+        let (api, weather) = (FakeApi::default(), Weather::default());
+        let (there, back) = (Path::new(&weather).await, Path::new(&weather).await);
+        api.lead("one", "two", there.address);
+        api.lead("two", "one", back.address);
+        let this = Self::start_with(api).await;
+        there.target.set(this.two.address).unwrap();
+        back.target.set(this.one.address).unwrap();
         (this, weather)
     }
 }
@@ -324,38 +333,48 @@ impl Weather {
     }
 }
 
-/// A way to `target` with this weather: packets sent to the result arrive there, and the answers come back.
-async fn lead(target: SocketAddr, weather: &Weather) -> SocketAddr {
-    let front = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+/// A way to a target with a weather: packets sent to its address arrive there, and the answers come back.
+struct Path {
+    address: SocketAddr,
+    /// Packets are lost until it is set.
+    target: Arc<OnceLock<SocketAddr>>,
+}
+
+impl Path {
+    async fn new(weather: &Weather) -> Self {
+        let front = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (address, target) = (front.local_addr().unwrap(), Arc::new(OnceLock::new()));
+        tokio::spawn(pass(front, target.clone(), weather.clone()));
+        Self { address, target }
+    }
+}
+
+async fn pass(front: UdpSocket, target: Arc<OnceLock<SocketAddr>>, weather: Weather) {
+    let front = Arc::new(front);
     let back = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
-    let (address, weather) = (front.local_addr().unwrap(), weather.clone());
-    tokio::spawn(async move {
-        let (mut there, mut here) = (vec![0; 65_536], vec![0; 65_536]);
-        let mut client = None;
-        loop {
-            let (socket, to, bytes) = tokio::select! {
-                received = front.recv_from(&mut there) => {
-                    let Ok((count, from)) = received else { continue };
-                    client = Some(from);
-                    (&back, target, &there[..count])
-                }
-                received = back.recv_from(&mut here) => {
-                    let (Ok((count, _)), Some(client)) = (received, client) else { continue };
-                    (&front, client, &here[..count])
-                }
-            };
-            match weather.passes() {
-                None => {}
-                Some(Duration::ZERO) => drop(socket.send_to(bytes, to).await),
-                Some(delay) => {
-                    let (socket, bytes) = (socket.clone(), bytes.to_vec());
-                    tokio::spawn(async move {
-                        tokio::time::sleep(delay).await;
-                        let _ = socket.send_to(&bytes, to).await;
-                    });
-                }
+    let (mut there, mut here) = (vec![0; 65_536], vec![0; 65_536]);
+    let mut client = None;
+    loop {
+        let (socket, to, bytes) = tokio::select! {
+            received = front.recv_from(&mut there) => {
+                let Ok((count, from)) = received else { continue };
+                client = Some(from);
+                (&back, target.get().copied(), &there[..count])
             }
+            received = back.recv_from(&mut here) => {
+                let Ok((count, _)) = received else { continue };
+                (&front, client, &here[..count])
+            }
+        };
+        let (Some(to), Some(delay)) = (to, weather.passes()) else { continue };
+        if delay.is_zero() {
+            let _ = socket.send_to(bytes, to).await;
+            continue;
         }
-    });
-    address
+        let (socket, bytes) = (socket.clone(), bytes.to_vec());
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            let _ = socket.send_to(&bytes, to).await;
+        });
+    }
 }

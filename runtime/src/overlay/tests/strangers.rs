@@ -118,7 +118,7 @@ async fn noise_and_silence_harm_nobody() {
     let third = Node::start(&world.api, world.authority.node("three"), "three", 3);
     world.two.knows(&third).await;
     let connection = call(&world.authority.node("three"), world.two.address, "two").await.unwrap();
-    let noise: [&[u8]; 5] = [b"GET / HTTP/1.1\r\n\r\n", &[0; 100], &[0xff; 3], &[0x14; 13], &[0x16, 1, 2]];
+    let noise: [&[u8]; 5] = [b"GET / HTTP/1.1\r\n\r\n", &[0; 100], &[0xff; 3], &[0x14; 12], &[0x16, 1, 2]];
     for bytes in noise {
         let (mut send, mut receive) = connection.open_bi().await.unwrap();
         send.write_all(bytes).await.unwrap();
