@@ -3,6 +3,7 @@
 //! ```text
 //! add-members N            founders 1 to N, on empty disks     join ID            a member that is to be added
 //! campaign ID              only its clock runs until it leads  time MS            every clock runs
+//! clock ID MS              only its clock runs
 //! propose ID KEY=VALUE · read ID KEY · compact ID REVISION · add-learner ID NEW · promote ID MEMBER · remove ID MEMBER
 //! partition ID… | ID…      who cannot hear each other          heal
 //! crash ID · restart ID                                        status             who knows what
@@ -266,6 +267,7 @@ impl Stage {
                 let ids: Vec<u64> = self.places.keys().copied().collect();
                 (0..number(1) / TICK_MS).for_each(|_| self.tick(&ids));
             }
+            "clock" => (0..words[2].parse::<u64>().unwrap() / TICK_MS).for_each(|_| self.tick(&[number(1)])),
             "propose" => {
                 let (key, value) = words[2].split_once('=').unwrap();
                 let put = Write::Put { key: key.to_owned().into(), value: value.to_owned().into() };
