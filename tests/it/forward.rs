@@ -64,6 +64,14 @@ fn every_kubectl_forwards_ports() {
         drop(broken);
         assert_greets(forward.get(), &kubectl.version);
         drop(silent);
+        // The API server itself asks, too.
+        let pod =
+            kubectl.run(&cluster, &["get", "pods", "-l", "app=hello", "-o", "jsonpath={.items[0].metadata.name}"]);
+        for what in [format!("pods/{}:8080", pod.ok()), "services/hello".to_owned()] {
+            let path = format!("/api/v1/namespaces/default/{what}/proxy/?name=you");
+            let said = kubectl.run(&cluster, &["get", "--raw", &path]).ok();
+            assert!(said.contains("hello, you"), "{path}: {said}");
+        }
     }
 }
 

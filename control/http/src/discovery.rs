@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::auth::{KEYS_PATH, ServiceAccountTokens};
 use crate::images;
 use crate::negotiate;
 use crate::reply::{Reply, TEXT};
@@ -184,6 +185,16 @@ pub(crate) async fn non_resource(inner: &Inner, call: &Call, path: &str) -> Resu
             let name = if path.starts_with("/readyz") { "readyz" } else { "healthz" };
             Ok(health(call, name, &[("ping", Ok(())), ("store", store)]))
         }
+        "/.well-known/openid-configuration" if inner.config.service_accounts.is_some() => {
+            Ok(Reply::value(StatusCode::OK, &ServiceAccountTokens::configuration()))
+        }
+        KEYS_PATH => match &inner.config.service_accounts {
+            Some(tokens) => {
+                let type_ = HeaderValue::from_static("application/jwk-set+json");
+                Ok(Reply::bytes(StatusCode::OK, type_, tokens.keys().to_string()))
+            }
+            None => Err(Status::no_such_path()),
+        },
         "/kogia/status" => Ok(Reply::value(StatusCode::OK, &(inner.config.status)())),
         "/kogia/snapshot" => {
             let body = (inner.config.snapshot)().await?;
@@ -199,7 +210,8 @@ pub(crate) async fn non_resource(inner: &Inner, call: &Call, path: &str) -> Resu
                 paths.push(format!("/apis/{group}"));
                 paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
             }
-            paths.extend(["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(String::from));
+            paths.extend(["/.well-known/openid-configuration", "/healthz", "/livez", "/openapi/v2"].map(String::from));
+            paths.extend(["/openapi/v3", KEYS_PATH, "/readyz", "/version"].map(String::from));
             Ok(Reply::value(StatusCode::OK, &json!({"paths": paths})))
         }
         _ => match (path.strip_prefix("/openapi/v3/"), path.strip_prefix("/kogia/nodes/")) {

@@ -25,6 +25,7 @@ use crate::service::{Call, Config};
 use crate::verbs::now_ms;
 
 pub(crate) use node::may_create as node_may_create;
+pub(crate) use tokens::KEYS_PATH;
 pub use tokens::{KeyError, ServiceAccountTokens};
 
 /// Everybody who proved who they are.

@@ -19,7 +19,8 @@ pub(super) const CLUSTER_ROLE_BINDINGS: &str = "clusterrolebindings.rbac.authori
 
 /// Rules that hold in every cluster, whatever its objects say: (group, where they come from, rules).
 ///
-/// They are upstream's `system:public-info-viewer`, `system:discovery` and `system:basic-user`.
+/// They are upstream's `system:public-info-viewer`, `system:discovery`, `system:basic-user` and
+/// `system:service-account-issuer-discovery`.
 fn built_in() -> &'static [(&'static str, &'static str, Value)] {
     static RULES: OnceLock<Vec<(&'static str, &'static str, Value)>> = OnceLock::new();
     RULES.get_or_init(|| {
@@ -32,7 +33,10 @@ fn built_in() -> &'static [(&'static str, &'static str, Value)] {
                 "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"]},
             {"verbs": ["create"], "apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"]},
         ]);
+        let issuer = json!([{"verbs": ["get"], "nonResourceURLs":
+            ["/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks"]}]);
         vec![
+            ("system:serviceaccounts", "system:service-account-issuer-discovery", issuer),
             (super::UNAUTHENTICATED, "system:public-info-viewer", info.clone()),
             (super::AUTHENTICATED, "system:public-info-viewer", info),
             (super::AUTHENTICATED, "system:discovery", discovery),

@@ -18,6 +18,10 @@ use crate::limits::{TOKEN_SECONDS_MAX, TOKEN_SECONDS_MIN, TOKEN_SECONDS_USUAL};
 
 /// Who gives the tokens out, and whom they are for when nobody else is named.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+/// Where the keys are that verify tokens.
+pub(crate) const KEYS_PATH: &str = "/openid/v1/jwks";
+/// Length of one coordinate of a P-256 point.
+const COORDINATE_BYTES: usize = 32;
 /// Where the claims about the account stand.
 const PRIVATE: &str = "kubernetes.io";
 const EXTRA: &str = "authentication.kubernetes.io/";
@@ -83,6 +87,24 @@ impl ServiceAccountTokens {
         let claims = decode(claims)?;
         let within = claims["nbf"].as_i64()? <= now_s && now_s < claims["exp"].as_i64()?;
         (within && claims["iss"] == ISSUER).then_some(claims)
+    }
+
+    /// How others verify the cluster's tokens: the discovery document of OpenID Connect (KEP-1393).
+    pub(crate) fn configuration() -> Value {
+        json!({
+            "issuer": ISSUER, "jwks_uri": format!("{ISSUER}{KEYS_PATH}"), "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],
+        })
+    }
+
+    /// The key that tokens are verified with, as a JSON Web Key Set (RFC 7517).
+    pub(crate) fn keys(&self) -> Value {
+        // An uncompressed point (SEC 1 §2.3.3): a byte, then both coordinates.
+        let (x, y) = self.key.public_key().as_ref()[1..].split_at(COORDINATE_BYTES);
+        json!({"keys": [{
+            "use": "sig", "kty": "EC", "crv": "P-256", "alg": "ES256", "kid": self.id,
+            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
+        }]})
     }
 
     /// Answers a TokenRequest for an account; `request` is its body.
@@ -217,6 +239,13 @@ mod tests {
         let user = tokens.authenticate(&view, token, NOW).unwrap();
         assert_eq!((user.name.as_str(), user.uid.as_str()), ("system:serviceaccount:d:x", "u1"));
         assert!(user.is_in("system:serviceaccounts:d") && user.extra.contains_key(&format!("{EXTRA}pod-name")));
+
+        let key = &tokens.keys()["keys"][0];
+        let coordinate = |name: &str| URL_SAFE_NO_PAD.decode(key[name].as_str().unwrap()).unwrap();
+        let point = [&[4][..], &coordinate("x"), &coordinate("y")].concat();
+        let (text, signature) = token.rsplit_once('.').unwrap();
+        let published = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point);
+        published.verify(text.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).unwrap()).unwrap();
 
         assert!(tokens.authenticate(&view, token, NOW + 3_600_000).is_none(), "it is over");
         assert!(other.authenticate(&view, token, NOW).is_none(), "another cluster's");
