@@ -15,8 +15,8 @@ mod types;
 mod value;
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
-use cel::parser::Parser;
 use regex::Regex;
 use serde_json::Value;
 
@@ -134,6 +134,8 @@ impl Program {
     /// # Errors
     /// A sentence, in cel-go's form where the grammar is wrong.
     pub fn parse(source: &str) -> Result<Self, String> {
+        // Its macros are those of Kubernetes: the standard ones and those of optional values.
+        static GRAMMAR: LazyLock<cel::Env> = LazyLock::new(cel::Env::stdlib);
         if source.len() > CEL_SOURCE_BYTES_MAX {
             return Err(format!("expression code point size exceeds limit: {CEL_SOURCE_BYTES_MAX}"));
         }
@@ -141,8 +143,7 @@ impl Program {
         if source.bytes().filter(|byte| b"([{!?-+*/%&|<>=.".contains(byte)).count() > CEL_OPERATORS_MAX {
             return Err(format!("expression has more than {CEL_OPERATORS_MAX} operators"));
         }
-        let parser = Parser::new().enable_optional_syntax(true);
-        let expression = parser.parse(source).map_err(|errors| errors.to_string())?;
+        let expression = GRAMMAR.parser().parse(source).map_err(|errors| errors.to_string())?;
         if machine::is_deeper_than(&expression, CEL_DEPTH_MAX) {
             return Err(format!("expression is nested more than {CEL_DEPTH_MAX} deep"));
         }

@@ -66,6 +66,9 @@ fn the_language() {
         self.?labels.?app.hasValue() => true
         self.labels[?'zz'].hasValue() => false
         optional.of(1).value() => 1
+        self.?replicas.optMap(r, r * 2).orValue(0) => 6
+        self.?other.optMap(r, r * 2).hasValue() => false
+        self.?labels.optFlatMap(l, l.?app).value() => web
         optional.none().hasValue() => false
         [1, ?optional.none(), 2] => [1, 2]
         {'a': 1}.a => 1
