@@ -227,7 +227,7 @@ impl Asked<'_> {
             Some("RequestEntityTooLarge") => (413, "RequestEntityTooLarge"),
             _ => (422, "Invalid"),
         };
-        status.causes.push(Cause { reason: "", message: message.to_owned(), field: String::new() });
+        status.causes.push(Cause { reason: "", message: why, field: String::new() });
         status
     }
 }
