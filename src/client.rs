@@ -27,6 +27,18 @@ pub struct Target {
     context: Option<String>,
 }
 
+impl Target {
+    /// The cluster of a data directory, whatever the environment says.
+    pub fn of(data_dir: &Path) -> Self {
+        Self { kubeconfig: Some(data_dir.join("kubeconfig")), ..Self::default() }
+    }
+
+    /// The same through one of its members.
+    pub fn member(data_dir: &Path, context: &str) -> Self {
+        Self { context: Some(context.to_owned()), ..Self::of(data_dir) }
+    }
+}
+
 /// A resource as discovery describes it.
 #[derive(Clone, Debug)]
 pub struct Resource {

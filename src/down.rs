@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use tokio::time::{Instant, sleep};
 
 use crate::running::{self, State};
-use crate::{limits, process};
+use crate::{limits, nodes, process};
 
 pub async fn run(data_dir: &Path) -> anyhow::Result<ExitCode> {
     if stop(data_dir).await? {
@@ -18,8 +18,14 @@ pub async fn run(data_dir: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ends the cluster and waits until it has ended; false when none ran.
+/// Ends the cluster with all its nodes on this machine and waits until it has ended; false when none ran.
 pub async fn stop(data_dir: &Path) -> anyhow::Result<bool> {
+    let (first, others) = tokio::join!(stop_one(data_dir), nodes::stop(data_dir));
+    Ok(first? | others?)
+}
+
+/// Ends one process and waits until it has ended; false when none ran.
+pub async fn stop_one(data_dir: &Path) -> anyhow::Result<bool> {
     let deadline = Instant::now() + limits::STOP_WAIT;
     let mut asked = false;
     loop {

@@ -22,18 +22,43 @@ pub const NAME: &str = "kogia";
 /// The three lists of a kubeconfig and the key that each entry's content stands under.
 const LISTS: [(&str, &str); 3] = [("clusters", "cluster"), ("users", "user"), ("contexts", "context")];
 
-/// The kubeconfig of a cluster whose API listens at `api`.
-pub fn render(api: SocketAddr, authority: &str, certificate: &str, key: &str) -> String {
+/// The kubeconfig of a cluster whose members' APIs listen at `apis`: a context for each, `kogia` for the first and
+/// `kogia-2` and so on for the others, since kubectl knows one server per cluster.
+pub fn render(apis: &[SocketAddr], authority: &str, certificate: &str, key: &str) -> String {
     let base64 = |text: &str| STANDARD.encode(text);
+    let names = || apis.iter().enumerate().map(|(at, api)| (name(at), api));
+    let cluster = |(name, api): (String, &SocketAddr)| {
+        let authority = base64(authority);
+        format!("- name: {name}\n  cluster:\n    server: https://{api}\n    certificate-authority-data: {authority}\n")
+    };
+    let context = |(name, _): (String, &SocketAddr)| {
+        format!("- name: {name}\n  context:\n    cluster: {name}\n    user: {NAME}\n    namespace: default\n")
+    };
     format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: {NAME}\nclusters:\n- name: {NAME}\n  cluster:\n    \
-         server: https://{api}\n    certificate-authority-data: {}\nusers:\n- name: {NAME}\n  user:\n    \
-         client-certificate-data: {}\n    client-key-data: {}\ncontexts:\n- name: {NAME}\n  context:\n    \
-         cluster: {NAME}\n    user: {NAME}\n    namespace: default\n",
-        base64(authority),
+        "apiVersion: v1\nkind: Config\ncurrent-context: {NAME}\nclusters:\n{}users:\n- name: {NAME}\n  user:\n    \
+         client-certificate-data: {}\n    client-key-data: {}\ncontexts:\n{}",
+        names().map(cluster).collect::<String>(),
         base64(certificate),
         base64(key),
+        names().map(context).collect::<String>(),
     )
+}
+
+/// What the cluster and context of a member are called.
+pub fn name(at: usize) -> String {
+    if at == 0 { NAME.to_owned() } else { format!("{NAME}-{}", at + 1) }
+}
+
+/// The same kubeconfig for members at these addresses.
+pub fn with_members(ours: &str, apis: &[SocketAddr]) -> anyhow::Result<String> {
+    let ours: Value = serde_norway::from_str(ours)?;
+    let decode = |value: &Value| -> anyhow::Result<String> {
+        let text = value.as_str().context("our own kubeconfig is incomplete")?;
+        Ok(String::from_utf8(STANDARD.decode(text)?)?)
+    };
+    let user = &ours["users"][0]["user"];
+    let authority = decode(&ours["clusters"][0]["cluster"]["certificate-authority-data"])?;
+    Ok(render(apis, &authority, &decode(&user["client-certificate-data"])?, &decode(&user["client-key-data"])?))
 }
 
 /// Merges our kubeconfig into the user's; returns the file that was changed.
@@ -115,20 +140,22 @@ fn merge(theirs: &mut Value, ours: &Value) -> anyhow::Result<()> {
         theirs["kind"] = "Config".into();
     }
     for (list, content) in LISTS {
-        let ours = entry(ours, list).context("our own kubeconfig is incomplete")?.clone();
-        match entry_mut(theirs, list) {
-            // Other settings a person made on our entry (a default namespace, say) stay.
-            Some(entry) => {
-                for (key, value) in ours[content].as_mapping().into_iter().flatten() {
-                    if !(content == "context" && key == "namespace" && !entry[content]["namespace"].is_null()) {
-                        entry[content][key] = value.clone();
+        for ours in entries(ours, list) {
+            let name = ours["name"].as_str().context("our own kubeconfig is incomplete")?;
+            match entry_mut(theirs, list, name) {
+                // Other settings a person made on our entry (a default namespace, say) stay.
+                Some(entry) => {
+                    for (key, value) in ours[content].as_mapping().into_iter().flatten() {
+                        if !(content == "context" && key == "namespace" && !entry[content]["namespace"].is_null()) {
+                            entry[content][key] = value.clone();
+                        }
                     }
                 }
+                None => match &mut theirs[list] {
+                    Value::Sequence(entries) => entries.push(ours.clone()),
+                    slot => *slot = Value::Sequence(vec![ours.clone()]),
+                },
             }
-            None => match &mut theirs[list] {
-                Value::Sequence(entries) => entries.push(ours),
-                slot => *slot = Value::Sequence(vec![ours]),
-            },
         }
     }
     theirs["current-context"] = NAME.into();
@@ -136,27 +163,29 @@ fn merge(theirs: &mut Value, ours: &Value) -> anyhow::Result<()> {
 }
 
 fn remove(theirs: &mut Value, ours: &Value) -> anyhow::Result<()> {
-    let cluster = |config: &Value| entry(config, "clusters").map(|entry| entry["cluster"].clone());
+    let cluster = |config: &Value| {
+        entries(config, "clusters").find(|entry| entry["name"] == NAME).map(|entry| entry["cluster"].clone())
+    };
     if cluster(theirs) != cluster(ours) {
         return Ok(());
     }
     for (list, _) in LISTS {
-        if let Value::Sequence(entries) = &mut theirs[list] {
-            entries.retain(|entry| entry["name"] != NAME);
+        if let Value::Sequence(kept) = &mut theirs[list] {
+            kept.retain(|entry| entries(ours, list).all(|ours| ours["name"] != entry["name"]));
         }
     }
-    if theirs["current-context"] == NAME {
+    if entries(ours, "contexts").any(|context| context["name"] == theirs["current-context"]) {
         theirs["current-context"] = "".into();
     }
     Ok(())
 }
 
-fn entry<'a>(config: &'a Value, list: &str) -> Option<&'a Value> {
-    config.get(list)?.as_sequence()?.iter().find(|entry| entry["name"] == NAME)
+fn entries<'a>(config: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
+    config.get(list).and_then(Value::as_sequence).into_iter().flatten()
 }
 
-fn entry_mut<'a>(config: &'a mut Value, list: &str) -> Option<&'a mut Value> {
-    config.get_mut(list)?.as_sequence_mut()?.iter_mut().find(|entry| entry["name"] == NAME)
+fn entry_mut<'a>(config: &'a mut Value, list: &str, name: &str) -> Option<&'a mut Value> {
+    config.get_mut(list)?.as_sequence_mut()?.iter_mut().find(|entry| entry["name"] == name)
 }
 
 #[cfg(test)]
@@ -164,7 +193,7 @@ mod tests {
     use super::*;
 
     fn ours(port: u16) -> Value {
-        let text = render(SocketAddr::from(([127, 0, 0, 1], port)), "authority", "certificate", "key");
+        let text = render(&[SocketAddr::from(([127, 0, 0, 1], port))], "authority", "certificate", "key");
         serde_norway::from_str(&text).unwrap()
     }
 
@@ -199,5 +228,24 @@ mod tests {
         assert_eq!(theirs["clusters"].as_sequence().unwrap().len(), 1);
         remove(&mut theirs, &ours(1)).unwrap();
         assert_eq!(theirs["clusters"].as_sequence().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn every_member_has_a_context_and_all_go_together() {
+        let apis = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let text = render(&apis[..1], "authority", "certificate", "key");
+        let text = with_members(&text, &apis).unwrap();
+        let ours: Value = serde_norway::from_str(&text).unwrap();
+        let mut theirs: Value =
+            serde_norway::from_str("{contexts: [{name: work, context: {}}], current-context: kogia-3}").unwrap();
+        merge(&mut theirs, &ours).unwrap();
+        merge(&mut theirs, &ours).unwrap();
+        let names: Vec<&str> = entries(&theirs, "contexts").map(|entry| entry["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["work", "kogia", "kogia-2", "kogia-3"]);
+        assert_eq!(entries(&theirs, "users").count(), 1);
+        assert_eq!(theirs["clusters"][2]["cluster"]["server"], "https://127.0.0.1:3");
+        remove(&mut theirs, &ours).unwrap();
+        assert_eq!(entries(&theirs, "contexts").count(), 1);
+        assert_eq!(theirs["current-context"], "");
     }
 }

@@ -3,6 +3,8 @@
 //! # Layout
 //! * `up`, `down`, `status`, `reset`: a cluster on this machine. [`cluster`], [`node`] and [`overlay`] put it together,
 //!   [`running`] knows whether one runs, [`kubeconfig`] tells clients how to reach it.
+//! * `up --nodes`: [`nodes`] runs further ones. `server`, `agent`: the same on other machines, which [`join`] by a
+//!   [`token`]; [`members`]: who takes part in the control plane.
 //! * `up --with`: [`app`] builds a folder into an image, applies its manifests and waits.
 //! * `build`, `images`, `pull`, `push`: what the cluster's image store holds.
 //! * `apply`, `get`, `describe`, `logs`, `delete`, `scale`: a client for people without kubectl, over [`client`].
@@ -14,6 +16,7 @@
 // A program exports nothing; `pub` here means: for the other commands.
 #![allow(unreachable_pub, missing_docs)]
 
+mod agent;
 mod app;
 mod apply;
 mod bench;
@@ -26,10 +29,13 @@ mod down;
 mod fetch;
 mod get;
 mod images;
+mod join;
 mod kubeconfig;
 mod limits;
 mod logs;
+mod members;
 mod node;
+mod nodes;
 mod overlay;
 mod process;
 mod pull;
@@ -37,8 +43,10 @@ mod push;
 mod reset;
 mod running;
 mod scale;
+mod server;
 mod status;
 mod store;
+mod token;
 mod up;
 mod why;
 
@@ -64,6 +72,14 @@ enum Command {
     Up(up::Args),
     /// Stop the cluster; its state stays
     Down,
+    /// Run a member of the control plane with its node on this machine
+    Server(server::Args),
+    /// Run a node on this machine for a cluster elsewhere
+    Agent(agent::Args),
+    /// Show and change who takes part in the control plane
+    Members(members::Args),
+    /// Make tokens with which machines join
+    Token(token::Args),
     /// Say what runs, and where
     Status(status::Args),
     /// Delete the cluster with all its state
@@ -125,6 +141,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         match cli.command {
             Command::Up(args) => up::run(args, &data_dir).await,
             Command::Down => down::run(&data_dir).await,
+            Command::Server(args) => server::run(args, &data_dir).await,
+            Command::Agent(args) => agent::run(args, &data_dir).await,
+            Command::Members(args) => members::run(args, &data_dir).await,
+            Command::Token(args) => token::run(args, &data_dir).await,
             Command::Status(args) => status::run(&args, &data_dir).await,
             Command::Reset(args) => reset::run(&args, &data_dir).await,
             Command::Build(args) => build::run(args, &data_dir).await,

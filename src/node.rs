@@ -32,12 +32,13 @@ pub struct Config {
     pub addresses: Vec<IpAddr>,
     /// The API as the node.
     pub client: kube::Client,
-    /// The API as the virtual network: it reads the certificates of all Ingresses, which a node by itself may not.
+    /// The API as the virtual network: with an Ingress it reads the certificates of all Ingresses, which a node by itself
+    /// may not.
     pub tables: kube::Client,
     /// The address where NodePorts are opened.
     pub bind: IpAddr,
-    /// The way in from outside.
-    pub doors: Doors,
+    /// The way in from outside, if there is one.
+    pub doors: Option<Doors>,
     /// Where tools on this machine push and pull images; on loopback.
     pub registry: Option<TcpListener>,
     /// The ways to other nodes' pods.
@@ -77,19 +78,13 @@ impl Node {
         let node_data = config.data_dir.join("node");
         let node = NodeConfig::new(&config.name, node_data, config.client, fabric.clone(), engine, images.clone());
         let node = runtime::Node::new(NodeConfig { addresses: config.addresses, ..node });
-        let Doors { http, https, fallback } = config.doors;
-        let fallback = certified_key(fallback.certificate_pem.as_bytes(), fallback.key_pem.as_bytes())?;
-        let certificates = Arc::new(Certificates::new(Some(fallback)));
-        let tables = network_driver::Config {
-            client: config.tables,
-            fabric: fabric.clone(),
-            certificates: certificates.clone(),
-            node_ports: Some(config.bind),
-        };
-        let close = CancellationToken::new();
         let kubelet = node.kubelet_service();
+        let close = CancellationToken::new();
         let mut ingress = JoinSet::new();
-        let (a, b, c) = (stop.clone(), stop.clone(), close.clone());
+        let certificates = config.doors.map(|doors| open(doors, &fabric, &mut ingress, close.clone())).transpose()?;
+        let tables =
+            network_driver::Config { client: config.tables, fabric, certificates, node_ports: Some(config.bind) };
+        let (a, b) = (stop.clone(), stop.clone());
         parts.spawn(async move {
             node.run(a).await;
             "the node"
@@ -105,13 +100,6 @@ impl Node {
                 "the registry"
             });
         }
-        let patience = ingress::Patience::default();
-        let metrics = Arc::default();
-        let door = Ingress::new(ingress::Config { http, https: Some(https), certificates, patience, metrics }, fabric);
-        ingress.spawn(async move {
-            door.run(c).await;
-            "the Ingress"
-        });
         Ok(Self { parts, ingress, kubelet, close, stop })
     }
 
@@ -135,6 +123,27 @@ impl Node {
         self.stop.cancel();
         while self.parts.join_next().await.is_some() {}
     }
+}
+
+/// Opens the Ingress; its certificates come with the tables.
+fn open(
+    doors: Doors,
+    fabric: &Fabric,
+    ingress: &mut JoinSet<&'static str>,
+    close: CancellationToken,
+) -> anyhow::Result<Arc<Certificates>> {
+    let Doors { http, https, fallback } = doors;
+    let fallback = certified_key(fallback.certificate_pem.as_bytes(), fallback.key_pem.as_bytes())?;
+    let certificates = Arc::new(Certificates::new(Some(fallback)));
+    let patience = ingress::Patience::default();
+    let (certificates_shown, metrics) = (certificates.clone(), Arc::default());
+    let config = ingress::Config { http, https: Some(https), certificates: certificates_shown, patience, metrics };
+    let door = Ingress::new(config, fabric.clone());
+    ingress.spawn(async move {
+        door.run(close).await;
+        "the Ingress"
+    });
+    Ok(certificates)
 }
 
 async fn ended(parts: &mut JoinSet<&'static str>) -> &'static str {

@@ -19,6 +19,20 @@ pub fn ask_to_end(pid: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Ends a process at once, as a power cut would.
+#[cfg(unix)]
+pub fn end_at_once(pid: u32) -> anyhow::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = pid.ok_or_else(|| anyhow::anyhow!("not a process id"))?;
+    Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
+}
+
+/// Ends a process at once, as a power cut would.
+#[cfg(not(unix))]
+pub fn end_at_once(pid: u32) -> anyhow::Result<()> {
+    ask_to_end(pid)
+}
+
 /// Makes a command's process outlive the terminal it was started from.
 #[cfg(unix)]
 pub fn stay(command: &mut Command) {

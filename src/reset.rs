@@ -17,7 +17,7 @@ pub struct Args {
 }
 
 /// What a data directory of ours holds; a folder with none of these is not one, and is not deleted.
-const OURS: [&str; 4] = ["lock", "pki", "store", "images"];
+const OURS: [&str; 5] = ["lock", "pki", "store", "images", "member.json"];
 
 pub async fn run(args: &Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
     if !OURS.iter().any(|name| data_dir.join(name).exists()) {

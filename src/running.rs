@@ -18,6 +18,9 @@ pub struct Running {
     pub pid: u32,
     /// The version of the program that runs.
     pub version: String,
+    /// The node's name.
+    #[serde(default)]
+    pub name: String,
     /// Where the Kubernetes API listens.
     pub api: SocketAddr,
     /// Where the Ingress listens for HTTP.
@@ -27,6 +30,23 @@ pub struct Running {
     /// Where the registry listens, if it does.
     #[serde(default)]
     pub registry: Option<SocketAddr>,
+}
+
+impl Running {
+    /// A process that is a node and nothing else: it listens nowhere.
+    pub fn agent(name: &str) -> Self {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let version = env!("CARGO_PKG_VERSION").into();
+        Self {
+            pid: std::process::id(),
+            version,
+            name: name.into(),
+            api: nowhere,
+            http: nowhere,
+            https: nowhere,
+            registry: None,
+        }
+    }
 }
 
 /// Held by the one process that runs the cluster of a data directory.

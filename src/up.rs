@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::cluster::{self, Cluster};
 use crate::running::{self, Claim, Running, State};
-use crate::{app, kubeconfig, limits, process};
+use crate::{app, join, kubeconfig, limits, nodes, process};
 
 #[derive(clap::Args, Clone)]
 pub struct Args {
@@ -23,6 +23,12 @@ pub struct Args {
     /// Leave the user's kubeconfig alone; DIR/kubeconfig is always written
     #[arg(long)]
     no_merge: bool,
+    /// How many nodes: each further one is a process of its own, as on a machine of its own
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::LAPTOP_NODES_MAX)))]
+    nodes: Option<u32>,
+    /// How many of the nodes are members of the control plane; 3 at most, and an odd number, when not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::LAPTOP_NODES_MAX)))]
+    members: Option<u32>,
     /// Address to listen on
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind: IpAddr,
@@ -51,6 +57,7 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let app = args.with.as_deref().map(app::App::open).transpose()?;
     if let State::Running(running) = running::state(data_dir)? {
         println!("A cluster already runs in {}.", data_dir.display());
+        again(&args, data_dir).await?;
         return deploy(app, data_dir, &running).await;
     }
     if args.detach {
@@ -65,32 +72,48 @@ async fn foreground(args: &Args, app: Option<app::App>, data_dir: &Path) -> anyh
     let Some(claim) = Claim::take(data_dir)? else {
         anyhow::bail!("another process is starting the cluster in {}", data_dir.display());
     };
+    let plan = plan(args, data_dir);
+    // Members that are not here yet may be the majority.
+    plan.start_known()?;
     let mut cluster = Cluster::start(cluster::Config {
         data_dir: data_dir.to_owned(),
+        shared_dir: data_dir.to_owned(),
+        join: None,
+        name: None,
         bind: args.bind,
+        advertise: join::advertised(args.bind, None, None),
         api_port: args.api_port,
+        peer_port: nodes::peer_port(args.api_port),
+        any_peer_port: true,
         http_port: args.http_port,
         https_port: args.https_port,
         registry_port: args.registry_port,
         overlay_port: args.overlay_port,
         dns_port: args.dns_port,
+        toleration_seconds: limits::LAPTOP_TOLERATION_SECONDS,
     })
     .await?;
     private::write(&data_dir.join("kubeconfig"), cluster.kubeconfig())?;
-    if !args.no_merge {
-        kubeconfig::merge_into_users(cluster.kubeconfig())
-            .context("cannot merge the kubeconfig (--no-merge skips it)")?;
-    }
     let running = cluster.running();
-    claim.announce(&running)?;
-    greet(&running, data_dir, args);
     let asked = process::asked_to_end();
     tokio::pin!(asked);
+    tokio::select! {
+        completed = complete(&plan, &running, cluster.kubeconfig(), args.no_merge) => completed?,
+        () = &mut asked => {
+            nodes::stop(data_dir).await?;
+            return stop(cluster).await;
+        }
+    }
+    claim.announce(&running)?;
+    greet(&running, data_dir, args);
     let mut outcome = Ok(ExitCode::SUCCESS);
     if app.is_some() {
         tokio::select! {
             deployed = deploy(app, data_dir, &running) => outcome = deployed,
-            () = &mut asked => return stop(cluster).await,
+            () = &mut asked => {
+                nodes::stop(data_dir).await?;
+                return stop(cluster).await;
+            }
             failed = cluster.failed() => return Err(failed),
         }
     }
@@ -104,8 +127,52 @@ async fn foreground(args: &Args, app: Option<app::App>, data_dir: &Path) -> anyh
         () = &mut asked => {}
         failed = cluster.failed() => return Err(failed),
     }
-    stop(cluster).await?;
+    let (others, own) = tokio::join!(nodes::stop(data_dir), stop(cluster));
+    others?;
+    own?;
     outcome
+}
+
+/// How many nodes there are to be: as many as asked for, or as there are.
+fn plan(args: &Args, data_dir: &Path) -> nodes::Plan {
+    let there = nodes::existing(data_dir).last().map_or(1, |(number, _)| *number);
+    let nodes = args.nodes.unwrap_or(1).max(there);
+    // Two members are worse than one: both are needed for every decision.
+    let usual = if nodes >= 3 { 3 } else { 1 };
+    nodes::Plan {
+        data_dir: data_dir.to_owned(),
+        bind: args.bind,
+        api_port: args.api_port,
+        http_port: args.http_port,
+        https_port: args.https_port,
+        nodes,
+        members: args.members.unwrap_or(usual).min(nodes),
+    }
+}
+
+/// Brings all nodes up, and tells clients where the members are.
+async fn complete(plan: &nodes::Plan, first: &Running, kubeconfig: &str, no_merge: bool) -> anyhow::Result<()> {
+    plan.complete(first.api).await?;
+    let ours = kubeconfig::with_members(kubeconfig, &nodes::apis(&plan.data_dir, first))?;
+    private::write(&plan.data_dir.join("kubeconfig"), &ours)?;
+    if !no_merge {
+        kubeconfig::merge_into_users(&ours).context("cannot merge the kubeconfig (--no-merge skips it)")?;
+    }
+    Ok(())
+}
+
+/// `up` on a cluster that runs: starts the nodes that have ended, and those that are asked for.
+async fn again(args: &Args, data_dir: &Path) -> anyhow::Result<()> {
+    let plan = plan(args, data_dir);
+    let State::Running(first) = running::state(data_dir)? else { return Ok(()) };
+    let kubeconfig = std::fs::read_to_string(data_dir.join("kubeconfig"))?;
+    let started = plan.complete(first.api).await?;
+    if started > 0 {
+        let ours = kubeconfig::with_members(&kubeconfig, &nodes::apis(data_dir, &first))?;
+        private::write(&data_dir.join("kubeconfig"), &ours)?;
+        println!("Started {started} of its {} nodes.", plan.nodes);
+    }
+    Ok(())
 }
 
 async fn stop(cluster: Cluster) -> anyhow::Result<ExitCode> {
@@ -149,6 +216,11 @@ async fn detached(args: &Args, data_dir: &Path) -> anyhow::Result<Running> {
     for (flag, port) in [("--overlay-port", args.overlay_port), ("--dns-port", args.dns_port)] {
         if let Some(port) = port {
             command.args([flag, &port.to_string()]);
+        }
+    }
+    for (flag, number) in [("--nodes", args.nodes), ("--members", args.members)] {
+        if let Some(number) = number {
+            command.args([flag, &number.to_string()]);
         }
     }
     command.args(args.no_merge.then_some("--no-merge"));

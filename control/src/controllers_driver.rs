@@ -3,17 +3,19 @@
 //! It chooses nothing. A write through the door returns when this member's view has it, and a key's next turn starts
 //! after its last write; so a turn always sees what its predecessor did.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use api::{Action, Change, ChangeKind, Key, Status, View};
-use controllers::{Controller, Settings, World};
+use controllers::{Controller, Heard, Settings, World};
 use futures::stream::{self, StreamExt as _};
+use http_api::Lost;
 use objects::{ChangesEnd, Objects, User};
+use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
+use crate::clock::{self, Pauses};
 use crate::limits::{TURNS_MAX, WRITES_MAX};
 use crate::workqueue::{Outcome, Workqueue};
 
@@ -21,14 +23,20 @@ use crate::workqueue::{Outcome, Workqueue};
 type Work = (usize, Key);
 
 /// Runs every controller until `stop`, or until the door closes. Turns that are running are let finish.
-/// `cluster_ca` is the PEM text that pods verify the API server with.
-pub async fn run(objects: Objects, cluster_ca: String, stop: CancellationToken) {
+/// `cluster_ca` is the PEM text that pods verify the API server with; `lost` tells which nodes have no connection.
+pub async fn run(objects: Objects, cluster_ca: String, mut lost: watch::Receiver<Lost>, stop: CancellationToken) {
     let mut driver = Driver {
         objects,
         settings: Arc::new(Settings { cluster_ca: cluster_ca.into(), ..Settings::default() }),
         queue: Workqueue::default(),
         turns: JoinSet::new(),
         running: HashMap::new(),
+        heard: Arc::new(Heard {
+            since_ms: clock::now_ms(),
+            lost: lost.borrow_and_update().clone(),
+            ..Heard::default()
+        }),
+        pauses: Pauses::start(),
     };
     while !stop.is_cancelled() {
         let view = driver.objects.view();
@@ -38,6 +46,7 @@ pub async fn run(objects: Objects, cluster_ca: String, stop: CancellationToken) 
         };
         driver.wake_all(&view);
         loop {
+            driver.notice_pause();
             driver.start_turns();
             let due = driver.queue.wake_at();
             tokio::select! {
@@ -48,6 +57,7 @@ pub async fn run(objects: Objects, cluster_ca: String, stop: CancellationToken) 
                     Err(ChangesEnd::Closed) => return driver.drain().await,
                 },
                 Some(ended) = driver.turns.join_next_with_id() => driver.end_turn(ended),
+                Ok(()) = lost.changed() => driver.hear(lost.borrow_and_update().clone()),
                 () = clock::until(due) => {}
             }
         }
@@ -61,9 +71,32 @@ struct Driver {
     queue: Workqueue<Work>,
     turns: JoinSet<Outcome>,
     running: HashMap<Id, Work>,
+    heard: Arc<Heard>,
+    pauses: Pauses,
 }
 
 impl Driver {
+    /// Connections of nodes ended, or are there again.
+    fn hear(&mut self, lost: Lost) {
+        let differs = |node: &&String| self.heard.lost.get(*node) != lost.get(*node);
+        let news: HashSet<&String> = self.heard.lost.keys().chain(lost.keys()).filter(differs).collect();
+        for work in news.into_iter().filter_map(|node| controllers::woken_by_news_of(node)) {
+            self.queue.wake(work);
+        }
+        Arc::make_mut(&mut self.heard).lost = lost;
+    }
+
+    /// After a pause of the machine nothing was heard of anybody, which means nothing: everybody gets time to show
+    /// themselves.
+    fn notice_pause(&mut self) {
+        if self.pauses.look() {
+            tracing::info!("this machine was paused, or its clock was set: nodes get time to show themselves");
+            let heard = Arc::make_mut(&mut self.heard);
+            heard.since_ms = clock::now_ms();
+            heard.renewed.clear();
+        }
+    }
+
     /// Wakes whatever the whole picture concerns: how a driver starts, and how it catches up.
     fn wake_all(&mut self, view: &View) {
         for resource in view.resources() {
@@ -82,6 +115,9 @@ impl Driver {
     fn wake(&mut self, batch: &[Arc<Change>]) {
         let view = self.objects.view();
         for change in batch {
+            if let Some(node) = controllers::sign_of_life(change) {
+                Arc::make_mut(&mut self.heard).renewed.insert(node.to_owned(), clock::now_ms());
+            }
             self.wake_one(change, &view);
         }
     }
@@ -98,7 +134,8 @@ impl Driver {
         while self.turns.len() < TURNS_MAX {
             let Some(work) = self.queue.take(clock::now_ms()) else { return };
             let controller = &controllers::table()[work.0];
-            let turn = turn(self.objects.clone(), self.settings.clone(), controller, work.1.clone());
+            let knows = (self.settings.clone(), self.heard.clone());
+            let turn = turn(self.objects.clone(), knows, controller, work.1.clone());
             let id = self.turns.spawn(turn).id();
             self.running.insert(id, work);
         }
@@ -123,10 +160,15 @@ impl Driver {
 }
 
 /// One turn of one key: look, decide, do.
-async fn turn(objects: Objects, settings: Arc<Settings>, controller: &'static Controller, key: Key) -> Outcome {
+async fn turn(
+    objects: Objects,
+    (settings, heard): (Arc<Settings>, Arc<Heard>),
+    controller: &'static Controller,
+    key: Key,
+) -> Outcome {
     let actions = {
         let view = objects.view();
-        let world = World { view: &view, now_ms: clock::now_ms(), settings: &settings };
+        let world = World { view: &view, now_ms: clock::now_ms(), settings: &settings, heard: Some(&heard) };
         (controller.reconcile)(&world, &key)
     };
     let who = User::system(format!("system:{}", controller.name));

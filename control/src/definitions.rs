@@ -212,7 +212,8 @@ mod tests {
         let store = raft_store::Store::open(raft_store::Config::single(directory.path())).await.expect("a new store");
         let objects = Objects::open(store).await.expect("an empty store");
         let stop = tokio_util::sync::CancellationToken::new();
-        tokio::spawn(crate::controllers_driver::run(objects.clone(), "THE CA".to_owned(), stop.clone()));
+        let lost = http_api::Relay::default().lost();
+        tokio::spawn(crate::controllers_driver::run(objects.clone(), "THE CA".to_owned(), lost, stop.clone()));
         put(&objects, "{apiVersion: v1, kind: Namespace, metadata: {name: default}}").await;
         install(objects.clone()).await;
         (objects, directory, stop.drop_guard())

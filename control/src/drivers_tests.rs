@@ -23,7 +23,8 @@ impl House {
         let store = raft_store::Store::open(raft_store::Config::single(directory.path())).await.expect("a new store");
         let objects = Objects::open(store).await.expect("an empty store");
         let stop = CancellationToken::new();
-        tokio::spawn(super::run(objects.clone(), "THE CA".to_owned(), stop.clone()));
+        let lost = http_api::Relay::default().lost();
+        tokio::spawn(super::run(objects.clone(), "THE CA".to_owned(), lost, stop.clone()));
         tokio::spawn(crate::scheduler_driver::run(objects.clone(), stop.clone()));
         let house = Self {
             objects,

@@ -9,9 +9,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base64::Engine as _;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, DnValue,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
@@ -25,6 +26,9 @@ use crate::private;
 const AUTHORITY_DAYS: i64 = 3650;
 /// How long a certificate signed at start-up is valid; a process that runs longer than this must be restarted.
 const LEAF_DAYS: i64 = 398;
+/// How long a node's certificate is valid that it asked for over the network; it asks anew before two thirds are over.
+/// A machine that was off for longer joins again with a token.
+pub const NODE_DAYS: i64 = 7;
 /// Certificates begin to be valid this long ago, for clocks that are a little late.
 const CLOCK_SKEW_MINUTES: i64 = 10;
 
@@ -97,7 +101,7 @@ impl Authority {
     /// # Errors
     /// When the certificate cannot be made.
     pub fn client(&self, user: &str, groups: &[&str]) -> Result<Identity, PkiError> {
-        let mut params = leaf(user, ExtendedKeyUsagePurpose::ClientAuth);
+        let mut params = leaf(user, ExtendedKeyUsagePurpose::ClientAuth, LEAF_DAYS);
         for group in groups {
             params.distinguished_name.push(DnType::OrganizationName, *group);
         }
@@ -109,7 +113,7 @@ impl Authority {
     /// # Errors
     /// When a name is not a DNS name, or the certificate cannot be made.
     pub fn server(&self, common_name: &str, names: &[String], addresses: &[IpAddr]) -> Result<Identity, PkiError> {
-        let mut params = leaf(common_name, ExtendedKeyUsagePurpose::ServerAuth);
+        let mut params = leaf(common_name, ExtendedKeyUsagePurpose::ServerAuth, LEAF_DAYS);
         for name in names {
             params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
         }
@@ -117,17 +121,52 @@ impl Authority {
         self.sign(&params)
     }
 
-    /// A node's certificate, for both roles: towards the API it is the user `system:node:NAME` in the group
-    /// `system:nodes`, between nodes either side shows it.
+    /// A node's certificate: a client of the API (`system:node:NAME` in `system:nodes`), and both ends of a connection
+    /// between nodes, which know each other by the DNS name.
     ///
     /// # Errors
     /// When the name is not a DNS name, or the certificate cannot be made.
     pub fn node(&self, name: &str) -> Result<Identity, PkiError> {
-        let mut params = leaf(&format!("system:node:{name}"), ExtendedKeyUsagePurpose::ClientAuth);
-        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
-        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-        params.subject_alt_names.push(SanType::DnsName(name.try_into()?));
-        self.sign(&params)
+        self.sign(&node_params(name, LEAF_DAYS)?)
+    }
+
+    /// Signs the key of a request (PKCS #10, PEM) as [`Authority::node`] does; what else the request asks for is not
+    /// looked at.
+    ///
+    /// # Errors
+    /// When the request cannot be read, or its signature does not fit its key.
+    pub fn sign_node(&self, request_pem: &str, name: &str) -> Result<String, PkiError> {
+        let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
+        request.params = node_params(name, NODE_DAYS)?;
+        Ok(request.signed_by(&self.issuer)?.pem())
+    }
+
+    /// Signs the key of a request as a client certificate for this user, valid for so many seconds.
+    ///
+    /// # Errors
+    /// When the request cannot be read, or its signature does not fit its key.
+    pub fn sign_client(
+        &self,
+        request_pem: &str,
+        user: &str,
+        groups: &[String],
+        seconds: i64,
+    ) -> Result<String, PkiError> {
+        let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
+        let mut params = leaf(user, ExtendedKeyUsagePurpose::ClientAuth, LEAF_DAYS);
+        params.not_after = OffsetDateTime::now_utc() + Duration::seconds(seconds);
+        for group in groups {
+            params.distinguished_name.push(DnType::OrganizationName, group.as_str());
+        }
+        request.params = params;
+        Ok(request.signed_by(&self.issuer)?.pem())
+    }
+
+    /// What a join token pins: the SHA-256 of the authority's public key (SubjectPublicKeyInfo), as kubeadm's
+    /// `--discovery-token-ca-cert-hash` has it.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.issuer.key().subject_public_key_info())
     }
 
     /// TLS settings of the API server: this identity, HTTP/2 and HTTP/1.1, client certificates welcome but optional
@@ -140,7 +179,7 @@ impl Authority {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
         let authority = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).map_err(|e| tls(&e))?;
-        roots.add(authority).map_err(|e| tls(&e))?;
+        roots.add(authority.clone()).map_err(|e| tls(&e))?;
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .allow_unauthenticated()
             .build()
@@ -151,7 +190,8 @@ impl Authority {
             .with_safe_default_protocol_versions()
             .map_err(|e| tls(&e))?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(vec![certificate], key)
+            // The authority itself is in the chain: who joins knows its hash and nothing else of it.
+            .with_single_cert(vec![certificate, authority], key)
             .map_err(|e| tls(&e))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(config))
@@ -174,8 +214,106 @@ fn make_authority() -> Result<Identity, PkiError> {
     Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
 }
 
-fn leaf(common_name: &str, purpose: ExtendedKeyUsagePurpose) -> CertificateParams {
-    let mut params = valid_for(LEAF_DAYS);
+/// A private key, PEM, and a request for a certificate over it (PKCS #10, PEM) for a node of this name.
+///
+/// # Errors
+/// When the system has no randomness to give.
+pub fn node_request(name: &str) -> Result<(String, String), PkiError> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = node_name(name);
+    let request = params.serialize_request(&key)?.pem()?;
+    Ok((key.serialize_pem(), request))
+}
+
+/// A certificate in PEM.
+#[must_use]
+pub fn certificate_pem(der: &[u8]) -> String {
+    let encoded = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> = encoded.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+/// Whom a certificate request is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RequestedSubject {
+    /// The common name.
+    pub(crate) user: String,
+    /// The organisations.
+    pub(crate) groups: Vec<String>,
+    /// Whether it asks for other names.
+    pub(crate) has_names: bool,
+}
+
+/// Reads a request (PKCS #10, PEM) whose signature fits its key.
+pub(crate) fn requested_subject(request_pem: &str) -> Result<RequestedSubject, PkiError> {
+    let params = CertificateSigningRequestParams::from_pem(request_pem)?.params;
+    let text = |value: &DnValue| match value {
+        DnValue::Utf8String(text) => text.clone(),
+        DnValue::PrintableString(text) => text.as_str().to_owned(),
+        DnValue::Ia5String(text) => text.as_str().to_owned(),
+        DnValue::TeletexString(text) => text.as_str().to_owned(),
+        _ => String::new(),
+    };
+    let of = |type_: DnType| {
+        let entries = params.distinguished_name.iter().filter(move |(found, _)| **found == type_);
+        entries.map(|(_, value)| text(value)).collect::<Vec<_>>()
+    };
+    Ok(RequestedSubject {
+        user: of(DnType::CommonName).into_iter().next().unwrap_or_default(),
+        groups: of(DnType::OrganizationName),
+        has_names: !params.subject_alt_names.is_empty(),
+    })
+}
+
+/// Lower-case hexadecimal SHA-256.
+pub(crate) fn fingerprint(public_key_info: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, public_key_info);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The files of a cluster's authorities, relative to the folder: what every member holds.
+const SHARED: [&str; 5] = ["ca.crt", "ca.key", "service-accounts.key", "peers/ca.crt", "peers/ca.key"];
+
+/// Reads everything that a new member needs of the authorities kept in `folder`.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn export(folder: &Path) -> Result<Vec<(String, String)>, PkiError> {
+    SHARED.iter().map(|name| Ok(((*name).to_owned(), read(&folder.join(name))?))).collect()
+}
+
+/// Keeps what [`export`] read elsewhere; anything else is not written.
+///
+/// # Errors
+/// When a file cannot be written or is not among them.
+pub fn import(folder: &Path, files: impl Fn(&str) -> Option<String>) -> Result<(), PkiError> {
+    create_folder(&folder.join("peers"))?;
+    // The certificates last: without them the next start does not take the folder for an authority.
+    for name in ["service-accounts.key", "peers/ca.key", "peers/ca.crt", "ca.key", "ca.crt"] {
+        let missing = || PkiError::Authority(folder.to_owned(), format!("{name} was not handed over"));
+        write(&folder.join(name), &files(name).ok_or_else(missing)?)?;
+    }
+    Ok(())
+}
+
+fn node_name(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::OrganizationName, "system:nodes");
+    distinguished.push(DnType::CommonName, format!("system:node:{name}"));
+    distinguished
+}
+
+fn node_params(name: &str, days: i64) -> Result<CertificateParams, PkiError> {
+    let mut params = leaf("", ExtendedKeyUsagePurpose::ClientAuth, days);
+    params.distinguished_name = node_name(name);
+    params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+    params.subject_alt_names.push(SanType::DnsName(name.try_into()?));
+    Ok(params)
+}
+
+fn leaf(common_name: &str, purpose: ExtendedKeyUsagePurpose, days: i64) -> CertificateParams {
+    let mut params = valid_for(days);
     params.distinguished_name.push(DnType::CommonName, common_name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![purpose];
@@ -244,6 +382,39 @@ mod tests {
         http_api::ServiceAccountTokens::from_pkcs8(&first).unwrap();
         fs::write(folder.path().join("service-accounts.key"), "nonsense").unwrap();
         assert!(service_account_key(folder.path()).is_err());
+    }
+
+    #[test]
+    fn a_request_gets_a_certificate_for_the_node_and_not_for_what_it_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::open(folder.path()).unwrap();
+        let (key, request) = node_request("n1").unwrap();
+        let signed = authority.sign_node(&request, "n2").unwrap();
+        let identity = Identity { certificate_pem: signed, key_pem: key };
+        authority.server_tls(&identity).unwrap();
+        assert!(authority.sign_node("nonsense", "n1").is_err());
+        assert!(authority.sign_client(&request, "anna", &["team".into()], 600).is_ok());
+        let subject = requested_subject(&request).unwrap();
+        assert_eq!(
+            (subject.user.as_str(), subject.groups.as_slice()),
+            ("system:node:n1", &["system:nodes".into()][..])
+        );
+        assert_eq!(authority.fingerprint().len(), 64);
+    }
+
+    #[test]
+    fn a_new_member_gets_the_authorities_whole_or_none() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let first = Authority::open(one.path()).unwrap();
+        Authority::open(&one.path().join("peers")).unwrap();
+        service_account_key(one.path()).unwrap();
+        let files = export(one.path()).unwrap();
+        let file = |name: &str| files.iter().find(|(file, _)| file == name).map(|(_, text)| text.clone());
+        import(other.path(), file).unwrap();
+        assert_eq!(Authority::open(other.path()).unwrap().fingerprint(), first.fingerprint());
+        let partial = tempfile::tempdir().unwrap();
+        assert!(import(partial.path(), |name| file(name).filter(|_| name != "ca.key")).is_err());
+        assert!(!partial.path().join("ca.crt").exists());
     }
 
     #[test]

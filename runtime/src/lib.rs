@@ -10,7 +10,8 @@
 //! * `ground`: a pod's address and folders; `container`: from image to running code; `environment`, `settings`,
 //!   `volumes`, `output`: what it sees and prints.
 //! * `events`, `probes`, `addresses`, `roster`: told, asked, given out, known.
-//! * [`KubeletService`]: what the API asks a node about its containers.
+//! * [`KubeletService`]: what the API asks a node about its containers; [`members`]: how it is reached by those who ask,
+//!   and how it reaches them, from another machine.
 //! * [`dns`]: the cluster's names for those who ask in bytes.
 //! * [`ingress`], [`network_driver`], [`overlay`]: the way in from outside, the tables of the virtual network, and the way to
 //!   other nodes.
@@ -25,6 +26,7 @@ mod host;
 pub mod ingress;
 mod kubelet;
 pub mod limits;
+pub mod members;
 pub mod network_driver;
 mod node;
 mod output;

@@ -86,3 +86,21 @@ pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Images a node lists in its status: the kubelet lists 50, and ours are smaller.
 pub const IMAGES_LISTED_MAX: usize = 100;
+/// How long connecting to a member of the control plane may take before the next one is tried.
+pub(crate) const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How often a silent member is asked whether it lives.
+pub(crate) const MEMBER_ASKED_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a member may take to answer that; then another one is turned to.
+pub(crate) const MEMBER_SILENT_MAX: Duration = Duration::from_secs(2);
+
+/// First wait before a member is dialled again: a connection that breaks between two that live is back before the node
+/// counts as lost.
+pub(crate) const RELAY_RETRY_FIRST: Duration = Duration::from_millis(20);
+
+/// Longest wait before a member is dialled again: one that is back soon has its nodes.
+pub(crate) const RELAY_RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// How often a node contradicts those who take it for lost.
+pub(crate) const CONTRADICT_EVERY: Duration = Duration::from_millis(500);

@@ -168,10 +168,21 @@ impl Driver {
         self.pod = known.pod.clone();
         self.removed |= known.removed;
         self.agent.roster.put(Tenant { pod: self.pod.clone(), outputs: self.outputs.clone() });
+        self.object_to_overruling();
         if let Some(grace_seconds) = self.grace_seconds() {
             self.step(Input::StopRequested { grace_seconds });
         }
         self.step(Input::PodChanged(Box::new((*self.pod).clone())));
+    }
+
+    /// While its node was taken for lost, somebody else may have said that the pod is not ready. What this node last said
+    /// holds, and is said again.
+    fn object_to_overruling(&mut self) {
+        let there = serde_json::to_value(&self.pod.status).unwrap_or_default();
+        let overruled = is_ready(&self.published) && !is_ready(&there);
+        if overruled && !self.publishing && self.wanted.is_none() {
+            self.wanted = Some(std::mem::replace(&mut self.published, there));
+        }
     }
 
     /// How long a pod that is being deleted may still take.
@@ -482,4 +493,10 @@ async fn name_end(container: String, ended: impl Future<Output = Exit> + Send + 
 
 fn now_ms() -> i64 {
     Timestamp::now().as_millisecond()
+}
+
+/// Whether a pod's status says that it is ready.
+fn is_ready(status: &Value) -> bool {
+    let mut conditions = status["conditions"].as_array().into_iter().flatten();
+    conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }

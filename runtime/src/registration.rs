@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1 as k8s;
@@ -9,13 +10,15 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::runtime::WatchStreamExt;
 use kube::runtime::wait::await_condition;
+use kube::runtime::watcher::{self, watcher};
 use serde_json::json;
 
 use crate::addresses::Addresses;
 use crate::events::now;
 use crate::host::Capacity;
-use crate::limits::{IMAGES_LISTED_MAX, LEASE_RENEW, LEASE_SECONDS, NODE_STATUS_RENEW};
+use crate::limits::{CONTRADICT_EVERY, IMAGES_LISTED_MAX, LEASE_RENEW, LEASE_SECONDS, NODE_STATUS_RENEW};
 use crate::node::NodeConfig;
 use crate::retry::until_ok;
 
@@ -66,18 +69,32 @@ fn pod_cidrs(node: &k8s::Node) -> Vec<String> {
     several.unwrap_or_else(|| spec.pod_cidr.iter().filter(|cidr| !cidr.is_empty()).cloned().collect())
 }
 
-/// Renews the Lease and, more rarely, the status. The caller ends it by dropping the future.
+/// Renews the Lease and, more rarely, the status; at once when somebody took the node for lost. The caller ends it by
+/// dropping the future.
 pub(crate) async fn keep_alive(client: Client, config: &NodeConfig, uid: &str, capacity: Capacity) {
     let nodes: Api<k8s::Node> = Api::all(client.clone());
     let leases: Api<Lease> = Api::namespaced(client, LEASE_NAMESPACE);
     let mut renew = tokio::time::interval(LEASE_RENEW);
     let mut status = tokio::time::interval(NODE_STATUS_RENEW);
+    let own = watcher::Config::default().fields(&format!("metadata.name={}", config.name));
+    let mut seen = watcher(nodes.clone(), own).default_backoff().applied_objects().boxed();
     loop {
         tokio::select! {
+            Some(node) = seen.next() => if node.is_ok_and(|node| is_overruled(&node)) {
+                write_status(&nodes, config, capacity).await;
+                // Whoever believes it lost may have a reason that lasts; there is no haste in contradicting again.
+                tokio::time::sleep(CONTRADICT_EVERY).await;
+            },
             _ = renew.tick() => until_ok("renew the lease", || renew_lease(&leases, config, uid)).await,
             _ = status.tick() => write_status(&nodes, config, capacity).await,
         }
     }
+}
+
+/// Whether somebody said in this node's name that it is not ready.
+fn is_overruled(node: &k8s::Node) -> bool {
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status != "True")
 }
 
 async fn renew_lease(leases: &Api<Lease>, config: &NodeConfig, uid: &str) -> Result<(), kube::Error> {

@@ -5,6 +5,7 @@
 
 mod api;
 mod etcd;
+mod failover;
 mod grpc;
 mod members;
 mod net;
@@ -64,6 +65,8 @@ enum Name {
     Up,
     /// Creating, reading, listing and watching through the API
     Api,
+    /// Three nodes until they are ready, and the leader killed under load
+    Failover,
     /// Durable writes, linearizable reads, watches and failover of the store
     Store,
     /// Connections between pods of one node and of two, beside plain TCP
@@ -103,6 +106,10 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
             anyhow::ensure!(args.against.is_none(), "nothing else is measured beside the API yet; leave --against out");
             let size = api::Size { millis: args.millis, pods: args.pods as usize, watchers: args.watchers as usize };
             api::measure(args.rounds, size, data_dir).await?
+        }
+        Name::Failover => {
+            anyhow::ensure!(args.against.is_none(), "nothing else is killed like this; leave --against out");
+            failover::measure(args.rounds, &args.app).await?
         }
         Name::Store => {
             let options = store::Options { rounds: args.rounds, millis: args.millis, against: args.against };

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use control::User;
+use control::member::Record;
 use control::server::{self, ControlPlane};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::api::{Api, PostParams};
@@ -116,8 +117,12 @@ impl World {
         let control = ControlPlane::start(server::Config {
             data_dir: folder.to_owned(),
             bind: Ipv4Addr::LOCALHOST.into(),
+            advertise: Ipv4Addr::LOCALHOST.into(),
+            record: Record { number: server::FOUNDER, ..Record::new("near")? },
+            peers: None,
             api_port: 0,
             version: env!("CARGO_PKG_VERSION").into(),
+            toleration_seconds: crate::limits::LAPTOP_TOLERATION_SECONDS,
         })
         .await?;
         let mut nodes = Vec::new();

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use control::member::Record;
+use control::server::FOUNDER;
 use control::store::{self, Config, OpenError, SnapshotError, SnapshotStatus, Store};
 use futures::StreamExt;
 use http_body_util::BodyExt;
@@ -107,6 +109,10 @@ fn restore(data_dir: &Path, file: &Path) -> anyhow::Result<()> {
         SnapshotError::Malformed => anyhow::anyhow!("{} is no complete snapshot", file.display()),
         error => explain(error, data_dir),
     })?;
+    // Whoever this directory was before, with a restored store it is the founder of a cluster of one.
+    if let Some(record) = Record::load(data_dir)? {
+        Record { number: FOUNDER, peer: String::new(), removed: false, ..record }.save(data_dir)?;
+    }
     println!("Restored {}. `kogia up` starts a cluster of one member with it.", contents(&restored));
     println!("What was written after the snapshot was saved is not in it.");
     Ok(())

@@ -54,3 +54,20 @@ fn bench_store_prints_the_metrics_of_one_and_three_members() {
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the bench left something behind");
 }
+
+#[test]
+fn bench_failover_kills_a_leader_and_loses_nothing() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kogia"));
+    command.args(["bench", "failover", "--json", "--rounds", "1", "--busy-is-fine", "--app"]);
+    command.arg(root().join("examples/hello-http")).env("CARGO_TARGET_DIR", guests());
+    let lines = run(&mut command).ok();
+    let metrics: Vec<Value> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let value = |name: &str| {
+        let metric = metrics.iter().find(|metric| metric["metric"] == format!("failover.{name}"));
+        metric.and_then(|metric| metric["value"].as_f64()).unwrap_or_else(|| panic!("{name} in {lines}"))
+    };
+    for name in ["three_nodes_ready_ms", "next_write_p99_ms", "node_replaced_p99_ms"] {
+        assert!(value(name) > 0.0, "{lines}");
+    }
+    assert_eq!(value("acked_lost"), 0.0, "{lines}");
+}

@@ -83,13 +83,21 @@ pub fn run_with_input(command: &mut Command, input: &str) -> Ran {
 pub struct Cluster {
     dir: TempDir,
     process: Option<Child>,
+    /// What `up` is given beside free ports.
+    flags: Vec<String>,
 }
 
 impl Cluster {
     /// Starts an empty one.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts an empty one with these flags.
+    pub fn start_with(flags: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("kogia-it-").tempdir().unwrap();
-        let mut cluster = Self { dir, process: None };
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut cluster = Self { dir, process: None, flags };
         cluster.up();
         cluster
     }
@@ -98,6 +106,7 @@ impl Cluster {
     pub fn up(&mut self) {
         let mut command =
             self.command(&["up", "--no-merge", "--api-port", "0", "--http-port", "0", "--https-port", "0"]);
+        command.args(&self.flags);
         let log = fs::File::options().create(true).append(true).open(self.dir.path().join("output")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         // Its own process group, as a terminal's job has: a signal for the test run is not one for the cluster.

@@ -313,15 +313,15 @@ fn a_leader_that_stood_still_comes_back_as_a_follower() {
 
 /// Three networks of their own and a bridge between them (`ip netns`); gone with the test.
 #[cfg(target_os = "linux")]
-struct Networks {
+pub struct Networks {
     name: String,
 }
 
 #[cfg(target_os = "linux")]
 impl Networks {
-    /// `None` where this machine does not let us make networks.
-    fn new() -> Option<Self> {
-        let networks = Self { name: format!("kg{}", std::process::id()) };
+    /// `None` where this machine does not let us make networks. The letter tells tests of one process apart.
+    pub fn new(letter: char) -> Option<Self> {
+        let networks = Self { name: format!("kg{letter}{}", std::process::id()) };
         let name = &networks.name;
         let ip =
             |line: String| Command::new("ip").args(line.split_whitespace()).output().is_ok_and(|o| o.status.success());
@@ -340,8 +340,14 @@ impl Networks {
         all.then_some(networks)
     }
 
+    /// The way into the network of a machine.
+    pub fn inside(&self, number: usize) -> Vec<String> {
+        let name = format!("{}m{}", self.name, number + 1);
+        ["ip", "netns", "exec"].into_iter().map(str::to_owned).chain([name]).collect()
+    }
+
     /// Cuts a member's cable, or mends it.
-    fn set(&self, number: usize, state: &str) {
+    pub fn set(&self, number: usize, state: &str) {
         let hub = format!("{}hub", self.name);
         run(Command::new("ip").args(["-n", &hub, "link", "set", &format!("p{}", number + 1), state])).ok();
     }
@@ -359,13 +365,11 @@ impl Drop for Networks {
 #[cfg(target_os = "linux")]
 #[test]
 fn nothing_acknowledged_is_lost_when_leaders_are_cut_off() {
-    let Some(networks) = Networks::new() else {
+    let Some(networks) = Networks::new('s') else {
         eprintln!("network namespaces cannot be made here (root and iproute2 are needed): this test shows nothing");
         return;
     };
-    let inside = (1..=3).map(|number| {
-        ["ip", "netns", "exec"].map(str::to_owned).into_iter().chain([format!("{}m{number}", networks.name)]).collect()
-    });
+    let inside = (0..3).map(|number| networks.inside(number));
     let addresses = (1..=3).map(|number| format!("10.99.0.{number}:7000").parse().unwrap()).collect();
     let mut cluster = Members::at(addresses, inside.collect());
     let acknowledged = Ledger::under_load(&mut cluster, |cluster, ledger| {

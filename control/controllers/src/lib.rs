@@ -16,7 +16,7 @@
 //! * `endpoints`, `endpoint_slices`, `ingress`, `gateway`: who serves a Service, inside and from outside.
 //! * `namespace`, `namespace_defaults`, `garbage`, `event_ttl`, `job_ttl`: what is born and dies with something else.
 //! * `definition`: custom resources begin and end.
-//! * `node_health`, `taint_eviction`, `pod_gc`, `pod_ranges`: nodes and what runs on them.
+//! * [`Heard`]: signs of life of nodes. `node_health`, `taint_eviction`, `pod_gc`, `pod_ranges`: nodes and what runs on them.
 //! * `pods`, `owner`, `revisions`, `placement`, `status`, `moment`, `hash`: what several of them ask of an object.
 
 #![forbid(unsafe_code)]
@@ -32,6 +32,7 @@ mod event_ttl;
 mod garbage;
 mod gateway;
 mod hash;
+mod heard;
 mod ingress;
 mod job;
 mod job_ttl;
@@ -57,6 +58,9 @@ use std::sync::Arc;
 
 use api::{Action, Change, Key, View};
 
+pub use heard::Heard;
+pub use node_health::sign_of_life;
+
 /// What the cluster's owner decided once and no object says.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -81,6 +85,8 @@ pub struct World<'a> {
     pub now_ms: i64,
     /// What no object says.
     pub settings: &'a Settings,
+    /// What was heard of nodes, by whoever listens; without it their Leases are taken at their word.
+    pub heard: Option<&'a Heard>,
 }
 
 /// One controller.
@@ -92,6 +98,16 @@ pub struct Controller {
     /// What to do about one key, in this order. An empty list means that all is well.
     pub reconcile: fn(&World<'_>, &Key) -> Vec<Action>,
 }
+
+/// What to look at again when more or less is heard of a node: the place in [`table`], and the key.
+#[must_use]
+pub fn woken_by_news_of(node: &str) -> Option<(usize, Key)> {
+    let place = table().iter().position(|controller| controller.name == NODE_CONTROLLER)?;
+    Some((place, Key::new("nodes", "", node)))
+}
+
+/// The name of the controller that decides whether nodes are lost.
+const NODE_CONTROLLER: &str = "node-controller";
 
 /// Every controller there is.
 #[must_use]

@@ -19,6 +19,10 @@ pub const ENDPOINTS_ADDRESSES_MAX: usize = 1000;
 /// A node whose lease is older than this is lost. Kubernetes' node-monitor-grace-period: four missed renewals.
 pub const NODE_GRACE_MS: i64 = 40_000;
 
+/// How long a node may be without a connection before it is lost: a connection that breaks between two that live is
+/// back within a fraction of this, and traffic to a node that died is over within a second.
+pub const CONTACT_GRACE_MS: i64 = 250;
+
 /// How long a pod may point to a node that does not exist: nodes and static pods may arrive in either order.
 pub const ORPHAN_POD_GRACE_MS: i64 = 40_000;
 

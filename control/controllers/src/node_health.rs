@@ -17,6 +17,14 @@ const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
+/// The Lease's node, if a change is the sign of life of one.
+#[must_use]
+pub fn sign_of_life(change: &Change) -> Option<&str> {
+    let key = &change.object.key;
+    let lives = &*key.resource == LEASES && &*key.namespace == LEASE_NAMESPACE && change.kind != ChangeKind::Deleted;
+    lives.then_some(&*key.name)
+}
+
 /// A node wakes with itself; with its lease only while it is lost, since every other renewal changes nothing.
 pub(crate) fn keys(change: &Change, view: &View) -> Vec<Key> {
     let key = &change.object.key;
@@ -39,7 +47,7 @@ fn ready(node: &Object) -> &str {
 /// One node.
 pub(crate) fn reconcile(world: &World<'_>, key: &Key) -> Vec<Action> {
     let Some(node) = world.view.at(key).filter(|node| node.deletion_timestamp().is_none()) else { return Vec::new() };
-    let due = last_seen(world.view, node) + limits::NODE_GRACE_MS;
+    let due = due(world, node);
     let mut actions = Vec::new();
     let mut state = ready(node);
     if due <= world.now_ms {
@@ -57,6 +65,17 @@ pub(crate) fn reconcile(world: &World<'_>, key: &Key) -> Vec<Action> {
         actions.extend(world.view.pods_on(node.name()).filter_map(|pod| unready(world, pod)));
     }
     actions
+}
+
+/// When the node is lost unless something is heard of it.
+fn due(world: &World<'_>, node: &Object) -> i64 {
+    let born = moment::created(node) + limits::NODE_GRACE_MS;
+    match world.heard {
+        // A new node may have been lost once under its name; it has time to show itself.
+        Some(heard) if !heard.lost.contains_key(node.name()) => heard.due(world.view, node.name()).max(born),
+        Some(heard) => heard.due(world.view, node.name()),
+        None => last_seen(world.view, node) + limits::NODE_GRACE_MS,
+    }
 }
 
 /// The last sign of life: the lease, or the birth of a node that has not made one yet.

@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::auth::{KEYS_PATH, ServiceAccountTokens};
-use crate::images;
-use crate::negotiate;
 use crate::reply::{Reply, TEXT};
 use crate::service::{Call, Inner};
+use crate::{Body, body, images, negotiate, relay};
 
 /// Answers `/api`, `/apis` and what lies under them but is not a resource.
 pub(crate) fn dispatch(inner: &Inner, call: &Call, which: &Discovery) -> Result<Reply, Status> {
@@ -174,7 +173,10 @@ fn legacy_resources(catalog: &Catalog, group: &str, version: &str) -> Result<Val
 }
 
 /// Answers `/version`, health and OpenAPI.
-pub(crate) async fn non_resource(inner: &Inner, call: &Call, path: &str) -> Result<Reply, Status> {
+pub(crate) async fn non_resource(inner: &Inner, call: &Call, body: Body, path: &str) -> Result<Reply, Status> {
+    if path == "/kogia/join" {
+        return join(inner, call, body).await;
+    }
     only_get(call)?;
     match path {
         "/version" => Ok(Reply::value(StatusCode::OK, &version(&inner.config.server_version))),
@@ -195,6 +197,7 @@ pub(crate) async fn non_resource(inner: &Inner, call: &Call, path: &str) -> Resu
             }
             None => Err(Status::no_such_path()),
         },
+        "/kogia/relay" => relay::offered(inner, call),
         "/kogia/status" => Ok(Reply::value(StatusCode::OK, &(inner.config.status)())),
         "/kogia/snapshot" => {
             let body = (inner.config.snapshot)().await?;
@@ -220,6 +223,15 @@ pub(crate) async fn non_resource(inner: &Inner, call: &Call, path: &str) -> Resu
             (None, None) => Err(Status::no_such_path()),
         },
     }
+}
+
+/// `POST /kogia/join`: a new member asks for its number and the cluster's keys.
+async fn join(inner: &Inner, call: &Call, body: Body) -> Result<Reply, Status> {
+    if call.method != Method::POST {
+        return Err(Status::method_not_allowed());
+    }
+    let request = body::object(&call.headers, body).await?;
+    Ok(Reply::value(StatusCode::OK, &(inner.config.join)(request.value).await?))
 }
 
 /// What `kubectl version` reads. Clients compare `major` and `minor`, so they name the Kubernetes version we follow.

@@ -34,7 +34,7 @@ mod verbs;
 use bytes::Bytes;
 
 pub use auth::{Authenticator, KeyError, ServiceAccountTokens, StaticTokens};
-pub use relay::{NodeService, Relay};
+pub use relay::{Lost, NodeService, Relay};
 pub use serve::serve;
 pub use service::{ApiService, Config, InProcess, in_process, service};
 

@@ -101,3 +101,16 @@ pub(crate) const SPDY_HEADERS_MAX: usize = 100;
 
 /// Longest refusal of a node that is passed on to a client.
 pub(crate) const REFUSAL_BYTES_MAX: usize = 4 * 1024;
+
+/// How many lost nodes the relay remembers: more than a cluster has; the one that was lost first is forgotten.
+pub(crate) const RELAY_LOST_MAX: usize = 8_192;
+
+/// How often a node's connection is asked whether it lives, and how long it may take to answer. A process that dies
+/// closes its connection and is noticed at once; this is for machines that fall silent. Together well under a second
+/// in a small cluster; in a large one each node is asked more seldom, so that a member sends some thousand small
+/// packets a second at most.
+pub(crate) fn relay_patience(nodes: usize) -> (Duration, Duration) {
+    let every = Duration::from_micros(500) * u32::try_from(nodes).unwrap_or(u32::MAX);
+    let every = every.clamp(Duration::from_millis(200), Duration::from_secs(5));
+    (every, every * 2)
+}

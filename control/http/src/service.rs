@@ -43,6 +43,8 @@ pub struct Config {
     pub service_accounts: Option<Arc<ServiceAccountTokens>>,
     /// What `GET /kogia/status` answers: the members of the control plane and how they are.
     pub status: Arc<dyn Fn() -> Value + Send + Sync>,
+    /// What `POST /kogia/join` answers to a new member, from the body it sent.
+    pub join: Arc<dyn Fn(Value) -> BoxFuture<'static, Result<Value, Status>> + Send + Sync>,
     /// What `GET /kogia/snapshot` answers: everything the store holds, as the bytes of a snapshot file.
     pub snapshot: Arc<dyn Fn() -> BoxFuture<'static, Result<Body, Status>> + Send + Sync>,
 }
@@ -56,6 +58,7 @@ impl Default for Config {
             authenticator: Arc::new(crate::StaticTokens::default()),
             service_accounts: None,
             status: Arc::new(|| Value::Null),
+            join: Arc::new(|_| async { Err(Status::no_such_path()) }.boxed()),
             snapshot: Arc::new(|| async { Err(Status::no_such_path()) }.boxed()),
         }
     }
@@ -180,7 +183,7 @@ impl ApiService {
         match route {
             Route::Resource(target) => verbs::dispatch(&self.inner, &call, body, target).await,
             Route::Discovery(which) => discovery::dispatch(&self.inner, &call, &which),
-            Route::NonResource(path) => discovery::non_resource(&self.inner, &call, &path).await,
+            Route::NonResource(path) => discovery::non_resource(&self.inner, &call, body, &path).await,
         }
     }
 }

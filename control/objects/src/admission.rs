@@ -14,8 +14,11 @@ use serde_json::{Value, json};
 use crate::allocate;
 use crate::request::User;
 
-/// How long a pod stays on a node that is not ready or unreachable (`DefaultTolerationSeconds`).
+/// How long a pod stays on a node that is not ready or unreachable (`DefaultTolerationSeconds`), where the cluster says
+/// nothing else.
 const TOLERATION_SECONDS: u64 = 300;
+/// The ConfigMap in `kube-system` in which a cluster says what holds for all its members.
+pub const CLUSTER: &str = "kogia-cluster";
 
 /// One object on its way in.
 pub(crate) struct Entrant<'a> {
@@ -95,7 +98,7 @@ fn pod(view: &View, entrant: &Entrant<'_>, value: &mut Value) -> Result<(), Stat
         return Ok(());
     }
     service_account(view, entrant.namespace, &name, &mut value["spec"])?;
-    tolerations(&mut value["spec"]);
+    tolerations(toleration_seconds(view), &mut value["spec"]);
     priority(view, &name, &mut value["spec"])?;
     runtime_class(view, &name, &mut value["spec"])?;
     container_limits(view, entrant.namespace, &name, &mut value["spec"])
@@ -126,8 +129,15 @@ fn service_account(view: &View, namespace: &str, pod: &str, spec: &mut Value) ->
     Ok(())
 }
 
+/// What kube-apiserver has flags for: the same on all members, because it stands in the cluster itself.
+fn toleration_seconds(view: &View) -> u64 {
+    let cluster = view.get("configmaps", "kube-system", CLUSTER);
+    let said = cluster.and_then(|cluster| cluster.value["data"]["tolerationSeconds"].as_str()?.parse().ok());
+    said.unwrap_or(TOLERATION_SECONDS)
+}
+
 /// `DefaultTolerationSeconds`.
-fn tolerations(spec: &mut Value) {
+fn tolerations(seconds: u64, spec: &mut Value) {
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let tolerated = spec["tolerations"].as_array().into_iter().flatten().any(|toleration| {
             let text = |field: &str| toleration[field].as_str().unwrap_or_default();
@@ -135,7 +145,7 @@ fn tolerations(spec: &mut Value) {
         });
         if !tolerated {
             let toleration = json!({
-                "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS,
+                "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds,
             });
             match spec["tolerations"].as_array_mut() {
                 Some(list) => list.push(toleration),

@@ -46,6 +46,7 @@ mod verbs;
 #[cfg(test)]
 mod scenarios;
 
+pub use admission::CLUSTER;
 pub use api::check::Validation;
 pub use changes::{Changes, ChangesEnd};
 pub use error::OpenError;

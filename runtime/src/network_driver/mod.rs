@@ -89,7 +89,7 @@ impl Stale {
 /// What the watches have seen, and where tables go.
 struct Driver {
     fabric: Fabric,
-    certificates: Arc<Certificates>,
+    certificates: Option<Arc<Certificates>>,
     services: Store<Service>,
     slices: Store<EndpointSlice>,
     ingresses: Store<Ingress>,
@@ -121,8 +121,8 @@ pub struct Config {
     pub client: Client,
     /// Gets the tables.
     pub fabric: Fabric,
-    /// Gets the certificates of Ingresses.
-    pub certificates: Arc<Certificates>,
+    /// Gets the certificates of Ingresses; without it their Secrets are not read, which not everybody may.
+    pub certificates: Option<Arc<Certificates>>,
     /// The host's address where the NodePorts of Services are opened, and the ports of load balancers, whose status says
     /// so; none are opened without it.
     pub node_ports: Option<IpAddr>,
@@ -138,7 +138,10 @@ pub async fn run(config: Config, stop: CancellationToken) {
     let (slices, b) = follow(Api::all(client.clone()), everything.clone(), Changed::Services);
     let (ingresses, c) = follow(Api::all(client.clone()), everything.clone(), Changed::Ingresses);
     let (classes, d) = follow(Api::all(client.clone()), everything, Changed::Ingresses);
-    let (secrets, e) = follow(Api::all(client.clone()), certificates_only, Changed::Secrets);
+    let (secrets, e) = match certificates {
+        Some(_) => follow(Api::all(client.clone()), certificates_only, Changed::Secrets),
+        None => (reflector::store().0, futures::stream::empty().boxed()),
+    };
     let slim = activator::keep_what_counts;
     let (deployments, f) = follow_slim(Api::all(client.clone()), watcher::Config::default(), Changed::Sleepers, slim);
     let (guarded, policies) = Guarded::follow(&client);
@@ -300,8 +303,10 @@ impl Driver {
         {
             self.fabric.set_policies(table);
         }
-        if stale.ingresses || stale.secrets {
-            self.certificates.set(self.certificates_by_host());
+        if (stale.ingresses || stale.secrets)
+            && let Some(certificates) = &self.certificates
+        {
+            certificates.set(self.certificates_by_host());
         }
     }
 

@@ -126,8 +126,12 @@ async fn tables_follow_the_api() {
     let fabric = Fabric::new(network::Config::default());
     let certificates = Arc::new(Certificates::default());
     let stop = CancellationToken::new();
-    let config =
-        Config { client: api.client(), fabric: fabric.clone(), certificates: certificates.clone(), node_ports: None };
+    let config = Config {
+        client: api.client(),
+        fabric: fabric.clone(),
+        certificates: Some(certificates.clone()),
+        node_ports: None,
+    };
     let driver = tokio::spawn(run(config, stop.clone()));
 
     until("the first tables", || endpoints(&fabric) == 1 && routed(&fabric)).await;
@@ -175,7 +179,8 @@ async fn node_ports_open_carry_and_close() {
     let listener = pod.listen("0.0.0.0:8080".parse().unwrap(), 0).unwrap();
     let stop = CancellationToken::new();
     let node_ports = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let config = Config { client: api.client(), fabric: fabric.clone(), certificates: Arc::default(), node_ports };
+    let config =
+        Config { client: api.client(), fabric: fabric.clone(), certificates: Some(Arc::default()), node_ports };
     let driver = tokio::spawn(run(config, stop.clone()));
 
     until("the endpoint", || endpoints(&fabric) == 1).await;
@@ -210,7 +215,7 @@ async fn policies_follow_the_api_and_nobody_talks_before() {
     let fabric = Fabric::new(network::Config::default());
     let stop = CancellationToken::new();
     let config =
-        Config { client: api.client(), fabric: fabric.clone(), certificates: Arc::default(), node_ports: None };
+        Config { client: api.client(), fabric: fabric.clone(), certificates: Some(Arc::default()), node_ports: None };
     let driver = tokio::spawn(run(config, stop.clone()));
 
     until("the first table", || fabric.policies().is_empty()).await;

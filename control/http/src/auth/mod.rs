@@ -4,6 +4,7 @@
 //! version and the health, nothing more. Rights: `system:masters` may everything; a node what a node needs; everybody
 //! else what RBAC says.
 
+mod bootstrap;
 pub(crate) mod escalation;
 mod node;
 pub(crate) mod rbac;
@@ -24,7 +25,7 @@ use crate::limits::{IMPERSONATED_MAX, TOKEN_BYTES_MAX};
 use crate::service::{Call, Config};
 use crate::verbs::now_ms;
 
-pub(crate) use node::may_create as node_may_create;
+pub(crate) use node::{may_create as node_may_create, name as node_name};
 pub(crate) use tokens::KEYS_PATH;
 pub use tokens::{KeyError, ServiceAccountTokens};
 
@@ -188,7 +189,8 @@ pub(crate) fn identify(
 /// Whose token this is.
 fn bearer(config: &Config, view: &View, token: &str) -> Option<User> {
     let account = || config.service_accounts.as_ref()?.authenticate(view, token, now_ms());
-    config.authenticator.authenticate(token).or_else(account).map(authenticated)
+    let joiner = || bootstrap::authenticate(view, token, now_ms());
+    config.authenticator.authenticate(token).or_else(account).or_else(joiner).map(authenticated)
 }
 
 /// The user with the group that everybody known is in.

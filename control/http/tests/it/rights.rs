@@ -158,7 +158,7 @@ fn echo() -> BoxCloneSyncService<Request<Body>, Response<Body>, BoxError> {
 #[tokio::test]
 async fn output_comes_from_the_pods_node() {
     let relay = Relay::default();
-    relay.attach("n1", echo());
+    let attached = relay.attach("n1", echo());
     let api = Api::with(Config { node_relay: relay.clone(), ..Config::default() }).await;
     let pod = |name: &str, node: &str| json!({"metadata": {"name": name}, "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]}});
     assert_eq!(api.post(PODS, &pod("web", "n1")).await.code, 201);
@@ -166,7 +166,7 @@ async fn output_comes_from_the_pods_node() {
     let output = api.get(&format!("{PODS}/web/log?follow=true&tailLines=3")).await;
     assert_eq!((output.code, output.text().as_str()), (200, "/containerLogs/default/web/c?follow=true&tailLines=3"));
     assert_eq!(api.get(&format!("{PODS}/lost/log")).await.code, 500);
-    relay.detach("n1");
+    relay.detach("n1", attached);
     assert_eq!(api.get(&format!("{PODS}/web/log")).await.code, 500);
     let exec = api.send(Method::POST, &format!("{PODS}/web/exec?command=ls"), &[], "").await;
     assert_eq!((exec.code, &exec.json()["kind"]), (501, &json!("Status")));

@@ -159,7 +159,7 @@ impl Cluster {
     pub(crate) fn decide(&mut self, work: &Work) -> Vec<Action> {
         self.woken.remove(work);
         let (index, key) = work;
-        let world = World { view: &self.view, now_ms: self.now_ms, settings: &self.settings };
+        let world = World { view: &self.view, now_ms: self.now_ms, settings: &self.settings, heard: None };
         let mut actions = (controllers::table()[*index].reconcile)(&world, key);
         actions.retain(|action| {
             if let Action::Again { after_ms } = action {

@@ -1,0 +1,83 @@
+//! The way back to this node: a connection dialled to one member, upgraded, on which the member asks and the node
+//! answers (HTTP/2 with the roles turned round).
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, UPGRADE};
+use http::{Request, StatusCode};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::SERVER_NAME;
+use crate::KubeletService;
+use crate::limits::{CONNECT_TIME_MAX, MEMBER_ASKED_EVERY, MEMBER_SILENT_MAX, RELAY_RETRY_FIRST, RELAY_RETRY_MAX};
+
+const PROTOCOL: &str = "kogia-relay";
+
+/// Keeps a connection to a member, dialling again when it ends. The caller ends it by dropping the future.
+pub(super) async fn keep(member: String, tls: Arc<ClientConfig>, kubelet: KubeletService) {
+    let mut wait = RELAY_RETRY_FIRST;
+    loop {
+        match tokio::time::timeout(CONNECT_TIME_MAX, offer(&member, &tls)).await {
+            Ok(Ok(connection)) => {
+                wait = RELAY_RETRY_FIRST;
+                tracing::debug!(member, "the member can reach this node");
+                let ended = serve(connection, kubelet.clone()).await;
+                tracing::debug!(member, reason = ended.err().map(tracing::field::display), "the connection ended");
+            }
+            Ok(Err(error)) => tracing::debug!(member, %error, "the member cannot be offered a connection"),
+            Err(_) => tracing::debug!(member, "the member does not answer"),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RELAY_RETRY_MAX);
+    }
+}
+
+/// Connects to a member with TLS.
+pub(super) async fn connect(member: &str, tls: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(member).await?;
+    tcp.set_nodelay(true)?;
+    let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
+    TlsConnector::from(Arc::new(tls)).connect(name, tcp).await
+}
+
+/// Offers a member a connection; the answer is the connection as the member will use it.
+async fn offer(member: &str, tls: &ClientConfig) -> io::Result<Upgraded> {
+    let mut tls = tls.clone();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let stream = connect(member, tls).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let _driver = AbortOnDropHandle::new(tokio::spawn(connection.with_upgrades()));
+    let request = Request::get("/kogia/relay")
+        .header(HOST, SERVER_NAME)
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, PROTOCOL)
+        .body(Empty::<Bytes>::new())
+        .map_err(io::Error::other)?;
+    let response = sender.send_request(request).await.map_err(io::Error::other)?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(io::Error::other(format!("it answered {}", response.status())));
+    }
+    hyper::upgrade::on(response).await.map_err(io::Error::other)
+}
+
+/// Answers a member's requests until the connection ends.
+async fn serve(connection: Upgraded, kubelet: KubeletService) -> Result<(), hyper::Error> {
+    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(MEMBER_ASKED_EVERY)
+        .keep_alive_timeout(MEMBER_SILENT_MAX)
+        .serve_connection(connection, TowerToHyperService::new(kubelet))
+        .await
+}

@@ -1,0 +1,268 @@
+//! Joining from another machine, here another directory: who may, who may not, and that a node needs its token once.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::{Ran, eventually, run, run_with_input};
+
+/// A process of its own with a data directory of its own.
+struct Machine {
+    folder: PathBuf,
+    process: Option<Child>,
+    /// The way into its network, if it has one of its own.
+    inside: Vec<String>,
+}
+
+impl Machine {
+    fn start(folder: &Path, arguments: &[&str]) -> Self {
+        Self::start_inside(folder, arguments, Vec::new())
+    }
+
+    fn start_inside(folder: &Path, arguments: &[&str], inside: Vec<String>) -> Self {
+        let mut machine = Self { folder: folder.to_owned(), process: None, inside };
+        machine.again(arguments);
+        machine
+    }
+
+    fn again(&mut self, arguments: &[&str]) {
+        let output =
+            std::fs::File::options().create(true).append(true).open(self.folder.with_extension("out")).unwrap();
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
+        let child = command.spawn().unwrap();
+        let pid = child.id();
+        self.process = Some(child);
+        eventually("the process to say that it runs", || {
+            let ended = self.process.as_mut().unwrap().try_wait().unwrap();
+            assert!(ended.is_none(), "{arguments:?} ended: {}", self.output());
+            // The way into a network ends as the program itself.
+            (self.running()?["pid"] == pid).then_some(())
+        });
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let plain = kogia(&self.folder, arguments);
+        let Some((program, rest)) = self.inside.split_first() else { return plain };
+        let mut command = Command::new(program);
+        command.args(rest).arg(plain.get_program()).args(plain.get_args());
+        command.env_remove("KUBECONFIG").env_remove("KOGIA_TOKEN");
+        command
+    }
+
+    fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    fn running(&self) -> Option<Value> {
+        serde_json::from_slice(&std::fs::read(self.folder.join("run.json")).ok()?).ok()
+    }
+
+    fn output(&self) -> String {
+        std::fs::read_to_string(self.folder.with_extension("out")).unwrap_or_default()
+    }
+
+    fn kogia(&self, arguments: &[&str]) -> Ran {
+        run(&mut self.command(arguments))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- {} ---\n{}", self.folder.display(), self.output());
+        }
+    }
+}
+
+fn kogia(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kogia"));
+    command.arg("--data-dir").arg(folder).args(arguments).env_remove("KUBECONFIG").env_remove("KOGIA_TOKEN");
+    command
+}
+
+const SERVER: [&str; 13] = [
+    "server",
+    "--name",
+    "first",
+    "--bind",
+    "127.0.0.1",
+    "--api-port",
+    "0",
+    "--peer-port",
+    "0",
+    "--http-port",
+    "0",
+    "--https-port",
+    "0",
+];
+
+/// A founding server, and where it is joined.
+fn found(dir: &TempDir) -> (Machine, String) {
+    let first = Machine::start(&dir.path().join("first"), &SERVER);
+    let api = first.running().unwrap()["api"].as_str().unwrap().to_owned();
+    (first, api)
+}
+
+fn is_ready(first: &Machine, node: &str) -> Option<bool> {
+    let ran = first.kogia(&["get", "node", node, "-o", "json"]);
+    let node: Value = (ran.code == Some(0)).then(|| serde_json::from_str(&ran.out).unwrap())?;
+    let conditions = node["status"]["conditions"].as_array()?.clone();
+    Some(conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True"))
+}
+
+#[test]
+fn a_token_opens_the_door_it_is_for() {
+    let dir = tempfile::Builder::new().prefix("kogia-join-").tempdir().unwrap();
+    let (first, api) = found(&dir);
+    let token = first.kogia(&["token", "create", "--description", "a test"]).ok().trim().to_owned();
+    let agent = |name: &str, token: &str| {
+        let folder = dir.path().join(name);
+        run(&mut kogia(&folder, &["agent", "--join", &api, "--name", name, "--token", token]))
+    };
+    let with = |part: usize, text: &str| {
+        let mut parts: Vec<&str> = token.split('.').collect();
+        parts[part] = text;
+        parts.join(".")
+    };
+    // Refusals end the process and say why.
+    let other = agent("other", &with(2, &"0".repeat(64))).fails();
+    assert!(other.contains("not a server of the cluster") && other.contains("nothing was said"), "{other}");
+    assert!(agent("wrong", &with(1, "0000000000000000")).fails().contains("unknown or over"));
+    assert!(agent("malformed", "abc").fails().contains("ID.SECRET.HASH"));
+    assert!(run(&mut kogia(&dir.path().join("none"), &["agent"])).fails().contains("--join"));
+    let member = ["server", "--join", &api, "--token", &token, "--name", "second", "--bind", "127.0.0.1"];
+    let ports = ["--api-port", "0", "--peer-port", "0", "--http-port", "0", "--https-port", "0"];
+    let refused = run(&mut kogia(&dir.path().join("second"), &[&member[..], &ports].concat())).fails();
+    assert!(refused.contains("--member"), "a node's token does not give the keys away: {refused}");
+    assert!(!dir.path().join("second/pki/ca.key").exists());
+
+    let mut worker =
+        Machine::start(&dir.path().join("worker"), &["agent", "--join", &api, "--name", "worker", "--token", &token]);
+    eventually("the node to be ready", || is_ready(&first, "worker").filter(|ready| *ready));
+    let twin = agent("worker", &token);
+    assert!(twin.code != Some(0), "its directory is in use");
+    let folder = dir.path().join("impostor");
+    let twin = run(&mut kogia(&folder, &["agent", "--join", &api, "--name", "worker", "--token", &token])).fails();
+    assert!(twin.contains("alive") && twin.contains("--name"), "{twin}");
+
+    let listed = first.kogia(&["token", "list"]).ok();
+    assert!(listed.contains("a test") && !listed.contains(token.split('.').nth(1).unwrap()), "{listed}");
+    first.kogia(&["token", "delete", &token]).ok();
+    assert!(agent("late", &token).fails().contains("unknown or over"));
+
+    // Its certificate is all it needs from then on.
+    worker.kill();
+    eventually("the node to be lost", || is_ready(&first, "worker").filter(|ready| !ready));
+    worker.again(&["agent"]);
+    eventually("the node to be back", || is_ready(&first, "worker").filter(|ready| *ready));
+}
+
+#[test]
+fn a_member_joins_and_survives_its_founder_leaving_in_order() {
+    let dir = tempfile::Builder::new().prefix("kogia-join-").tempdir().unwrap();
+    let (mut first, api) = found(&dir);
+    let token = first.kogia(&["token", "create", "--member"]).ok().trim().to_owned();
+    let join = |name: &str| {
+        let arguments = [
+            "server",
+            "--join",
+            &api,
+            "--token",
+            &token,
+            "--name",
+            name,
+            "--bind",
+            "127.0.0.1",
+            "--api-port",
+            "0",
+            "--peer-port",
+            "0",
+            "--http-port",
+            "0",
+            "--https-port",
+            "0",
+        ];
+        Machine::start(&dir.path().join(name), &arguments)
+    };
+    let (second, third) = (join("second"), join("third"));
+    let members = |through: &Machine| -> Option<Vec<Value>> {
+        let ran = through.kogia(&["members", "list", "--json"]);
+        (ran.code == Some(0)).then(|| serde_json::from_str(&ran.out).unwrap())
+    };
+    let voters =
+        |through: &Machine| Some(members(through)?.iter().filter(|member| member["role"] != "learner").count());
+    for machine in [&first, &second, &third] {
+        eventually("three voters", || (voters(machine)? == 3).then_some(()));
+    }
+    // The founder is nothing special.
+    assert!(second.kogia(&["members", "remove", "first"]).ok().contains("no member any more"));
+    first.kill();
+    eventually("the others to lead", || members(&third)?.iter().find(|member| member["role"] == "leader").cloned());
+    eventually("two members", || (members(&third)?.len() == 2).then_some(()));
+    // The port it listened on is free, so nobody speaks for it.
+    let peer = TcpListener::bind(&*api);
+    assert!(peer.is_ok(), "{peer:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_machine_that_is_cut_off_is_lost_and_comes_back() {
+    let Some(networks) = crate::store::Networks::new('j') else {
+        eprintln!("network namespaces cannot be made here (root and iproute2 are needed): this test shows nothing");
+        return;
+    };
+    let dir = tempfile::Builder::new().prefix("kogia-cut-").tempdir().unwrap();
+    let names = ["m1", "m2", "m3"];
+    let start = |number: usize, join: &[&str]| {
+        let address = format!("10.99.0.{}", number + 1);
+        let own = ["server", "--name", names[number], "--bind", &address, "--peer-port", "7000"];
+        let folder = dir.path().join(names[number]);
+        Machine::start_inside(&folder, &[&own[..], join].concat(), networks.inside(number))
+    };
+    let first = start(0, &[]);
+    let token = first.kogia(&["token", "create", "--member"]).ok().trim().to_owned();
+    let join = ["--join", "10.99.0.1:6443", "--token", &token];
+    let machines = [first, start(1, &join), start(2, &join)];
+    let members = |through: usize| -> Option<Vec<Value>> {
+        let ran = machines[through].kogia(&["members", "list", "--json"]);
+        (ran.code == Some(0)).then(|| serde_json::from_str(&ran.out).unwrap())
+    };
+    let leader = |through: usize| {
+        let leader = members(through)?.into_iter().find(|member| member["role"] == "leader")?;
+        names.iter().position(|name| leader["name"] == *name)
+    };
+    eventually("three voters", || {
+        (members(0)?.iter().filter(|member| member["role"] != "learner").count() == 3).then_some(())
+    });
+    for name in names {
+        eventually("the nodes to be ready", || is_ready(&machines[0], name).filter(|ready| *ready));
+    }
+    for round in 0..2 {
+        let alone = eventually("a leader", || leader(0));
+        networks.set(alone, "down");
+        let next = (alone + 1) % 3;
+        eventually("the others to elect", || leader(next).filter(|leader| *leader != alone));
+        eventually("the node that is cut off to be lost", || is_ready(&machines[next], names[alone]).filter(|r| !r));
+        let name = format!("written-{round}");
+        let manifest = format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}}}");
+        eventually("a write", || {
+            let ran = run_with_input(&mut machines[next].command(&["apply", "-f", "-"]), &manifest);
+            (ran.code == Some(0)).then_some(())
+        });
+        networks.set(alone, "up");
+        eventually("the node to be back", || is_ready(&machines[next], names[alone]).filter(|ready| *ready));
+        eventually("the member to have caught up", || {
+            (machines[alone].kogia(&["get", "configmap", &name]).code == Some(0)).then_some(())
+        });
+    }
+}
