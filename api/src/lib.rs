@@ -11,13 +11,15 @@
 //! * [`path`], [`selector`], [`quantity`], [`time`], [`jsonpath`]: Kubernetes' small languages.
 //! * [`json`], [`yaml`], [`protobuf`]: bytes to values.
 //! * [`check`], [`defaults`], [`validate`], [`patch`]: what happens to a body on its way in, in this order.
-//! * [`status`]: Kubernetes' form of an error.
+//! * [`status`]: Kubernetes' form of an error; [`channels`]: the bytes of a conversation with a container.
+//! * [`usage`]: what pods and nodes use, for `kubectl top` and autoscalers.
 
 #![forbid(unsafe_code)]
 
 pub mod action;
 pub mod catalog;
 pub mod cel;
+pub mod channels;
 pub mod check;
 pub mod custom;
 pub mod defaults;
@@ -36,6 +38,7 @@ pub mod selector;
 pub mod status;
 pub mod structural;
 pub mod time;
+pub mod usage;
 pub mod validate;
 pub mod versions;
 pub mod view;

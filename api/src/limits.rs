@@ -60,3 +60,6 @@ pub const CEL_PATTERNS_MAX: usize = 16;
 
 /// Longest text that a `messageExpression` may make, as upstream has it.
 pub const CEL_MESSAGE_BYTES_MAX: usize = 5 * 1024;
+
+/// Bytes of one frame between the API server and a node: what a guest writes at once.
+pub const CHANNEL_FRAME_BYTES_MAX: usize = 64 << 10;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use api::{Resource, Status};
 use futures::FutureExt;
 use http::{Request, Response};
-use http_api::{ApiService, Body, BoxError, Relay, ServiceAccountTokens};
+use http_api::{ApiService, Body, BoxError, Measured, Relay, ServiceAccountTokens};
 use objects::{Objects, User, WriteOptions};
 use raft_store::Store;
 use serde_json::{Value, json};
@@ -125,8 +125,8 @@ impl ControlPlane {
         let objects = Objects::open(store.clone()).await?;
         check_format(&objects)?;
         bootstrap(&objects, config.toleration_seconds).await?;
-        let relay = Relay::default();
-        let api = service(&config, &objects, &store, &relay, tokens);
+        let (relay, measured) = (Relay::default(), Measured::default());
+        let api = service(&config, &objects, &store, (&relay, &measured), tokens);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let served = http_api::serve(listener, tls, api.clone(), stop.clone());
@@ -140,6 +140,11 @@ impl ControlPlane {
         tasks.spawn(async move {
             announced.await;
             "the member's Lease"
+        });
+        let measuring = http_api::measure(relay.clone(), measured, stop.clone());
+        tasks.spawn(async move {
+            measuring.await;
+            "the measuring of nodes"
         });
         let (installing, ended) = (definitions::install(objects.clone()), stop.clone());
         // Nothing waits for them: the API answers before its last custom resource is served.
@@ -297,7 +302,7 @@ fn service(
     config: &Config,
     objects: &Objects,
     store: &Store,
-    relay: &Relay,
+    (relay, measured): (&Relay, &Measured),
     tokens: ServiceAccountTokens,
 ) -> ApiService {
     let snapshots = Snapshots::new(store.clone(), &config.data_dir);
@@ -312,6 +317,7 @@ fn service(
         http_api::Config {
             server_version: config.version.clone(),
             node_relay: relay.clone(),
+            usage: measured.clone(),
             service_accounts: Some(Arc::new(tokens)),
             join: Arc::new(join),
             snapshot: Arc::new(move || snapshots.clone().stream().boxed()),

@@ -1,23 +1,27 @@
 //! One container: from its image to running code, and to its end.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::quantity::Quantity;
-use engine::{Code, CodeError, ContainerSpec, HttpContainer, Kind, Output, Running, Stream};
+use engine::{Accounts, Code, CodeError, ContainerSpec, HttpContainer, Kind, Output, Running, Stream};
 use image::Resolved;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as k8s;
 use network::{HttpBinding, HttpService};
 use pod::Exit;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::console::Console;
 use crate::environment::{self, arguments};
 use crate::ground::Ground;
+use crate::limits::EXECS_MAX;
 use crate::node::Agent;
 use crate::output::ContainerOutput;
-use crate::settings;
-use crate::volumes;
+use crate::rooms::{self, Room};
+use crate::{exec, settings, volumes};
 
 /// The port of an HTTP component whose container declares none.
 const HTTP_PORT_DEFAULT: u16 = 8080;
@@ -54,6 +58,9 @@ pub(crate) struct Prepared {
     code: Arc<Code>,
     spec: ContainerSpec,
     ports: Vec<u16>,
+    console: Arc<Console>,
+    programs: Vec<String>,
+    root: PathBuf,
 }
 
 /// Gathers what a container needs: settings, environment, mounts, output, compiled code.
@@ -74,10 +81,21 @@ pub(crate) async fn prepare(
     let stage = ground.folder.join("files").join(&container.name);
     // The file system may be slow; a guest's thread or the API must not wait for it.
     let (wanted, variables, volumes) = (container.clone(), env.clone(), ground.volumes.clone());
-    let mounts = tokio::task::spawn_blocking(move || volumes::mounts(&wanted, &variables, &volumes, &stage)).await;
+    let root = ground.folder.join("roots").join(&container.name);
+    let folders = root.clone();
+    let mounts = tokio::task::spawn_blocking(move || {
+        let mounts = volumes::mounts(&wanted, &variables, &volumes, &stage)?;
+        let made = rooms::make_root(&folders, &mounts);
+        made.map(|()| mounts).map_err(|error| format!("the folder for its root cannot be made: {error}"))
+    })
+    .await;
     let mounts = mounts.map_err(|error| StartError::run(error.to_string()))?.map_err(StartError::config)?;
     let code = agent.config.engine.load(&image.digest, &image.path).await?;
-    let output = output.begin(attempt).map_err(|error| StartError::run(format!("no file for its output: {error}")))?;
+    let files = output.begin(attempt).map_err(|error| StartError::run(format!("no file for its output: {error}")))?;
+    let flag = |flag: Option<bool>| flag == Some(true);
+    let terminal = flag(container.tty);
+    let (stdin, once) = (flag(container.stdin), flag(container.stdin_once));
+    let (console, input) = Console::new(Arc::new(files), stdin, once, terminal);
     let spec = ContainerSpec {
         name: container.name.clone(),
         args: arguments(container, &env),
@@ -86,10 +104,12 @@ pub(crate) async fn prepare(
         cpu_request_millis: request(container, "cpu").map(|cpu| cpu.millis()).and_then(|n| u64::try_from(n).ok()),
         cpu_limit_millis: limit(container, "cpu").map(|cpu| cpu.millis()).and_then(|n| u64::try_from(n).ok()),
         mounts,
-        output: Arc::new(output),
+        input,
+        output: console.clone(),
+        terminal,
         network: ground.network.clone(),
     };
-    Ok(Prepared { code, spec, ports: ports(container) })
+    Ok(Prepared { code, spec, ports: ports(container), console, programs: exec::programs(container), root })
 }
 
 fn limit(container: &k8s::Container, name: &str) -> Option<Quantity> {
@@ -123,12 +143,26 @@ impl Prepared {
     ///
     /// # Errors
     /// How it ended, if it ended at once.
-    pub(crate) fn start(self, agent: &Agent) -> Result<Started, Exit> {
-        let Self { code, spec, ports } = self;
+    pub(crate) fn start(self, agent: &Agent) -> Result<(Started, Room), Exit> {
+        let Self { code, spec, ports, console, programs, root } = self;
         let network = spec.network.clone();
+        let inside = ContainerSpec { input: None, ..spec.clone() };
+        let room = |accounts: Accounts| Room {
+            code: code.clone(),
+            programs,
+            spec: inside,
+            accounts,
+            started: Timestamp::now(),
+            console,
+            root,
+            seats: Arc::new(Semaphore::new(EXECS_MAX)),
+            over: CancellationToken::new(),
+        };
         if code.kind() == Kind::Command {
             let (stop, output) = (CancellationToken::new(), spec.output.clone());
-            return Ok(Started::Command(agent.config.engine.run(&code, spec, stop.clone()), stop, output));
+            let running = agent.config.engine.run(&code, spec, stop.clone());
+            let room = room(running.accounts());
+            return Ok((Started::Command(running, stop, output), room));
         }
         let http = agent.config.engine.http(&code, spec).map_err(|error| Exit::NotStarted(error.to_string()))?;
         let bind = |port| {
@@ -136,7 +170,8 @@ impl Prepared {
             network.serve_http(port, service).map_err(|error| Exit::NotStarted(format!("port {port}: {error}")))
         };
         let bindings = ports.into_iter().map(bind).collect::<Result<_, _>>()?;
-        Ok(Started::Http(http, bindings))
+        let room = room(http.accounts());
+        Ok((Started::Http(http, bindings), room))
     }
 }
 

@@ -51,6 +51,34 @@ fn memory_bytes() -> Option<u64> {
     None
 }
 
+/// CPU time of this process in nanoseconds since its start, and bytes of memory it holds where the system says.
+pub(crate) fn process_usage() -> (u64, Option<u64>) {
+    (process_cpu_nanos(), process_memory_bytes())
+}
+
+#[cfg(unix)]
+fn process_cpu_nanos() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
+#[cfg(not(unix))]
+fn process_cpu_nanos() -> u64 {
+    0
+}
+
+#[cfg(target_os = "linux")]
+fn process_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn process_memory_bytes() -> Option<u64> {
+    None
+}
+
 /// Makes a folder that only this user may enter: volumes hold Secrets.
 pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
     std::fs::create_dir_all(path)?;

@@ -1,11 +1,14 @@
 //! What the API asks a node about its containers, on the kubelet's paths.
 //!
-//! `GET /containerLogs/NAMESPACE/POD/CONTAINER` with the query of `pods/log`, `GET /pods`, `GET /healthz`, and
-//! `GET /images/v2/…` (the reading half of the OCI distribution API, images under their full names), and
-//! `POST /portForward/NAMESPACE/POD/PORT`: a connection to a pod, its two directions the bodies of request and answer.
-//! Who may ask was decided before: this service is reachable only through the API server.
+//! `GET /containerLogs/NAMESPACE/POD/CONTAINER` with the query of `pods/log`, `GET /stats/summary`, `GET /pods`,
+//! `GET /healthz`, `GET /images/v2/…` (the reading half of the OCI distribution API, images under their full names), and
+//! the conversations, whose two directions are the bodies of request and answer: `POST /portForward/NAMESPACE/POD/PORT`,
+//! a connection to a pod; `POST /exec/NAMESPACE/POD/CONTAINER` and `POST /attach/…`, with the query of `pods/exec` and
+//! frames of [`api::channels`] in both. Who may ask was decided before: this service is reachable only through the API
+//! server.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -15,30 +18,33 @@ use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use image::{Images, Registry};
+use image::Registry;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1 as k8s;
-use network::{Body, BoxError, Fabric};
+use network::{Body, BoxError};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::limits::FORWARD_PIECE_BYTES;
+use crate::limits::{EXECS_MAX, FORWARD_PIECE_BYTES};
+use crate::node::Agent;
 use crate::output::{Reader, Wanted};
-use crate::roster::{Roster, Tenant};
+use crate::rooms::Room;
+use crate::roster::Tenant;
+use crate::{exec, stats};
 
 /// The node's endpoints as a service: give it to whoever carries requests to this node.
 #[derive(Clone)]
 pub struct KubeletService {
-    roster: Roster,
-    fabric: Fabric,
+    agent: Arc<Agent>,
     registry: Registry,
 }
 
 impl KubeletService {
-    pub(crate) fn new(roster: Roster, fabric: Fabric, images: Images) -> Self {
-        Self { roster, fabric, registry: Registry::new(images) }
+    pub(crate) fn new(agent: Arc<Agent>) -> Self {
+        let registry = Registry::new(agent.config.images.clone());
+        Self { agent, registry }
     }
 
     fn answer(&self, method: &Method, path: &str, query: Option<&str>) -> Result<Response<Body>, Refusal> {
@@ -49,8 +55,12 @@ impl KubeletService {
         match parts[..] {
             ["healthz"] => Ok(reply("text/plain; charset=utf-8", network::body::full("ok"))),
             ["pods"] => {
-                let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": self.roster.pods()});
+                let list =
+                    json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": self.agent.roster.pods()});
                 Ok(reply("application/json", network::body::full(list.to_string())))
+            }
+            ["stats", "summary"] => {
+                Ok(reply("application/json", network::body::full(stats::summary(&self.agent).to_string())))
             }
             ["containerLogs", namespace, pod, container] => {
                 logs(&self.tenant(namespace, pod)?, container, query.unwrap_or_default())
@@ -61,7 +71,7 @@ impl KubeletService {
 
     fn tenant(&self, namespace: &str, pod: &str) -> Result<Tenant, Refusal> {
         let absent = || Refusal(StatusCode::NOT_FOUND, format!("pod \"{pod}\" is not on this node"));
-        self.roster.get(namespace, pod).ok_or_else(absent)
+        self.agent.roster.get(namespace, pod).ok_or_else(absent)
     }
 
     /// Connects to a port of a pod, as the node. The connection ends with the answer's body.
@@ -70,7 +80,7 @@ impl KubeletService {
         let tenant = self.tenant(namespace, pod)?;
         let address = tenant.pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse::<IpAddr>().ok());
         let address = address.ok_or_else(|| Refusal::bad("the pod has no address".to_owned()))?;
-        let connection = self.fabric.connect(SocketAddr::new(address, port));
+        let connection = self.agent.config.fabric.connect(SocketAddr::new(address, port));
         let connection = connection.map_err(|error| Refusal(StatusCode::BAD_GATEWAY, error.to_string()))?;
         let (reader, mut writer) = connection.into_split();
         let copying = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -89,6 +99,58 @@ impl KubeletService {
             Frame::data(piece)
         });
         Ok(reply("application/octet-stream", network::body::boxed(StreamBody::new(frames))))
+    }
+
+    /// Everything that is a conversation, by the first part of its path; `None` for what is none.
+    async fn converse(&self, path: &str, query: &str, from_client: Body) -> Option<Result<Response<Body>, Refusal>> {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        Some(match parts[..] {
+            ["portForward", namespace, pod, port] => self.forward(namespace, pod, port, from_client),
+            ["exec", namespace, pod, container] => self.exec(namespace, pod, container, query, from_client).await,
+            ["attach", namespace, pod, container] => self.attach(namespace, pod, container, query, from_client),
+            _ => return None,
+        })
+    }
+
+    fn room(&self, namespace: &str, pod: &str, container: &str) -> Result<Room, Refusal> {
+        let room = self.tenant(namespace, pod)?.rooms.get(container);
+        room.ok_or_else(|| Refusal(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")")))
+    }
+
+    async fn exec(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        query: &str,
+        from_client: Body,
+    ) -> Result<Response<Body>, Refusal> {
+        let room = self.room(namespace, pod, container)?;
+        let full = || format!("{EXECS_MAX} commands run in container \"{container}\" already");
+        let seat = room.seats.clone().try_acquire_owned();
+        let seat = seat.map_err(|_| Refusal(StatusCode::TOO_MANY_REQUESTS, full()))?;
+        let wanted = exec::Wanted::parse(query);
+        let body = exec::exec(self.agent.clone(), room, wanted, from_client).await;
+        let body = body.map_frame(move |frame| {
+            // The seat is free when the conversation is over.
+            let _ = &seat;
+            frame
+        });
+        Ok(reply("application/octet-stream", network::body::boxed(body)))
+    }
+
+    fn attach(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        query: &str,
+        from_client: Body,
+    ) -> Result<Response<Body>, Refusal> {
+        let room = self.room(namespace, pod, container)?;
+        let body = exec::attach(&room, &exec::Wanted::parse(query), from_client);
+        let body = body.map_err(|why| Refusal(StatusCode::TOO_MANY_REQUESTS, why))?;
+        Ok(reply("application/octet-stream", body))
     }
 }
 
@@ -110,12 +172,11 @@ where
         let (head, body) = request.into_parts();
         let body = network::body::boxed(body);
         Box::pin(async move {
-            let path = head.uri.path().trim_matches('/');
-            if let (&Method::POST, Some(connection)) = (&head.method, path.strip_prefix("portForward/")) {
-                let mut parts = connection.splitn(3, '/');
-                let mut part = || parts.next().unwrap_or_default();
-                let answer = service.forward(part(), part(), part(), body);
-                return Ok(answer.unwrap_or_else(Refusal::into_response));
+            if head.method == Method::POST {
+                let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
+                let answer = service.converse(path, query, body).await;
+                let absent = || Err(Refusal(StatusCode::NOT_FOUND, format!("there is nothing at {path}")));
+                return Ok(answer.unwrap_or_else(absent).unwrap_or_else(Refusal::into_response));
             }
             if let Some(path) = head.uri.path().strip_prefix("/images") {
                 return Ok(service.registry.answer_node(&head.method, path).await);
@@ -130,7 +191,7 @@ where
 
 impl std::fmt::Debug for KubeletService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KubeletService").field("roster", &self.roster).finish_non_exhaustive()
+        f.debug_struct("KubeletService").field("roster", &self.agent.roster).finish_non_exhaustive()
     }
 }
 

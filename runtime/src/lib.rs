@@ -10,17 +10,21 @@
 //! * `ground`: a pod's address and folders; `container`: from image to running code; `environment`, `settings`,
 //!   `volumes`, `output`: what it sees and prints.
 //! * `events`, `probes`, `addresses`, `roster`: told, asked, given out, known.
-//! * [`KubeletService`]: what the API asks a node about its containers; [`members`]: how it is reached by those who ask,
+//! * `rooms`, `console`, `outlet`: running containers seen from inside, and those who are connected to them; `exec`: what
+//!   is run in them; `toolbox`, `terminal`: what a component has no `/bin` and no tty for.
+//! * [`KubeletService`]: what the API asks a node about its containers; `stats`: what they use; [`members`]: how it is reached by those who ask,
 //!   and how it reaches them, from another machine.
 //! * [`dns`]: the cluster's names for those who ask in bytes.
 //! * [`ingress`], [`network_driver`], [`overlay`]: the way in from outside, the tables of the virtual network, and the way to
 //!   other nodes.
 
 mod addresses;
+mod console;
 mod container;
 pub mod dns;
 mod environment;
 mod events;
+mod exec;
 mod ground;
 mod host;
 pub mod ingress;
@@ -29,6 +33,7 @@ pub mod limits;
 pub mod members;
 pub mod network_driver;
 mod node;
+mod outlet;
 mod output;
 pub mod overlay;
 mod patch;
@@ -40,8 +45,12 @@ mod pull;
 mod registration;
 pub mod registry_driver;
 mod retry;
+mod rooms;
 mod roster;
 mod settings;
+mod stats;
+mod terminal;
+mod toolbox;
 mod volumes;
 
 pub use engine;

@@ -104,3 +104,24 @@ pub(crate) const RELAY_RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// How often a node contradicts those who take it for lost.
 pub(crate) const CONTRADICT_EVERY: Duration = Duration::from_millis(500);
+
+/// Bytes that wait for a client of a running command before the command waits: a few writes of a guest.
+pub const OUTLET_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes on their way into a program's stdin.
+pub const STDIN_BYTES_MAX: usize = 256 << 10;
+
+/// Longest line typed into a terminal: Linux' own bound (`N_TTY_BUF_SIZE`).
+pub const TERMINAL_LINE_BYTES_MAX: usize = 4096;
+
+/// Clients attached to one container: each holds its own outlet, and any of them can slow the container.
+pub const ATTACHED_MAX: usize = 16;
+
+/// Bytes kept for the first client of a container that has a stdin; the oldest go first.
+pub const FIRST_WORDS_BYTES_MAX: usize = 64 << 10;
+
+/// Commands that clients run in one container at once: each is an instance on the container's memory account.
+pub const EXECS_MAX: usize = 32;
+
+/// Bytes of what a probe's or hook's command said: the kubelet keeps as many.
+pub const EXEC_WORDS_BYTES_MAX: usize = 10 << 10;

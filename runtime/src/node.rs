@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use engine::Engine;
 use image::Images;
+use jiff::Timestamp;
 use kube::Client;
 use network::Fabric;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use crate::kubelet::KubeletService;
 use crate::limits;
 use crate::pull::Pulls;
 use crate::roster::Roster;
+use crate::toolbox::Toolbox;
 use crate::{ground, pods, registration};
 
 /// What a node is made of.
@@ -75,6 +77,9 @@ pub(crate) struct Agent {
     pub(crate) roster: Roster,
     pub(crate) events: Recorder,
     pub(crate) pulls: Pulls,
+    pub(crate) toolbox: Toolbox,
+    /// When this process took up the node.
+    pub(crate) started: Timestamp,
     /// Set once the cluster has given the node its pod CIDR, before the first pod.
     addresses: OnceLock<Mutex<Addresses>>,
 }
@@ -124,15 +129,17 @@ impl Node {
         let (events, notes) = Recorder::new();
         let capacity = Capacity::read();
         let pulls = Pulls::new(config.images.clone(), config.plain_registries.clone());
-        let agent = Agent { config, capacity, roster: Roster::default(), events, pulls, addresses: OnceLock::new() };
+        let (roster, toolbox) = (Roster::default(), Toolbox::new(config.images.clone()));
+        let (started, addresses) = (Timestamp::now(), OnceLock::new());
+        let agent = Agent { config, capacity, roster, events, pulls, toolbox, started, addresses };
         Self { agent: Arc::new(agent), notes }
     }
 
-    /// The kubelet-shaped endpoints: `/containerLogs/…`, `/portForward/…`, `/images/…`, `/pods`, `/healthz`. Any number may be made.
+    /// The kubelet-shaped endpoints: `/containerLogs/…`, `/exec/…`, `/attach/…`, `/portForward/…`, `/stats/summary`,
+    /// `/images/…`, `/pods`, `/healthz`. Any number may be made.
     #[must_use]
     pub fn kubelet_service(&self) -> KubeletService {
-        let config = &self.agent.config;
-        KubeletService::new(self.agent.roster.clone(), config.fabric.clone(), config.images.clone())
+        KubeletService::new(self.agent.clone())
     }
 
     /// Registers, then runs the pods bound to this node until `stop`.

@@ -28,8 +28,9 @@ use crate::node::Agent;
 use crate::output::ContainerOutput;
 use crate::patch::difference;
 use crate::retry::{Retry, is_gone};
+use crate::rooms::Rooms;
 use crate::roster::Tenant;
-use crate::{probes, volumes};
+use crate::{exec, probes, volumes};
 
 /// The pod's object as the watch has it.
 #[derive(Clone, Debug)]
@@ -82,6 +83,7 @@ struct Driver {
     images: HashMap<String, Resolved>,
     live: HashMap<String, Live>,
     outputs: Arc<BTreeMap<String, Arc<ContainerOutput>>>,
+    rooms: Rooms,
     /// What the API has, as far as we wrote it, and what it should have.
     published: Value,
     wanted: Option<Value>,
@@ -151,6 +153,7 @@ impl Driver {
             images: HashMap::new(),
             live: HashMap::new(),
             outputs,
+            rooms: Rooms::default(),
             published,
             wanted: None,
             publishing: false,
@@ -167,7 +170,8 @@ impl Driver {
     fn see(&mut self, known: &Known) {
         self.pod = known.pod.clone();
         self.removed |= known.removed;
-        self.agent.roster.put(Tenant { pod: self.pod.clone(), outputs: self.outputs.clone() });
+        let (pod, outputs, rooms) = (self.pod.clone(), self.outputs.clone(), self.rooms.clone());
+        self.agent.roster.put(Tenant { pod, outputs, rooms });
         self.object_to_overruling();
         if let Some(grace_seconds) = self.grace_seconds() {
             self.step(Input::StopRequested { grace_seconds });
@@ -209,6 +213,7 @@ impl Driver {
             Outcome::Reported(input) => {
                 if let Input::ContainerExited { container, .. } = &input {
                     self.live.remove(container);
+                    self.rooms.close(container);
                 }
                 self.step(input);
             }
@@ -258,9 +263,13 @@ impl Driver {
             }
             PodAction::Probe { container, attempt, kind } => {
                 let Some(spec) = self.container(&container) else { return };
-                let (agent, address) = (self.agent.clone(), self.address);
+                let (agent, address, room) = (self.agent.clone(), self.address, self.rooms.get(&container));
                 self.outcomes.spawn(async move {
-                    let answer = probes::ask(&agent.config.fabric, &spec, address, kind).await;
+                    let answer = match (probes::command(&spec, kind), room) {
+                        (Some((command, limit)), Some(room)) => exec::run(&agent, &room, &command, limit).await,
+                        (Some(_), None) => Err("the container does not run".to_owned()),
+                        (None, _) => probes::ask(&agent.config.fabric, &spec, address, kind).await,
+                    };
                     Outcome::Reported(Input::ProbeAnswered { container, attempt, kind, answer })
                 });
             }
@@ -363,7 +372,8 @@ impl Driver {
                 self.live.remove(&container);
                 self.step(Input::ContainerExited { container, exit });
             }
-            Ok(started) => {
+            Ok((started, room)) => {
+                self.rooms.open(&container, room);
                 let events = self.agent.events.clone();
                 let note = self.note("Warning", "RequestFailed", String::new(), Some(container.clone()));
                 let name = container.clone();
@@ -480,6 +490,7 @@ impl Driver {
 impl Drop for Driver {
     /// Also when the node stops, or the task failed: others may have the address, and nobody reaches the pod any more.
     fn drop(&mut self) {
+        self.rooms.close_all();
         self.tear_down();
     }
 }

@@ -1,7 +1,6 @@
-//! Asking a container whether it is well: HTTP and TCP, from the node, over the virtual network.
+//! Asking a container whether it is well: HTTP and TCP, from the node, over the virtual network; or a command inside it.
 //!
-//! Refused with a sentence in the pod's events: probes that would need a process in the container (`exec`), gRPC and
-//! TLS.
+//! Refused with a sentence in the pod's events: gRPC and TLS.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -24,14 +23,9 @@ pub(crate) async fn ask(
     address: Option<IpAddr>,
     kind: ProbeKind,
 ) -> Result<(), String> {
-    let probe = match kind {
-        ProbeKind::Startup => &container.startup_probe,
-        ProbeKind::Readiness => &container.readiness_probe,
-        ProbeKind::Liveness => &container.liveness_probe,
-    };
-    let (Some(probe), Some(address)) = (probe, address) else { return Ok(()) };
-    let seconds = u64::try_from(probe.timeout_seconds.unwrap_or(1)).unwrap_or(1).max(1);
-    let limit = Duration::from_secs(seconds).min(PROBE_TIME_MAX);
+    let (Some(probe), Some(address)) = (probe(container, kind), address) else { return Ok(()) };
+    let limit = limit(probe);
+    let seconds = limit.as_secs();
     if let Some(get) = &probe.http_get {
         let target = SocketAddr::new(address, port(&get.port, container)?);
         let path = get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
@@ -47,7 +41,26 @@ pub(crate) async fn ask(
         let target = SocketAddr::new(address, port(&tcp.port, container)?);
         return fabric.connect(target).map(drop).map_err(|error| format!("dial tcp {target}: {error}"));
     }
-    Err("only httpGet and tcpSocket probes are offered by this node".to_owned())
+    Err("this node offers httpGet, tcpSocket and exec probes only".to_owned())
+}
+
+/// The command of an exec probe, and how long it may take.
+pub(crate) fn command(container: &k8s::Container, kind: ProbeKind) -> Option<(Vec<String>, Duration)> {
+    let probe = probe(container, kind)?;
+    Some((probe.exec.as_ref()?.command.clone().unwrap_or_default(), limit(probe)))
+}
+
+fn probe(container: &k8s::Container, kind: ProbeKind) -> Option<&k8s::Probe> {
+    match kind {
+        ProbeKind::Startup => container.startup_probe.as_ref(),
+        ProbeKind::Readiness => container.readiness_probe.as_ref(),
+        ProbeKind::Liveness => container.liveness_probe.as_ref(),
+    }
+}
+
+fn limit(probe: &k8s::Probe) -> Duration {
+    let seconds = u64::try_from(probe.timeout_seconds.unwrap_or(1)).unwrap_or(1).max(1);
+    Duration::from_secs(seconds).min(PROBE_TIME_MAX)
 }
 
 async fn http_get(fabric: &Fabric, get: &k8s::HTTPGetAction, target: SocketAddr, path: &str) -> Result<(), String> {
@@ -135,7 +148,7 @@ mod tests {
             (json!({"httpGet": {"port": 8080, "scheme": "HTTPS"}}), "HTTPS probes are not offered"),
             (json!({"tcpSocket": {"port": 8080}}), ""),
             (json!({"tcpSocket": {"port": 9}}), "dial tcp 10.42.0.9:9"),
-            (json!({"exec": {"command": ["true"]}}), "only httpGet and tcpSocket probes"),
+            (json!({"grpc": {"port": 8080}}), "httpGet, tcpSocket and exec probes only"),
         ];
         for (probe, complaint) in table {
             let container = json!({

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use crate::events::Note;
 use crate::limits::{PULLS_MAX, REQUEST_TIME_MAX};
 use crate::node::Agent;
-use crate::peers;
+use crate::{peers, toolbox};
 
 /// Why there is no image: the kind the pod's status shows, and a sentence.
 type Failure = (ImageFault, String);
@@ -47,6 +47,10 @@ impl Pulls {
         pulling: Note,
     ) -> Result<(Resolved, Option<Fetched>), Failure> {
         let reference = container.image.clone().unwrap_or_default();
+        if toolbox::is_meant(&reference) {
+            let image = agent.toolbox.image().await.cloned();
+            return image.map(|image| (image, None)).map_err(|why| (ImageFault::Missing, why));
+        }
         let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
         match self.here(&reference, policy).await? {
             Some(found) => return Ok((found, None)),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use k8s_openapi::api::core::v1 as k8s;
 
 use crate::output::ContainerOutput;
+use crate::rooms::Rooms;
 
 /// One pod, as last seen in the API.
 #[derive(Clone, Debug)]
@@ -13,6 +14,8 @@ pub(crate) struct Tenant {
     pub(crate) pod: Arc<k8s::Pod>,
     /// By container.
     pub(crate) outputs: Arc<BTreeMap<String, Arc<ContainerOutput>>>,
+    /// Its running containers.
+    pub(crate) rooms: Rooms,
 }
 
 /// All pods of the node, by namespace and name. Clones share it.
@@ -39,6 +42,11 @@ impl Roster {
 
     pub(crate) fn pods(&self) -> Vec<Arc<k8s::Pod>> {
         self.lock().values().map(|tenant| tenant.pod.clone()).collect()
+    }
+
+    /// Every pod with its running containers.
+    pub(crate) fn tenants(&self) -> Vec<Tenant> {
+        self.lock().values().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Tenant>> {

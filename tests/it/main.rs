@@ -25,6 +25,7 @@ mod policy;
 mod restart;
 mod store;
 mod store_damage;
+mod streams;
 mod suite;
 mod tidy;
 mod workloads;

@@ -21,11 +21,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("control/http", &["api", "objects"]),
     ("control/scheduler", &["api"]),
     ("control/controllers", &["api"]),
-    ("runtime", &["api", "engine", "image", "network", "pod"]),
+    ("runtime", &["api", "engine", "image", "network", "pod", "toolbox"]),
     ("runtime/engine", &["network"]),
     ("runtime/image", &[]),
     ("runtime/network", &[]),
     ("runtime/pod", &["api"]),
+    ("runtime/toolbox", &[]),
 ];
 
 /// Crates of others that belong to one place each.

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::auth::{KEYS_PATH, ServiceAccountTokens};
 use crate::reply::{Reply, TEXT};
 use crate::service::{Call, Inner};
-use crate::{Body, body, images, negotiate, relay};
+use crate::{Body, body, images, negotiate, relay, usage};
 
 /// Answers `/api`, `/apis` and what lies under them but is not a resource.
 pub(crate) fn dispatch(inner: &Inner, call: &Call, which: &Discovery) -> Result<Reply, Status> {
@@ -24,11 +24,12 @@ pub(crate) fn dispatch(inner: &Inner, call: &Call, which: &Discovery) -> Result<
     if let (negotiate::Discovery::Aggregated(version), Discovery::Core | Discovery::Groups) = (wanted, which) {
         let core = *which == Discovery::Core;
         let groups = catalog.groups();
-        let items: Vec<Value> = groups
+        let mut items: Vec<Value> = groups
             .iter()
             .filter(|(group, _)| group.is_empty() == core)
             .map(|(group, versions)| aggregated_group(&catalog, group, versions))
             .collect();
+        items.extend((!core).then(aggregated_usage));
         let api_version = format!("apidiscovery.k8s.io/{version}");
         let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items});
         let type_ = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
@@ -43,8 +44,17 @@ pub(crate) fn dispatch(inner: &Inner, call: &Call, which: &Discovery) -> Result<
         Discovery::Groups => {
             let groups = catalog.groups();
             let named = groups.iter().filter(|(group, _)| !group.is_empty());
-            let groups: Vec<Value> = named.map(|(group, versions)| legacy_group(group, versions)).collect();
+            let mut groups: Vec<Value> = named.map(|(group, versions)| legacy_group(group, versions)).collect();
+            groups.push(legacy_group(usage::GROUP, &[usage::VERSION]));
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+        }
+        Discovery::Group(name) if name == usage::GROUP => {
+            let mut document = legacy_group(usage::GROUP, &[usage::VERSION]);
+            (document["kind"], document["apiVersion"]) = ("APIGroup".into(), "v1".into());
+            document
+        }
+        Discovery::Resources { group, version } if (&**group, &**version) == (usage::GROUP, usage::VERSION) => {
+            legacy_usage()
         }
         Discovery::Group(name) => {
             let groups = catalog.groups();
@@ -120,6 +130,29 @@ fn aggregated_resource(row: &Resource) -> Value {
         value["subresources"] = subresources.collect();
     }
     value
+}
+
+const USAGE_VERBS: [&str; 2] = ["get", "list"];
+
+/// `metrics.k8s.io`, whose objects are measured instead of stored and therefore have no rows.
+fn aggregated_usage() -> Value {
+    let resources = usage::RESOURCES.iter().map(|(plural, kind, namespaced)| {
+        let kind = json!({"group": usage::GROUP, "version": usage::VERSION, "kind": kind});
+        let scope = if *namespaced { "Namespaced" } else { "Cluster" };
+        json!({"resource": plural, "responseKind": kind, "scope": scope, "singularResource": "", "verbs": USAGE_VERBS})
+    });
+    let resources: Vec<Value> = resources.collect();
+    let version = json!({"version": usage::VERSION, "resources": resources, "freshness": "Current"});
+    json!({"metadata": {"name": usage::GROUP, "creationTimestamp": null}, "versions": [version]})
+}
+
+fn legacy_usage() -> Value {
+    let resources = usage::RESOURCES.iter().map(|(plural, kind, namespaced)| {
+        json!({"name": plural, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": USAGE_VERBS})
+    });
+    let resources: Vec<Value> = resources.collect();
+    let group_version = format!("{}/{}", usage::GROUP, usage::VERSION);
+    json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
 }
 
 /// Group, version and kind of a subresource's body; the resource's own where the row names none.

@@ -11,11 +11,13 @@
 //! * `auth`: certificates, tokens, impersonation; RBAC and the node's rights.
 //! * [`Relay`]: the way back to a pod's node, for its output and its ports; `stream`: conversations instead of answers.
 //! * `images`: what lies on one node, handed to another.
+//! * [`Measured`], [`measure`]: what pods and nodes use, for `kubectl top` and autoscalers.
 //! * [`serve`]: TLS, connections, orderly end.
 #![forbid(unsafe_code)]
 
 mod auth;
 mod body;
+mod container;
 mod discovery;
 mod images;
 mod limits;
@@ -29,6 +31,7 @@ mod serve;
 mod service;
 mod stream;
 mod table;
+mod usage;
 mod verbs;
 
 use bytes::Bytes;
@@ -37,6 +40,7 @@ pub use auth::{Authenticator, KeyError, ServiceAccountTokens, StaticTokens};
 pub use relay::{Lost, NodeService, Relay};
 pub use serve::serve;
 pub use service::{ApiService, Config, InProcess, in_process, service};
+pub use usage::{Measured, measure};
 
 /// An error of a body or a transport, whatever it is.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

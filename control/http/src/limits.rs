@@ -87,6 +87,15 @@ pub(crate) const FORWARDS_MAX: usize = 256;
 /// everything else of the session waits, because neither encoding can hold up one stream alone.
 pub(crate) const FORWARD_STALL_MAX: Duration = Duration::from_secs(30);
 
+/// How long an exec or attach client may take to open its SPDY streams; kubelet's `streamCreationTimeout`.
+pub(crate) const STREAMS_OPEN_MAX: Duration = Duration::from_secs(30);
+
+/// How long a WebSocket's client may take to answer the first ping before it is talked to all the same.
+pub(crate) const PONG_MAX: Duration = Duration::from_secs(2);
+
+/// How long a client that still sends is heard after its program has ended.
+pub(crate) const STREAM_LINGER: Duration = Duration::from_secs(5);
+
 /// How many ports one WebSocket may forward: their channels are numbered by one byte, and 255 is the close signal.
 pub(crate) const FORWARD_PORTS_MAX: usize = 127;
 
@@ -114,3 +123,15 @@ pub(crate) fn relay_patience(nodes: usize) -> (Duration, Duration) {
     let every = every.clamp(Duration::from_millis(200), Duration::from_secs(5));
     (every, every * 2)
 }
+
+/// How often nodes are asked what their pods use: metrics-server's `--metric-resolution`.
+pub(crate) const USAGE_EVERY: Duration = Duration::from_secs(15);
+
+/// How long a node may take to say it; the next turn asks again.
+pub(crate) const USAGE_ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Nodes asked at the same time.
+pub(crate) const USAGE_NODES_AT_ONCE: usize = 16;
+
+/// Longest such answer: ten thousand pods of four containers, 400 bytes each.
+pub(crate) const USAGE_BYTES_MAX: usize = 16 << 20;

@@ -28,8 +28,11 @@ use crate::service::{Call, Inner};
 use crate::verbs::now_ms;
 use crate::{Body, BoxError};
 
-/// What a node answers: `GET /containerLogs/{namespace}/{pod}/{container}` with the query of `pods/log`, and
-/// `POST /portForward/{namespace}/{pod}/{port}`, whose bodies are the two directions of a connection.
+/// What a node answers: `GET /containerLogs/{namespace}/{pod}/{container}` with the query of `pods/log`;
+/// `GET /stats/summary`, what it and its pods use;
+/// `POST /portForward/{namespace}/{pod}/{port}`, whose bodies are the two directions of a connection; and
+/// `POST /exec/{namespace}/{pod}/{container}` and `POST /attach/…` with the query of `pods/exec`, whose bodies are
+/// frames of [`api::channels`].
 pub type NodeService = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 
 /// When nodes were lost: the last connection of each ended then, in milliseconds since 1970. Nodes that are connected,
@@ -107,6 +110,11 @@ impl Relay {
     /// How many nodes are attached.
     fn count(&self) -> usize {
         self.attached.read().unwrap_or_else(PoisonError::into_inner).nodes.len()
+    }
+
+    /// The names of the attached nodes.
+    pub(crate) fn nodes(&self) -> Vec<String> {
+        self.attached.read().unwrap_or_else(PoisonError::into_inner).nodes.keys().cloned().collect()
     }
 
     /// Sends a request to a node; `None` when no such node is attached.

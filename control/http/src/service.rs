@@ -28,6 +28,7 @@ use crate::openapi::OpenApi;
 use crate::query::Query;
 use crate::relay::Relay;
 use crate::reply::{Reply, boxed, headless};
+use crate::usage::{self, Measured};
 use crate::{Body, BoxError, discovery, verbs};
 
 /// What the service is made of besides the state.
@@ -37,6 +38,8 @@ pub struct Config {
     pub server_version: String,
     /// Where requests about running containers go.
     pub node_relay: Relay,
+    /// What pods and nodes use, for `metrics.k8s.io`; [`crate::measure`] fills it.
+    pub usage: Measured,
     /// Who a bearer token belongs to; client certificates are read by [`crate::serve`].
     pub authenticator: Arc<dyn Authenticator>,
     /// Gives service-account tokens out and reads them; without it there are none.
@@ -55,6 +58,7 @@ impl Default for Config {
         Self {
             server_version: env!("CARGO_PKG_VERSION").into(),
             node_relay: Relay::default(),
+            usage: Measured::default(),
             authenticator: Arc::new(crate::StaticTokens::default()),
             service_accounts: None,
             status: Arc::new(|| Value::Null),
@@ -181,6 +185,7 @@ impl ApiService {
         };
         auth::authorize(&view, &call.user, &Attributes::of(&call, &route)?)?;
         match route {
+            Route::Resource(target) if target.group == usage::GROUP => usage::answer(&self.inner, &call, target).await,
             Route::Resource(target) => verbs::dispatch(&self.inner, &call, body, target).await,
             Route::Discovery(which) => discovery::dispatch(&self.inner, &call, &which),
             Route::NonResource(path) => discovery::non_resource(&self.inner, &call, body, &path).await,

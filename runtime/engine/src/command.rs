@@ -2,7 +2,7 @@
 
 use crate::component::Pre;
 use crate::exit::Exit;
-use crate::guest::{Container, Guest, Usage};
+use crate::guest::{Accounts, Container, Guest, Usage};
 use crate::threads::Spawned;
 use std::future::Future;
 use std::pin::Pin;
@@ -41,10 +41,9 @@ impl Running {
         self.container.usage()
     }
 
-    /// Reads the usage while somebody else waits for the end.
-    pub fn usage_reader(&self) -> impl Fn() -> Usage + Send + Sync + 'static {
-        let container = self.container.clone();
-        move || container.usage()
+    /// The accounts it runs on.
+    pub fn accounts(&self) -> Accounts {
+        self.container.accounts()
     }
 }
 

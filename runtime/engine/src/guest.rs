@@ -6,6 +6,7 @@
 use crate::component::Code;
 use crate::cpu::Meter;
 use crate::exit::Exit;
+use crate::input::Source;
 use crate::memory::{Account, Ledger};
 use crate::outgoing::Outgoing;
 use crate::output::{LastWords, Pipe, Stream};
@@ -32,6 +33,28 @@ pub struct Usage {
     pub memory_bytes: u64,
 }
 
+/// What a container may use and has used. Clones are the same accounts.
+#[derive(Clone)]
+pub struct Accounts {
+    meter: Arc<Meter>,
+    memory: Arc<Account>,
+    outgoing: Arc<Semaphore>,
+}
+
+impl Accounts {
+    /// What everything that runs on these accounts has used together.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage { cpu_nanos: self.meter.used_nanos(), memory_bytes: self.memory.used() }
+    }
+}
+
+impl std::fmt::Debug for Accounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accounts").field("usage", &self.usage()).finish_non_exhaustive()
+    }
+}
+
 /// A container: the accounts and settings all its instances share.
 pub(crate) struct Container {
     pub(crate) code: Arc<Code>,
@@ -43,13 +66,22 @@ pub(crate) struct Container {
 
 impl Container {
     pub(crate) fn new(code: &Arc<Code>, spec: ContainerSpec) -> Arc<Container> {
-        Arc::new(Container {
-            code: code.clone(),
+        let accounts = Accounts {
             meter: Meter::new(spec.cpu_request_millis, spec.cpu_limit_millis),
             memory: Account::new(spec.memory_limit_bytes, &code.parts().memory),
             outgoing: Arc::new(Semaphore::new(limits::OUTGOING_MAX)),
-            spec,
-        })
+        };
+        Container::within(&accounts, code, spec)
+    }
+
+    /// A container on the accounts of another one.
+    pub(crate) fn within(accounts: &Accounts, code: &Arc<Code>, spec: ContainerSpec) -> Arc<Container> {
+        let Accounts { meter, memory, outgoing } = accounts.clone();
+        Arc::new(Container { code: code.clone(), spec, meter, memory, outgoing })
+    }
+
+    pub(crate) fn accounts(&self) -> Accounts {
+        Accounts { meter: self.meter.clone(), memory: self.memory.clone(), outgoing: self.outgoing.clone() }
     }
 
     pub(crate) fn usage(&self) -> Usage {
@@ -91,8 +123,12 @@ impl Container {
     fn wasi(&self, said: &LastWords) -> wasmtime::Result<WasiCtx> {
         let mut wasi = WasiCtx::builder();
         wasi.args(&self.spec.args).envs(&self.spec.env).max_random_size(limits::RANDOM_BYTES_MAX);
-        wasi.stdout(Pipe::stdout(self.spec.output.clone()));
-        wasi.stderr(Pipe::stderr(self.spec.output.clone(), said.clone()));
+        let terminal = self.spec.terminal;
+        if let Some(input) = &self.spec.input {
+            wasi.stdin(Source::new(input.clone(), terminal));
+        }
+        wasi.stdout(Pipe::stdout(self.spec.output.clone(), terminal));
+        wasi.stderr(Pipe::stderr(self.spec.output.clone(), said.clone(), terminal));
         for mount in &self.spec.mounts {
             let permissions = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
             wasi.preopened_dir(&mount.host, &mount.guest, permissions).map_err(|error| {

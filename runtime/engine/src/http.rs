@@ -7,7 +7,7 @@
 
 use crate::component::{CodeError, Kind, Pre};
 use crate::exit::Exit;
-use crate::guest::{Container, Usage};
+use crate::guest::{Accounts, Container, Usage};
 use crate::limits;
 use crate::threads::Spawned;
 use bytes::Bytes;
@@ -56,6 +56,11 @@ impl HttpContainer {
     /// What all its instances have used.
     pub fn usage(&self) -> Usage {
         self.container.usage()
+    }
+
+    /// The accounts of all its instances.
+    pub fn accounts(&self) -> Accounts {
+        self.container.accounts()
     }
 
     /// Requests being answered now.

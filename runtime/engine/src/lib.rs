@@ -19,6 +19,7 @@ mod cpu;
 mod exit;
 mod guest;
 mod http;
+mod input;
 pub mod limits;
 mod memory;
 mod outgoing;
@@ -33,7 +34,7 @@ pub use command::Running;
 pub use compile::{COMPILE_COMMAND, compile_main};
 pub use component::{Code, CodeError, Kind};
 pub use exit::Exit;
-pub use guest::Usage;
+pub use guest::{Accounts, Usage};
 pub use http::HttpContainer;
 pub use output::{Output, Stream};
 pub use parts::EngineError;
@@ -107,8 +108,12 @@ pub struct ContainerSpec {
     pub cpu_limit_millis: Option<u64>,
     /// The only files it sees.
     pub mounts: Vec<Mount>,
+    /// What it reads from stdin, if anything. One instance reads it: an HTTP component has none.
+    pub input: Option<Arc<network::pipe::Reader>>,
     /// Where its output goes.
     pub output: Arc<dyn Output>,
+    /// Whether a person sits at the other end of all three: what `isatty` says.
+    pub terminal: bool,
     /// The network of its pod.
     pub network: network::PodNet,
 }
@@ -152,6 +157,18 @@ impl Engine {
     /// Runs a command to its end or until `stop`. Dropping the returned future ends it too.
     pub fn run(&self, code: &Arc<Code>, spec: ContainerSpec, stop: CancellationToken) -> Running {
         Running::start(Container::new(code, spec), stop)
+    }
+
+    /// Runs a command as a part of another container: what it uses is that container's, and so are the limits. Those of
+    /// `spec` are not looked at.
+    pub fn run_in(
+        &self,
+        accounts: &Accounts,
+        code: &Arc<Code>,
+        spec: ContainerSpec,
+        stop: CancellationToken,
+    ) -> Running {
+        Running::start(Container::within(accounts, code, spec), stop)
     }
 
     /// An HTTP component at rest: it uses nothing but its entry here until a request comes.

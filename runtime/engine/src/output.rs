@@ -1,14 +1,15 @@
-//! What a guest writes to stdout and stderr goes to the pod's [`Output`], at once and without ever blocking.
+//! What a guest writes to stdout and stderr goes to the pod's [`Output`], at once.
 //!
 //! The guest's side accepts at most one chunk per write; how much is *kept* is the implementer's bound. A write never
-//! fails and never traps: a pod must not die of its own prints.
+//! fails and never traps: a pod must not die of its own prints. An implementer whose reader is slow makes the guest wait
+//! before its next write, as a full pipe does; it never makes a thread wait.
 
 use crate::limits;
 use bytes::Bytes;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi_io::poll::Pollable;
@@ -27,6 +28,11 @@ pub enum Stream {
 pub trait Output: Send + Sync {
     /// Takes bytes as the guest wrote them, at most 64 KiB; they need not end at a line or a character.
     fn write(&self, stream: Stream, bytes: &[u8]);
+
+    /// Ready when the guest may write on. Else the guest waits and `cx` is woken; what is written all the same is taken.
+    fn poll_room(&self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
 }
 
 /// The end of what an instance wrote to stderr: where a panic says why.
@@ -52,15 +58,16 @@ pub(crate) struct Pipe {
     output: Arc<dyn Output>,
     stream: Stream,
     words: Option<LastWords>,
+    terminal: bool,
 }
 
 impl Pipe {
-    pub(crate) fn stdout(output: Arc<dyn Output>) -> Pipe {
-        Pipe { output, stream: Stream::Stdout, words: None }
+    pub(crate) fn stdout(output: Arc<dyn Output>, terminal: bool) -> Pipe {
+        Pipe { output, stream: Stream::Stdout, words: None, terminal }
     }
 
-    pub(crate) fn stderr(output: Arc<dyn Output>, words: LastWords) -> Pipe {
-        Pipe { output, stream: Stream::Stderr, words: Some(words) }
+    pub(crate) fn stderr(output: Arc<dyn Output>, words: LastWords, terminal: bool) -> Pipe {
+        Pipe { output, stream: Stream::Stderr, words: Some(words), terminal }
     }
 
     fn take(&self, bytes: &[u8]) {
@@ -73,7 +80,7 @@ impl Pipe {
 
 impl IsTerminal for Pipe {
     fn is_terminal(&self) -> bool {
-        false
+        self.terminal
     }
 }
 
@@ -89,7 +96,9 @@ impl StdoutStream for Pipe {
 
 #[wasmtime_wasi_io::async_trait]
 impl Pollable for Pipe {
-    async fn ready(&mut self) {}
+    async fn ready(&mut self) {
+        std::future::poll_fn(|cx| self.output.poll_room(cx)).await;
+    }
 }
 
 impl OutputStream for Pipe {
@@ -103,12 +112,14 @@ impl OutputStream for Pipe {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(limits::CHUNK_BYTES_MAX)
+        let room = self.output.poll_room(&mut Context::from_waker(Waker::noop()));
+        Ok(if room.is_ready() { limits::CHUNK_BYTES_MAX } else { 0 })
     }
 }
 
 impl AsyncWrite for Pipe {
-    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        std::task::ready!(self.output.poll_room(cx));
         let taken = bytes.len().min(limits::CHUNK_BYTES_MAX);
         self.take(&bytes[..taken]);
         Poll::Ready(Ok(taken))

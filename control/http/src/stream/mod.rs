@@ -2,10 +2,12 @@
 //!
 //! Kubernetes has three encodings of them, and clients of all three are about: SPDY/3.1 in place of HTTP, SPDY/3.1
 //! inside a WebSocket, and numbered channels of a WebSocket. `agreement` decides which one a request means,
-//! `transport` makes bytes of it, `spdy` is that protocol, and `forward` is `pods/portforward` over any of them. The
+//! `transport` makes bytes of it, `spdy` is that protocol, `forward` is `pods/portforward` over any of them, and `exec` is
+//! `pods/exec` and `pods/attach`. The
 //! pod's node is reached through the [`Relay`](crate::Relay) as by every other request about a pod.
 
 mod agreement;
+mod exec;
 mod forward;
 mod spdy;
 mod transport;
@@ -19,6 +21,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
+pub(crate) use exec::exec;
 pub(crate) use forward::{Target, connect, forward};
 
 use crate::reply::{Content, Reply, boxed};

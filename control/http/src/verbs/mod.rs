@@ -11,6 +11,7 @@ mod watch;
 mod write;
 
 pub(crate) use output::until;
+pub(crate) use page::{Filter, Start};
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Place, read};
 use crate::Body;
 use crate::body;
+use crate::container;
 use crate::query::Query;
 use crate::reply::{Reply, TEXT, boxed};
 use crate::service::{Call, Inner};
@@ -78,41 +79,11 @@ pub(crate) fn until(body: Body, stop: CancellationToken) -> Body {
     boxed(http_body_util::StreamBody::new(frames))
 }
 
-fn names<'a>(pod: &'a Object, list: &str) -> Vec<&'a str> {
-    pod.value["spec"][list]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|container| container["name"].as_str())
-        .collect()
-}
-
 /// Checks the options against the pod.
 fn wanted(pod: &Object, query: &Query) -> Result<Wanted, Status> {
-    let (containers, init) = (names(pod, "containers"), names(pod, "initContainers"));
-    let ephemeral = names(pod, "ephemeralContainers");
-    let name = pod.name();
-    let container = match query.get("container") {
-        Some(container) => container,
-        None => match containers.as_slice() {
-            [only] => only,
-            several => {
-                let mut message = format!(
-                    "a container name must be specified for pod {name}, choose one of: [{}]",
-                    several.join(" ")
-                );
-                if !init.is_empty() {
-                    message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
-                }
-                return Err(Status::bad_request(message));
-            }
-        },
-    };
-    if ![&containers, &init, &ephemeral].iter().any(|list| list.contains(&container)) {
-        return Err(Status::bad_request(format!("container {container} is not valid for pod {name}")));
-    }
+    let container = container::choose(pod, query)?;
     let previous = query.flag("previous")?;
-    Ok(Wanted { container: container.to_owned(), previous, query: options(query, name)? })
+    Ok(Wanted { container, previous, query: options(query, pod.name())? })
 }
 
 /// The options that the node reads, checked and spelled again.

@@ -36,7 +36,11 @@ pub(super) async fn dispatch(
             stream::forward(inner, call, pod.ok_or_else(|| Status::not_found("pods", &place.name))?)
         }
         ("proxy", _) => proxy::proxy(inner, call, body, place, rest).await,
-        ("exec" | "attach", _) => Err(absent(name, &place.resource.name)),
+        ("exec" | "attach", _) => {
+            let picture = read::picture(inner, call).await?;
+            let pod = picture.get("pods", &place.namespace, &place.name);
+            stream::exec(inner, call, pod.ok_or_else(|| Status::not_found("pods", &place.name))?, name).await
+        }
         ("binding", "create") => bind(inner, call, body, place).await,
         ("eviction", "create") => evict(inner, call, body, place).await,
         ("token", "create") => token(inner, call, body, place).await,

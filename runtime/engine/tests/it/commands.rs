@@ -100,9 +100,9 @@ async fn dropping_a_command_ends_it_and_returns_its_memory() {
     let forever = house.load(&guests::command("(loop $l (br $l))")).await.unwrap();
     let burner = house.engine.run(&forever, spec().0, CancellationToken::new());
     until("it runs", || burner.usage().memory_bytes > 0 && burner.usage().cpu_nanos > 0).await;
-    let usage = burner.usage_reader();
+    let accounts = burner.accounts();
     drop(burner);
-    until("its memory is returned", || usage().memory_bytes == 0).await;
+    until("its memory is returned", || accounts.usage().memory_bytes == 0).await;
 }
 
 #[tokio::test]

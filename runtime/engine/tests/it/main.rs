@@ -100,7 +100,9 @@ fn spec() -> (ContainerSpec, Arc<Collected>) {
         cpu_request_millis: None,
         cpu_limit_millis: None,
         mounts: Vec::new(),
+        input: None,
         output: output.clone(),
+        terminal: false,
         network,
     };
     (spec, output)

@@ -155,7 +155,7 @@ struct Forwards {
 impl Forwards {
     fn new(target: &Target, outgoing: Outgoing) -> (Self, AbortOnDropHandle<()>) {
         let (to_client, from_pods) = mpsc::channel(STREAM_PIECES_MAX);
-        let writer = AbortOnDropHandle::new(tokio::spawn(write(from_pods, outgoing)));
+        let writer = AbortOnDropHandle::new(tokio::spawn(transport::write(from_pods, outgoing)));
         (Self { target: target.clone(), to_client, pumps: JoinSet::new() }, writer)
     }
 
@@ -176,16 +176,6 @@ impl Forwards {
         });
         Forward { to_pod: Some(to_pod), abort }
     }
-}
-
-/// Sends what is waiting until nobody can have more, then closes.
-async fn write(mut pieces: mpsc::Receiver<Bytes>, mut outgoing: Outgoing) {
-    while let Some(piece) = pieces.recv().await {
-        if outgoing.send(piece).await.is_none() {
-            return;
-        }
-    }
-    outgoing.close().await;
 }
 
 /// One connection: a request to the node, its body the client's bytes, the answer's body the pod's. `None` when the
