@@ -10,6 +10,7 @@ use std::sync::Arc;
 use control::pki::Identity;
 use runtime::engine::{Engine, EngineConfig};
 use runtime::image::{Images, Registry};
+use runtime::ingress::metrics::Metrics;
 use runtime::ingress::tls::{Certificates, certified_key};
 use runtime::ingress::{self, Ingress};
 use runtime::network::{self, Fabric};
@@ -77,11 +78,13 @@ impl Node {
         overlay::start(&config.overlay, config.bind, &config.client, &fabric, &mut parts, &stop)?;
         let node_data = config.data_dir.join("node");
         let node = NodeConfig::new(&config.name, node_data, config.client, fabric.clone(), engine, images.clone());
+        let metrics = node.metrics.clone();
         let node = runtime::Node::new(NodeConfig { addresses: config.addresses, ..node });
         let kubelet = node.kubelet_service();
         let close = CancellationToken::new();
         let mut ingress = JoinSet::new();
-        let certificates = config.doors.map(|doors| open(doors, &fabric, &mut ingress, close.clone())).transpose()?;
+        let certificates =
+            config.doors.map(|doors| open(doors, &fabric, &mut ingress, close.clone(), metrics)).transpose()?;
         let tables =
             network_driver::Config { client: config.tables, fabric, certificates, node_ports: Some(config.bind) };
         let (a, b) = (stop.clone(), stop.clone());
@@ -131,12 +134,13 @@ fn open(
     fabric: &Fabric,
     ingress: &mut JoinSet<&'static str>,
     close: CancellationToken,
+    metrics: Arc<Metrics>,
 ) -> anyhow::Result<Arc<Certificates>> {
     let Doors { http, https, fallback } = doors;
     let fallback = certified_key(fallback.certificate_pem.as_bytes(), fallback.key_pem.as_bytes())?;
     let certificates = Arc::new(Certificates::new(Some(fallback)));
     let patience = ingress::Patience::default();
-    let (certificates_shown, metrics) = (certificates.clone(), Arc::default());
+    let certificates_shown = certificates.clone();
     let config = ingress::Config { http, https: Some(https), certificates: certificates_shown, patience, metrics };
     let door = Ingress::new(config, fabric.clone());
     ingress.spawn(async move {

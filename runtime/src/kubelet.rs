@@ -1,7 +1,7 @@
 //! What the API asks a node about its containers, on the kubelet's paths.
 //!
 //! `GET /containerLogs/NAMESPACE/POD/CONTAINER` with the query of `pods/log`, `GET /stats/summary`, `GET /pods`,
-//! `GET /healthz`, `GET /images/v2/…` (the reading half of the OCI distribution API, images under their full names), and
+//! `GET /metrics`, `GET /healthz`, `GET /images/v2/…` (the reading half of the OCI distribution API, images under their full names), and
 //! the conversations, whose two directions are the bodies of request and answer: `POST /portForward/NAMESPACE/POD/PORT`,
 //! a connection to a pod; `POST /exec/NAMESPACE/POD/CONTAINER` and `POST /attach/…`, with the query of `pods/exec` and
 //! frames of [`api::channels`] in both. Who may ask was decided before: this service is reachable only through the API
@@ -54,6 +54,10 @@ impl KubeletService {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         match parts[..] {
             ["healthz"] => Ok(reply("text/plain; charset=utf-8", network::body::full("ok"))),
+            // Prometheus' text format, as the kubelet's own.
+            ["metrics"] => {
+                Ok(reply("text/plain; version=0.0.4", network::body::full(self.agent.config.metrics.text())))
+            }
             ["pods"] => {
                 let list =
                     json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": self.agent.roster.pods()});

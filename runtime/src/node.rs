@@ -16,6 +16,7 @@ use crate::addresses::Addresses;
 use crate::environment::Place;
 use crate::events::{self, Notes, Recorder};
 use crate::host::Capacity;
+use crate::ingress::metrics::Metrics;
 use crate::kubelet::KubeletService;
 use crate::limits;
 use crate::pull::Pulls;
@@ -48,6 +49,8 @@ pub struct NodeConfig {
     pub images: Images,
     /// Registries (`HOST:PORT`) that speak plain HTTP; those on this machine may in any case.
     pub plain_registries: Vec<String>,
+    /// What the Ingress of this node has counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl NodeConfig {
@@ -66,6 +69,7 @@ impl NodeConfig {
             engine,
             images,
             plain_registries: Vec::new(),
+            metrics: Arc::default(),
         }
     }
 }

@@ -93,6 +93,14 @@ fn a_gateway_spreads_requests_by_weight() {
     assert_eq!(cluster.fetch("split.localhost", "/old/x").unwrap().0, 302);
     let gateway = cluster.get("gateways.gateway.networking.k8s.io", "edge");
     assert_eq!(gateway["status"]["listeners"][0]["attachedRoutes"], 1, "{gateway}");
+    let Some(kubectl) = Kubectl::newest() else { return };
+    let nodes = kubectl.run(&cluster, &["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]).ok();
+    let path = format!("/api/v1/nodes/{nodes}/proxy/metrics");
+    let metrics = kubectl.run(&cluster, &["get", "--raw", &path]).ok();
+    assert!(
+        metrics.contains(r#"kogia_ingress_requests_total{route="httproute/default/split/1",code="200"}"#),
+        "{metrics}"
+    );
 }
 
 #[test]
