@@ -12,7 +12,7 @@ use api::Status;
 use objects::{Objects, User, WriteOptions};
 use serde_json::{Map, Value, json};
 
-const TABLES: [&str; 1] = [include_str!("definitions/gateway.txt")];
+const TABLES: [&str; 2] = [include_str!("definitions/gateway.txt"), include_str!("definitions/certificates.txt")];
 
 /// Creates the definitions that are not there, and the objects of them that every cluster begins with.
 pub(crate) async fn install(objects: Objects) {
@@ -38,7 +38,7 @@ async fn create(objects: &Objects, who: &User, body: Value) -> Result<(), Status
 
 /// The resource of an object, once it is served: a definition of this moment becomes one when its controller has
 /// accepted it.
-async fn served(objects: &Objects, body: &Value) -> Result<std::sync::Arc<api::Resource>, Status> {
+pub(crate) async fn served(objects: &Objects, body: &Value) -> Result<std::sync::Arc<api::Resource>, Status> {
     let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
     let (version, kind) = (text("apiVersion"), text("kind"));
     let (group, version) = version.split_once('/').unwrap_or(("", &version));
@@ -188,6 +188,7 @@ fn condition() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::house::{house, put, status_of};
 
     #[test]
     fn tables_become_definitions() {
@@ -204,48 +205,6 @@ mod tests {
         assert_eq!(*weight, json!({"type": "integer", "default": 1, "minimum": 0, "maximum": 1_000_000}));
         assert_eq!(backend["properties"]["group"]["default"], "");
         assert_eq!(schema["required"], json!(["spec"]));
-    }
-
-    /// A door with the controllers behind it and all definitions installed.
-    async fn house() -> (Objects, tempfile::TempDir, tokio_util::sync::DropGuard) {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let store = raft_store::Store::open(raft_store::Config::single(directory.path())).await.expect("a new store");
-        let objects = Objects::open(store).await.expect("an empty store");
-        let stop = tokio_util::sync::CancellationToken::new();
-        let lost = http_api::Relay::default().lost();
-        tokio::spawn(crate::controllers_driver::run(objects.clone(), "THE CA".to_owned(), lost, stop.clone()));
-        put(&objects, "{apiVersion: v1, kind: Namespace, metadata: {name: default}}").await;
-        install(objects.clone()).await;
-        (objects, directory, stop.drop_guard())
-    }
-
-    async fn put(objects: &Objects, text: &str) {
-        for body in api::yaml::documents(text.as_bytes()).unwrap() {
-            let resource = served(objects, &body).await.unwrap();
-            let namespace = if resource.namespaced { "default" } else { "" };
-            let who = User::system("system:admin");
-            objects.create(&who, &resource, namespace, body, &WriteOptions::default()).await.unwrap();
-        }
-    }
-
-    /// Waits until an object's status says something.
-    async fn status_of(objects: &Objects, resource: &str, name: &str, says: impl Fn(&Value) -> bool) -> Value {
-        let namespace = if resource.starts_with("gatewayclasses") { "" } else { "default" };
-        let mut last = Value::Null;
-        let seen = async {
-            loop {
-                let view = objects.view();
-                let object = view.get(resource, namespace, name).map(|object| object.field("status").clone());
-                last = object.unwrap_or_default();
-                if says(&last) {
-                    return;
-                }
-                objects.changes(view.revision()).unwrap().next().await.unwrap();
-            }
-        };
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(30), seen).await;
-        assert!(waited.is_ok(), "{resource} {name}: {last:#}");
-        last
     }
 
     fn reasons(conditions: &Value) -> Vec<String> {

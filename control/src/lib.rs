@@ -7,12 +7,16 @@
 //!   with it.
 //! * [`member`]: who a member is; `join`: how it becomes one; `membership`: how the others learn of it.
 //! * [`store`]: what the program's own commands need of the store.
-//! * [`controllers_driver`], [`scheduler_driver`]: what runs the deciders; `workqueue`: who is next.
+//! * [`controllers_driver`], [`scheduler_driver`]: what runs the deciders; `workqueue`: who is next;
+//!   `issuance`: keys and signatures for custom resources that ask for them.
 
 mod certificates;
 mod clock;
 pub mod controllers_driver;
 mod definitions;
+#[cfg(test)]
+mod house;
+mod issuance;
 mod join;
 mod limits;
 pub mod member;

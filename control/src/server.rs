@@ -22,7 +22,9 @@ use tracing::info;
 use crate::member::{self, Record};
 use crate::pki::{Authority, Identity, PkiError};
 use crate::snapshot::Snapshots;
-use crate::{certificates, controllers_driver, definitions, join, membership, pki, scheduler_driver, store, term};
+use crate::{
+    certificates, controllers_driver, definitions, issuance, join, membership, pki, scheduler_driver, store, term,
+};
 
 /// The names under which clients inside and outside know the API server.
 const NAMES: [&str; 5] =
@@ -287,6 +289,11 @@ fn duties(
         tasks.spawn(async move {
             membership.await;
             "the membership"
+        });
+        let issuance = issuance::run(objects.clone(), stop.clone());
+        tasks.spawn(async move {
+            issuance.await;
+            "the issuance of certificates"
         });
         let certificates = certificates::run(objects.clone(), authority.clone(), stop);
         tasks.spawn(async move {

@@ -14,6 +14,7 @@
 //!   workloads;
 //!   `disruption`: how many of their pods may be taken away; `scale_to_zero`: who sleeps when nobody calls.
 //! * `endpoints`, `endpoint_slices`, `ingress`, `gateway`: who serves a Service, inside and from outside.
+//! * [`certificates`]: who signs, what is to be signed and when.
 //! * `namespace`, `namespace_defaults`, `garbage`, `event_ttl`, `job_ttl`: what is born and dies with something else.
 //! * `definition`: custom resources begin and end.
 //! * [`Heard`]: signs of life of nodes. `node_health`, `taint_eviction`, `pod_gc`, `pod_ranges`: nodes and what runs on them.
@@ -21,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod certificates;
 mod cronjob;
 mod daemonset;
 mod definition;
@@ -131,6 +133,8 @@ pub const fn table() -> &'static [Controller] {
         endpoint_slices "endpoint-slice-controller",
         endpoints "endpoint-controller",
         ingress "ingress-status-controller",
+        certificates::issuers "issuers-controller",
+        certificates::shim "ingress-shim",
         gateway::class "gateway-class-controller",
         gateway::gateways "gateway-controller",
         gateway::routes "http-route-controller",

@@ -1,0 +1,85 @@
+//! Certificates in cert-manager's shapes: who may sign, what is to be signed and when.
+//!
+//! What is decided here is pure; keys are made and certificates signed by the driver in `control`, which asks [`plan`].
+//! Names, annotations and reasons are cert-manager's (v1).
+//!
+//! * [`issuers`]: whether an Issuer can sign. [`shim`]: Certificates for Ingresses that are annotated so.
+//! * [`plan`], [`request`]: what becomes of a Certificate and of a CertificateRequest.
+
+pub(crate) mod issuers;
+mod plan;
+pub(crate) mod shim;
+
+use std::sync::Arc;
+
+use api::{Object, View};
+use serde_json::Value;
+
+pub use plan::{Plan, RequestPlan, Wish, plan, request};
+
+/// The Certificates.
+pub const CERTIFICATES: &str = "certificates.cert-manager.io";
+/// The CertificateRequests.
+pub const REQUESTS: &str = "certificaterequests.cert-manager.io";
+const ISSUERS: &str = "issuers.cert-manager.io";
+const CLUSTER_ISSUERS: &str = "clusterissuers.cert-manager.io";
+
+/// Where the Secrets of ClusterIssuers lie, as in cert-manager's own installation.
+const CLUSTER_NAMESPACE: &str = "cert-manager";
+
+/// Who signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signer {
+    /// The certificate's own key.
+    Own,
+    /// An authority: its certificate and its key, PEM.
+    Authority {
+        /// `tls.crt`.
+        certificate_pem: String,
+        /// `tls.key`.
+        key_pem: String,
+    },
+}
+
+/// The issuer that a reference means; `None` when there is none.
+fn issuer<'a>(view: &'a View, namespace: &str, reference: &Value) -> Option<&'a Arc<Object>> {
+    let name = reference["name"].as_str()?;
+    match reference["kind"].as_str().filter(|kind| !kind.is_empty()).unwrap_or("Issuer") {
+        "Issuer" => view.get(ISSUERS, namespace, name),
+        "ClusterIssuer" => view.get(CLUSTER_ISSUERS, "", name),
+        _ => None,
+    }
+}
+
+/// Who signs for an issuer, or why nobody does: reason and sentence.
+fn signer(view: &View, issuer: &Object) -> Result<Signer, (&'static str, String)> {
+    if issuer.value["spec"]["selfSigned"].is_object() {
+        return Ok(Signer::Own);
+    }
+    let Some(secret) = issuer.field("spec.ca.secretName").as_str() else {
+        return Err(("MissingIssuerType", "the issuer is of no kind that is served: selfSigned or ca".to_owned()));
+    };
+    let namespace = if issuer.namespace().is_empty() { CLUSTER_NAMESPACE } else { issuer.namespace() };
+    let found = view.get("secrets", namespace, secret);
+    let field = |field| found.and_then(|secret| decoded(&secret.value["data"][field]));
+    match (field("tls.crt"), field("tls.key")) {
+        (Some(certificate_pem), Some(key_pem)) => Ok(Signer::Authority { certificate_pem, key_pem }),
+        _ => Err((
+            "ErrGetKeyPair",
+            format!("Secret {namespace}/{secret} does not exist or holds no tls.crt and tls.key"),
+        )),
+    }
+}
+
+/// A field of a Secret, as text.
+fn decoded(value: &Value) -> Option<String> {
+    use base64::Engine as _;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str()?).ok()?;
+    String::from_utf8(bytes).ok().filter(|text| !text.is_empty())
+}
+
+/// The names of a list, in order, joined by commas: how Secrets note them.
+fn names(value: &Value) -> String {
+    let list: Vec<&str> = value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    list.join(",")
+}
