@@ -56,6 +56,7 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let client = servers.client();
     let address = join::advertised(args.bind, args.advertise, known.servers.first().map(String::as_str));
     let mut node = Node::start(node::Config {
+        wasi_0_3: true,
         name: name.clone(),
         data_dir: data_dir.to_owned(),
         shared_dir: args.shared.clone().unwrap_or_else(|| data_dir.to_owned()),

@@ -50,6 +50,8 @@ pub struct Config {
     pub dns_port: Option<u16>,
     /// How long pods stay on a node that is lost, in a cluster that is founded here.
     pub toleration_seconds: u32,
+    /// Whether components of WASI 0.3 are run.
+    pub wasi_0_3: bool,
 }
 
 /// A running server.
@@ -113,6 +115,7 @@ impl Cluster {
             client: client.clone(),
             tables: kube::Client::new(control.in_process(User::system("system:kogia-network")), "default"),
             bind: config.bind,
+            wasi_0_3: config.wasi_0_3,
             doors: Some(Doors { http, https, fallback: control.ingress_identity()? }),
             registry: Some(registry),
             overlay: overlay::Config {

@@ -112,7 +112,7 @@ enum Command {
     Bench(bench::Args),
     /// Compile one component; the node calls this in a process of its own
     #[command(name = runtime::engine::COMPILE_COMMAND, hide = true)]
-    CompileComponent { wasm: PathBuf, out: PathBuf },
+    CompileComponent { wasm: PathBuf, out: PathBuf, settings: String },
 }
 
 fn main() -> ExitCode {
@@ -128,8 +128,8 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    if let Command::CompileComponent { wasm, out } = cli.command {
-        return Ok(runtime::engine::compile_main([wasm.into(), out.into()]));
+    if let Command::CompileComponent { wasm, out, settings } = cli.command {
+        return Ok(runtime::engine::compile_main([wasm.into(), out.into(), settings.into()]));
     }
     let data_dir = std::path::absolute(cli.data_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -38,6 +38,8 @@ pub struct Config {
     pub tables: kube::Client,
     /// The address where NodePorts are opened.
     pub bind: IpAddr,
+    /// Whether components of WASI 0.3 are run.
+    pub wasi_0_3: bool,
     /// The way in from outside, if there is one.
     pub doors: Option<Doors>,
     /// Where tools on this machine push and pull images; on loopback.
@@ -70,6 +72,7 @@ impl Node {
             Fabric::new(network::Config { node: config.name.clone(), outside: true, ..network::Config::default() });
         let engine = Engine::new(EngineConfig {
             compiler: std::env::current_exe().ok(),
+            wasi_0_3: config.wasi_0_3,
             memory_max_bytes: Some(runtime::Capacity::read().guest_memory_bytes()),
             ..EngineConfig::new(config.shared_dir.join("cache"))
         })?;

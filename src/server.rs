@@ -49,6 +49,7 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
         anyhow::bail!("another process uses {}", data_dir.display());
     };
     let mut cluster = Cluster::start(cluster::Config {
+        wasi_0_3: true,
         data_dir: data_dir.to_owned(),
         shared_dir: args.shared.unwrap_or_else(|| data_dir.to_owned()),
         advertise: join::advertised(args.bind, args.advertise, args.join.join.as_deref()),

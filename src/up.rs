@@ -50,6 +50,9 @@ pub struct Args {
     /// Port on which people may ask the cluster's DNS; 0 is any free one
     #[arg(long, value_name = "PORT")]
     dns_port: Option<u16>,
+    /// Refuse components of WASI 0.3, a young standard in a young implementation
+    #[arg(long)]
+    without_wasi_0_3: bool,
 }
 
 pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
@@ -91,6 +94,7 @@ async fn foreground(args: &Args, app: Option<app::App>, data_dir: &Path) -> anyh
         overlay_port: args.overlay_port,
         dns_port: args.dns_port,
         toleration_seconds: limits::LAPTOP_TOLERATION_SECONDS,
+        wasi_0_3: !args.without_wasi_0_3,
     })
     .await?;
     private::write(&data_dir.join("kubeconfig"), cluster.kubeconfig())?;
@@ -224,6 +228,7 @@ async fn detached(args: &Args, data_dir: &Path) -> anyhow::Result<Running> {
         }
     }
     command.args(args.no_merge.then_some("--no-merge"));
+    command.args(args.without_wasi_0_3.then_some("--without-wasi-0-3"));
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
     process::stay(&mut command);
     let mut child = command.spawn().context("cannot start the cluster's process")?;

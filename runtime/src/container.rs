@@ -21,6 +21,7 @@ use crate::limits::EXECS_MAX;
 use crate::node::Agent;
 use crate::output::ContainerOutput;
 use crate::rooms::{self, Room};
+use crate::terms::terms;
 use crate::{exec, settings, volumes};
 
 /// The port of an HTTP component whose container declares none.
@@ -90,7 +91,9 @@ pub(crate) async fn prepare(
     })
     .await;
     let mounts = mounts.map_err(|error| StartError::run(error.to_string()))?.map_err(StartError::config)?;
-    let code = agent.config.engine.load(&image.digest, &image.path).await?;
+    let terms = pod.metadata.annotations.as_ref().map(terms).transpose().map_err(StartError::config)?;
+    let terms = terms.unwrap_or_default();
+    let code = agent.config.engine.load(&image.digest, &image.path, terms.fuel.is_some()).await?;
     let files = output.begin(attempt).map_err(|error| StartError::run(format!("no file for its output: {error}")))?;
     let flag = |flag: Option<bool>| flag == Some(true);
     let terminal = flag(container.tty);
@@ -104,6 +107,7 @@ pub(crate) async fn prepare(
         cpu_request_millis: request(container, "cpu").map(|cpu| cpu.millis()).and_then(|n| u64::try_from(n).ok()),
         cpu_limit_millis: limit(container, "cpu").map(|cpu| cpu.millis()).and_then(|n| u64::try_from(n).ok()),
         mounts,
+        terms,
         input,
         output: console.clone(),
         terminal,
@@ -229,6 +233,7 @@ fn translate(exit: engine::Exit) -> Exit {
     match exit {
         engine::Exit::Code(code) => Exit::Code(code),
         engine::Exit::OomKilled => Exit::OomKilled,
+        exhausted @ engine::Exit::OutOfFuel(_) => Exit::OutOfFuel(exhausted.to_string()),
         engine::Exit::Stopped => Exit::Stopped,
         engine::Exit::Failed(message) => Exit::NotStarted(message),
         trap @ engine::Exit::Trap { .. } => Exit::Trap(trap.to_string()),

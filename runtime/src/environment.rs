@@ -7,11 +7,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::quantity::Quantity;
 use k8s_openapi::api::core::v1 as k8s;
 
-/// The ConfigMaps and Secrets a pod names, as far as they exist.
+/// The ConfigMaps and Secrets a pod names, as far as they exist, and its tokens.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
     pub(crate) config_maps: BTreeMap<String, k8s::ConfigMap>,
     pub(crate) secrets: BTreeMap<String, k8s::Secret>,
+    pub(crate) tokens: BTreeMap<Token, String>,
+}
+
+/// A token that speaks for a pod's service account, as a projected volume asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Token {
+    pub(crate) account: String,
+    /// Name and uid of the pod: the token ends with it.
+    pub(crate) pod: (String, String),
+    /// Who is to accept it; `None` is the API server.
+    pub(crate) audience: Option<String>,
+    pub(crate) seconds: i64,
 }
 
 /// What is to be fetched.
@@ -19,11 +31,12 @@ pub(crate) struct Settings {
 pub(crate) struct References {
     pub(crate) config_maps: BTreeSet<String>,
     pub(crate) secrets: BTreeSet<String>,
+    pub(crate) tokens: BTreeSet<Token>,
 }
 
 impl References {
     pub(crate) fn is_empty(&self) -> bool {
-        self.config_maps.is_empty() && self.secrets.is_empty()
+        self.config_maps.is_empty() && self.secrets.is_empty() && self.tokens.is_empty()
     }
 }
 

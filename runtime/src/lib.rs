@@ -9,6 +9,7 @@
 //! * `pods`: which pods are here; `pod_driver`: one task per pod that performs what its machine (crate `pod`) asks.
 //! * `ground`: a pod's address and folders; `container`: from image to running code; `environment`, `settings`,
 //!   `volumes`, `output`: what it sees and prints.
+//! * `terms`: what a pod asks in `kogia.dev/…` annotations; `storage`: how much of the disk it uses.
 //! * `events`, `probes`, `addresses`, `roster`: told, asked, given out, known.
 //! * `rooms`, `console`, `outlet`: running containers seen from inside, and those who are connected to them; `exec`: what
 //!   is run in them; `toolbox`, `terminal`: what a component has no `/bin` and no tty for.
@@ -49,7 +50,9 @@ mod rooms;
 mod roster;
 mod settings;
 mod stats;
+mod storage;
 mod terminal;
+mod terms;
 mod toolbox;
 mod volumes;
 

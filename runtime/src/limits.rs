@@ -125,3 +125,27 @@ pub const EXECS_MAX: usize = 32;
 
 /// Bytes of what a probe's or hook's command said: the kubelet keeps as many.
 pub const EXEC_WORDS_BYTES_MAX: usize = 10 << 10;
+/// Longest wait for a response that a pod may ask for.
+pub(crate) const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+/// Instances one container may keep for a next request: half of what a node answers at once.
+pub(crate) const REUSE_INSTANCES_MAX: u32 = 500;
+
+/// Requests one instance may be asked to answer at once: as many as its container takes at all.
+pub(crate) const REUSE_CONCURRENCY_MAX: u32 = engine::limits::REQUESTS_MAX as u32;
+
+/// Longest an instance may be kept for a next request: what is kept longer belongs in a command that listens.
+pub(crate) const REUSE_IDLE_MAX: Duration = Duration::from_secs(3600);
+
+/// Characters of a value shown in a refusal.
+pub(crate) const VALUE_SHOWN_MAX: usize = 100;
+
+/// How often the disk is looked at for pods that have a limit of it: the kubelet's 10 s would let a guest write gigabytes.
+pub(crate) const STORAGE_LOOK: Duration = Duration::from_secs(2);
+
+/// Files and folders of one volume that are counted; one with more counts as full.
+pub(crate) const STORAGE_ENTRIES_MAX: usize = 100_000;
+
+/// How long a projected token is good for when the pod does not say (Kubernetes' default); it is fetched anew with each
+/// look at the volumes.
+pub(crate) const TOKEN_SECONDS: i64 = 3600;

@@ -23,14 +23,14 @@ use tokio_util::sync::CancellationToken;
 use crate::container::{self, Prepared, StartError};
 use crate::events::Note;
 use crate::ground::{self, Ground, output_folder, pod_folder};
-use crate::limits::{REQUEST_TIME_MAX, VOLUMES_REFRESH};
+use crate::limits::{REQUEST_TIME_MAX, STORAGE_LOOK, VOLUMES_REFRESH};
 use crate::node::Agent;
 use crate::output::ContainerOutput;
 use crate::patch::difference;
 use crate::retry::{Retry, is_gone};
 use crate::rooms::Rooms;
 use crate::roster::Tenant;
-use crate::{exec, probes, volumes};
+use crate::{exec, probes, storage, volumes};
 
 /// The pod's object as the watch has it.
 #[derive(Clone, Debug)]
@@ -46,6 +46,8 @@ enum Outcome {
     SetUp(Result<Ground, String>),
     /// Volumes show what their ConfigMaps and Secrets say now.
     Refreshed,
+    /// How much of the disk the pod uses, if that is more than it may.
+    Measured(Option<String>),
     ImageFound {
         container: String,
         image: Resolved,
@@ -223,9 +225,12 @@ impl Driver {
                 let addresses = ground.network.addresses().to_vec();
                 self.ground = Some(ground);
                 self.refresh_volumes();
+                self.measure_storage();
                 self.step(Input::PodSetUp { addresses });
             }
             Outcome::Refreshed => self.refresh_volumes(),
+            Outcome::Measured(Some(message)) => self.step(Input::Evicted { message }),
+            Outcome::Measured(None) => self.measure_storage(),
             Outcome::SetUp(Err(message)) => self.step(Input::SetUpFailed { message }),
             Outcome::ImageFound { container, image, fetched } => {
                 let image_id = image.id.clone();
@@ -306,6 +311,25 @@ impl Driver {
                 tracing::debug!(error, "volumes of a pod stay as they are");
             }
             Outcome::Refreshed
+        });
+    }
+
+    /// Looks after a while how much of the disk the pod uses; where it has no limit, never.
+    fn measure_storage(&mut self) {
+        let (Some(ground), true) = (&self.ground, storage::is_limited(&self.pod)) else { return };
+        let volumes = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let own = volumes.filter(|volume| volume.empty_dir.is_some()).map(|volume| &volume.name);
+        let folder = |name: &String| Some((name.clone(), ground.volumes.get(name)?.folder.clone()));
+        let outputs = output_folder(&self.agent, &self.pod);
+        let places = storage::Places {
+            volumes: own.filter_map(folder).collect(),
+            outputs: self.outputs.keys().map(|name| (name.clone(), outputs.join(name))).collect(),
+        };
+        let pod = self.pod.clone();
+        self.outcomes.spawn(async move {
+            tokio::time::sleep(STORAGE_LOOK).await;
+            let looked = tokio::task::spawn_blocking(move || storage::excess(&pod, &storage::measure(&places)));
+            Outcome::Measured(looked.await.unwrap_or_default())
         });
     }
 

@@ -27,6 +27,9 @@ const KUBELET_VERSION: &str = concat!("v1.33.0+kogia.", env!("CARGO_PKG_VERSION"
 const RUNTIME_VERSION: &str = "wasmtime://48.0.8";
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
+/// How many pods the node will take: the cluster gives it a pod CIDR of that size.
+const PODS_MAX: &str = "kogia.dev/pods-max";
+
 /// Makes the Node object true, and waits until the cluster has given the node its pod CIDRs. Returns its uid and them.
 pub(crate) async fn register(client: &Client, config: &NodeConfig, capacity: Capacity) -> (String, Vec<String>) {
     let nodes: Api<k8s::Node> = Api::all(client.clone());
@@ -153,8 +156,15 @@ async fn images(config: &NodeConfig) -> Vec<k8s::ContainerImage> {
 }
 
 fn object(config: &NodeConfig) -> k8s::Node {
+    // How large a part of the pod network it needs.
+    let annotations = BTreeMap::from([(PODS_MAX.to_owned(), config.pods_max.to_string())]);
     k8s::Node {
-        metadata: ObjectMeta { name: Some(config.name.clone()), labels: Some(labels(config)), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(config.name.clone()),
+            labels: Some(labels(config)),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        },
         ..k8s::Node::default()
     }
 }

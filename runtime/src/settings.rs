@@ -1,13 +1,15 @@
-//! Fetching the ConfigMaps and Secrets a pod names.
+//! Fetching the ConfigMaps and Secrets a pod names, and its tokens.
 
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::Api;
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Api, PostParams};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 
-use crate::environment::{References, Settings};
+use crate::environment::{References, Settings, Token};
 use crate::limits::REQUEST_TIME_MAX;
 
 /// Fetches what exists of them, as it is now.
@@ -26,7 +28,37 @@ pub(crate) async fn fetch(client: &Client, namespace: &str, names: References) -
             settings.secrets.insert(name, secret);
         }
     }
+    for wanted in names.tokens {
+        let token = token(client, namespace, &wanted).await?;
+        settings.tokens.insert(wanted, token);
+    }
     Ok(settings)
+}
+
+/// Asks for a token that is bound to the pod (KEP-1205).
+async fn token(client: &Client, namespace: &str, wanted: &Token) -> Result<String, String> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let (name, uid) = wanted.pod.clone();
+    let pod = BoundObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        name: Some(name),
+        uid: Some(uid),
+    };
+    let spec = TokenRequestSpec {
+        audiences: wanted.audience.iter().cloned().collect(),
+        bound_object_ref: Some(pod),
+        expiration_seconds: Some(wanted.seconds),
+    };
+    let request = TokenRequest { spec, ..TokenRequest::default() };
+    let parameters = PostParams::default();
+    let asked = accounts.create_token_request(&wanted.account, &parameters, &request);
+    let failed = |why: String| format!("failed to fetch token: {why}");
+    match tokio::time::timeout(REQUEST_TIME_MAX, asked).await {
+        Ok(Ok(answer)) => answer.status.map(|status| status.token).ok_or_else(|| failed("there is none".to_owned())),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed("not in time".to_owned())),
+    }
 }
 
 async fn get<K>(client: &Client, namespace: &str, name: &str) -> Result<Option<K>, String>

@@ -54,7 +54,7 @@ impl Toolbox {
     /// A sentence.
     pub(crate) async fn code(&self, engine: &Engine) -> Result<Arc<Code>, String> {
         let image = self.image().await?;
-        engine.load(&image.digest, &image.path).await.map_err(|error| format!("the toolbox: {error}"))
+        engine.load(&image.digest, &image.path, false).await.map_err(|error| format!("the toolbox: {error}"))
     }
 }
 

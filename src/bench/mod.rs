@@ -7,8 +7,13 @@ mod api;
 mod etcd;
 mod failover;
 mod grpc;
+mod hostile;
+mod house;
+mod http;
+mod load;
 mod members;
 mod net;
+mod pods;
 mod server;
 mod store;
 mod up;
@@ -48,7 +53,7 @@ pub struct Args {
     /// How long each load lasts, in milliseconds, for benches that put load on something
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(10..=600_000))]
     millis: u64,
-    /// How many pods a list holds, for the bench of the API
+    /// How many pods a list holds or a node is filled with, for the benches of the API and of pods
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pods: u32,
     /// How many watches are open at once, for the bench of the API
@@ -71,12 +76,19 @@ enum Name {
     Store,
     /// Connections between pods of one node and of two, beside plain TCP
     Net,
+    /// Requests per second through Ingress and Service, with fresh and with reused instances
+    Http,
+    /// How fast one node fills with pods, and what an idle pod costs
+    Pods,
+    /// What a neighbour notices of guests that misbehave
+    Hostile,
 }
 
 /// Who can be measured beside us.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Peer {
     Etcd,
+    Wasmtime,
 }
 
 /// One measured figure.
@@ -111,7 +123,20 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
             anyhow::ensure!(args.against.is_none(), "nothing else is killed like this; leave --against out");
             failover::measure(args.rounds, &args.app).await?
         }
+        Name::Http => {
+            let (rounds, millis, against) = (args.rounds, args.millis, args.against);
+            http::measure(&http::Options { rounds, millis, folder: &args.app, against }).await?
+        }
+        Name::Pods => {
+            anyhow::ensure!(args.against.is_none(), "nothing else fills a node like this; leave --against out");
+            pods::measure(&pods::Options { pods: args.pods, folder: &args.app }).await?
+        }
+        Name::Hostile => {
+            anyhow::ensure!(args.against.is_none(), "nothing else has these guests; leave --against out");
+            hostile::measure(&hostile::Options { rounds: args.rounds, millis: args.millis, folder: &args.app }).await?
+        }
         Name::Store => {
+            anyhow::ensure!(args.against != Some(Peer::Wasmtime), "wasmtime is no store; leave --against out");
             let options = store::Options { rounds: args.rounds, millis: args.millis, against: args.against };
             store::measure(&options, data_dir).await?
         }

@@ -60,7 +60,7 @@ pub async fn measure(options: &Options, data_dir: &Path) -> anyhow::Result<Vec<M
     let scratch = Scratch(data_dir.with_extension(format!("bench-{}", std::process::id())));
     std::fs::create_dir_all(&scratch.0).with_context(|| format!("cannot create {}", scratch.0.display()))?;
     let mut systems = vec![System::Kogia];
-    systems.extend(options.against.map(|Peer::Etcd| System::Etcd));
+    systems.extend((options.against == Some(Peer::Etcd)).then_some(System::Etcd));
     let mut rows = Vec::new();
     for round in 0..options.rounds {
         for members in [1, 3] {

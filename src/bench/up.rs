@@ -84,7 +84,8 @@ async fn round(data_dir: &Path, folder: &Path, built: &build::Built, all: &mut R
     Ok(())
 }
 
-async fn first_response(address: SocketAddr, host: &str, start: Instant) -> anyhow::Result<()> {
+/// Waits until the app answers through the Ingress.
+pub async fn first_response(address: SocketAddr, host: &str, start: Instant) -> anyhow::Result<()> {
     loop {
         if let Ok(response) = fetch::get(address, host, "/").await
             && response.status == 200

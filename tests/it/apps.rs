@@ -35,6 +35,23 @@ fn counter_sees_its_configmap_and_its_secret() {
 }
 
 #[test]
+fn visits_counts_in_instances_that_answer_several_at_once() {
+    let cluster = Cluster::start();
+    cluster.with("visits");
+    // `up --with` has called it once already.
+    let second = cluster.fetch_ok("visits.localhost", "/");
+    assert!(second.contains("of this instance") && !second.starts_with("visit 1 "), "{second}");
+    // A busy machine may let them come one after the other.
+    eventually("three visits at once", || {
+        let slow = std::thread::scope(|scope| {
+            let slow: Vec<_> = (0..3).map(|_| scope.spawn(|| cluster.fetch_ok("visits.localhost", "/slow"))).collect();
+            slow.into_iter().map(|visit| visit.join().unwrap()).collect::<String>()
+        });
+        slow.contains(", 3 at once").then_some(())
+    });
+}
+
+#[test]
 fn batch_job_completes_and_its_output_is_kept() {
     let cluster = Cluster::start();
     let said = cluster.with("batch-job");

@@ -53,6 +53,21 @@ fn ended(cluster: &Cluster, name: &str) -> Value {
 }
 
 #[test]
+fn a_pod_that_fills_the_disk_is_evicted() {
+    let cluster = Cluster::start();
+    cluster.with("misbehave");
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: full}, spec: {containers: [{name: c, image: \
+               'misbehave:0.1.0', args: [flood], resources: {limits: {ephemeral-storage: 1Mi, memory: 32Mi}}}]}}";
+    cluster.apply(pod).ok();
+    let status = eventually("the pod to fail", || {
+        let status = cluster.get("pod", "full")["status"].clone();
+        (status["phase"] == "Failed").then_some(status)
+    });
+    assert_eq!(status["reason"], "Evicted", "{status}");
+    assert!(status["message"].as_str().unwrap().contains("ephemeral local storage usage exceeds"), "{status}");
+}
+
+#[test]
 fn a_pod_that_does_not_go_is_ended_when_its_grace_is_over() {
     let cluster = Cluster::start();
     cluster.with("misbehave");

@@ -2,7 +2,12 @@
 
 use std::collections::HashMap;
 use std::hint::black_box;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+
+/// Whom to annoy: the app of the next folder.
+const NEIGHBOUR: &str = "hello:80";
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: hello\r\nConnection: close\r\n\r\n";
 
 fn main() {
     let how = std::env::args().nth(1).unwrap_or_default();
@@ -13,6 +18,11 @@ fn main() {
         ("memory", memory),
         ("flood", flood),
         ("wait", wait),
+        ("sockets", sockets),
+        ("fork", fork),
+        ("slow", slow),
+        ("headers", headers),
+        ("endless", endless),
     ]);
     let Some(way) = ways.get(how.as_str()) else {
         let mut names: Vec<_> = ways.keys().copied().collect();
@@ -73,5 +83,63 @@ fn flood() {
 fn wait() {
     loop {
         std::thread::sleep(std::time::Duration::from_secs(3600));
+    }
+}
+
+/// Opens sockets and keeps them, and when it is given no more it goes on asking.
+fn sockets() {
+    let mut hoard = Vec::new();
+    loop {
+        match UdpSocket::bind("0.0.0.0:0") {
+            Ok(socket) => hoard.push(socket),
+            Err(_) => drop(black_box(UdpSocket::bind("0.0.0.0:0"))),
+        }
+    }
+}
+
+/// Asks its neighbour as fast as it can and does not wait for an answer.
+fn fork() {
+    loop {
+        if let Ok(mut stream) = TcpStream::connect(NEIGHBOUR) {
+            let _ = stream.write_all(REQUEST);
+        }
+    }
+}
+
+/// Asks its neighbour over and over, keeps every connection and reads no answer.
+fn slow() {
+    let mut open = Vec::new();
+    loop {
+        match TcpStream::connect(NEIGHBOUR) {
+            Ok(mut stream) => {
+                let _ = stream.write_all(REQUEST);
+                open.push(stream);
+            }
+            Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
+        }
+    }
+}
+
+/// Answers with a head that has no end.
+fn headers() {
+    answer(b"HTTP/1.1 200 OK\r\n", &format!("X-Rude: {}\r\n", "a".repeat(8 << 10)));
+}
+
+/// Answers with a body that has no end.
+fn endless() {
+    let chunk = "endless ".repeat(1 << 10);
+    answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", &format!("{:x}\r\n{chunk}\r\n", chunk.len()));
+}
+
+fn answer(begin: &[u8], again: &str) {
+    let listener = TcpListener::bind("0.0.0.0:8080").expect("the port is free in a pod of its own");
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else { continue };
+        let mut request = [0; 1024];
+        let _ = stream.read(&mut request);
+        let mut going = stream.write_all(begin).is_ok();
+        while going {
+            going = stream.write_all(again.as_bytes()).is_ok();
+        }
     }
 }

@@ -9,7 +9,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use wasmtime::Store;
+use wasmtime::component::{Accessor, InstancePre};
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::p3;
 
 /// A command that runs on the guests' threads. Await it for its [`Exit`]; dropping it ends it at its next yield.
 #[must_use = "dropping it ends the command"]
@@ -24,13 +27,10 @@ impl Running {
         let shared = container.clone();
         let stopped = Box::pin(stop.clone().cancelled_owned());
         let task = container.code.parts().threads.spawn(&container.meter, async move {
-            let Pre::Command(pre) = shared.code.pre() else {
-                return Exit::Failed("the component answers HTTP requests; it is not a command".into());
-            };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => Exit::Stopped,
-                exit = execute(pre, &shared) => exit,
+                exit = run(&shared) => exit,
             }
         });
         Running { task, stop: stopped, container }
@@ -70,6 +70,16 @@ impl Drop for Running {
     }
 }
 
+async fn run(container: &Container) -> Exit {
+    match container.code.pre() {
+        Pre::Command(pre) => execute(pre, container).await,
+        Pre::AsyncCommand(pre) => execute_async(pre, container).await,
+        Pre::Proxy(_) | Pre::Service(_) => {
+            Exit::Failed("the component answers HTTP requests; it is not a command".into())
+        }
+    }
+}
+
 async fn execute(pre: &CommandPre<Guest>, container: &Container) -> Exit {
     let mut store = match container.store() {
         Ok(store) => store,
@@ -79,7 +89,25 @@ async fn execute(pre: &CommandPre<Guest>, container: &Container) -> Exit {
         let command = pre.instantiate_async(&mut store).await?;
         command.wasi_cli_run().call_run(&mut store).await
     };
-    match run.await {
+    ended(run.await, &store)
+}
+
+/// `wasi:cli/run` of 0.3: an async function, called on the instance's own event loop.
+async fn execute_async(pre: &InstancePre<Guest>, container: &Container) -> Exit {
+    let mut store = match container.store() {
+        Ok(store) => store,
+        Err(error) => return Exit::Failed(format!("{error:#}")),
+    };
+    let run = async {
+        let instance = pre.instantiate_async(&mut store).await?;
+        let command = p3::bindings::Command::new(&mut store, &instance)?;
+        store.run_concurrent(async |store: &Accessor<Guest>| command.wasi_cli_run().call_run(store).await).await?
+    };
+    ended(run.await, &store)
+}
+
+fn ended(ran: wasmtime::Result<Result<(), ()>>, store: &Store<Guest>) -> Exit {
+    match ran {
         Ok(Ok(())) => Exit::Code(0),
         Ok(Err(())) => Exit::Code(1),
         Err(error) => store.data().exit(&error),

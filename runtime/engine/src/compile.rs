@@ -6,8 +6,9 @@
 //! in a directory only this user can enter, and carries its own digest: loading runs it, so what was damaged or
 //! half-written is compiled again instead.
 
-use crate::component::{CodeError, Kind};
-use crate::parts::{EngineError, Parts, code_config};
+use crate::inspect::CodeError;
+use crate::parts::{EngineError, Parts};
+use crate::pools::{Pool, Settings, code_config};
 use crate::{EngineConfig, limits};
 use sha2::{Digest, Sha256};
 use std::ffi::OsString;
@@ -21,7 +22,7 @@ use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use wasmtime::component::Component;
 
-/// The hidden command of a program that compiles: `PROGRAM compile-component WASM OUT`.
+/// The hidden command of a program that compiles: `PROGRAM compile-component WASM OUT SETTINGS`.
 pub const COMPILE_COMMAND: &str = "compile-component";
 
 /// Makes `path` a directory only this user can enter.
@@ -69,29 +70,30 @@ pub(crate) async fn read(path: &Path) -> Result<Arc<[u8]>, CodeError> {
 pub(crate) async fn component(
     parts: &Arc<Parts>,
     config: &EngineConfig,
-    kind: Kind,
+    settings: Settings,
+    pool: &Pool,
     wasm: Arc<[u8]>,
     path: &Path,
 ) -> Result<Component, CodeError> {
-    let mut settings = DefaultHasher::new();
-    parts.pool(kind).wasm.precompile_compatibility_hash().hash(&mut settings);
-    let name = format!("{}-{:016x}.cwasm", hex_digest(&wasm), settings.finish());
+    let mut compatible = DefaultHasher::new();
+    pool.wasm.precompile_compatibility_hash().hash(&mut compatible);
+    let name = format!("{}-{:016x}.cwasm", hex_digest(&wasm), compatible.finish());
     let artefact = Artefact { path: config.cache_dir.join(name) };
 
-    let (found, engine) = (artefact.clone(), parts.pool(kind).wasm.clone());
+    let (found, engine) = (artefact.clone(), pool.wasm.clone());
     if let Some(component) = blocking(move || Ok(found.open(&engine))).await? {
         return Ok(component);
     }
     let _turn = parts.compilations.acquire().await.expect("the semaphore is never closed");
     let fresh = artefact.fresh();
     let sum = match &config.compiler {
-        Some(program) => compile_apart(program, path, &fresh).await,
+        Some(program) => compile_apart(program, path, &fresh, settings).await,
         None => {
             let out = fresh.clone();
-            blocking(move || compile_here(&wasm, &out)).await
+            blocking(move || compile_here(&wasm, &out, settings)).await
         }
     };
-    let engine = parts.pool(kind).wasm.clone();
+    let engine = pool.wasm.clone();
     blocking(move || {
         let kept = sum.and_then(|sum| Ok(artefact.keep(&fresh, &sum)?));
         let _ = std::fs::remove_file(&fresh);
@@ -102,9 +104,9 @@ pub(crate) async fn component(
 }
 
 /// Compiles in this process. Returns the digest of what it wrote to `out`.
-fn compile_here(wasm: &[u8], out: &Path) -> Result<String, CodeError> {
+fn compile_here(wasm: &[u8], out: &Path, settings: Settings) -> Result<String, CodeError> {
     let invalid = |error: wasmtime::Error| CodeError::Invalid(format!("{error:#}"));
-    let engine = wasmtime::Engine::new(&code_config()).map_err(invalid)?;
+    let engine = wasmtime::Engine::new(&code_config(settings)).map_err(invalid)?;
     let code = engine.precompile_component(wasm).map_err(invalid)?;
     std::fs::write(out, &code)?;
     Ok(hex_digest(&code))
@@ -112,9 +114,9 @@ fn compile_here(wasm: &[u8], out: &Path) -> Result<String, CodeError> {
 
 /// Compiles in a process of `program`. The digest it reports must be that of the file it left: [`Artefact::keep`]
 /// compares them.
-async fn compile_apart(program: &Path, wasm: &Path, out: &Path) -> Result<String, CodeError> {
+async fn compile_apart(program: &Path, wasm: &Path, out: &Path, settings: Settings) -> Result<String, CodeError> {
     let mut command = tokio::process::Command::new(program);
-    command.arg(COMPILE_COMMAND).arg(wasm).arg(out).env_clear();
+    command.arg(COMPILE_COMMAND).arg(wasm).arg(out).arg(settings.word()).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn()?;
     let (said, complaint) = (hear(child.stdout.take()), hear(child.stderr.take()));
@@ -143,17 +145,19 @@ async fn hear(pipe: Option<impl AsyncRead + Unpin>) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// The compiler process: `WASM OUT` are its arguments. Writes machine code to OUT and its digest to stdout, or a
+/// The compiler process: `WASM OUT SETTINGS` are its arguments. Writes machine code to OUT and its digest to stdout, or a
 /// sentence to stderr.
 pub fn compile_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args = args.into_iter();
-    let (Some(wasm), Some(out), None) = (args.next(), args.next(), args.next()) else {
-        eprintln!("usage: {COMPILE_COMMAND} WASM OUT");
+    let (wasm, out) = (args.next(), args.next());
+    let settings = args.next().and_then(|word| Settings::parse(word.to_str()?));
+    let (Some(wasm), Some(out), Some(settings), None) = (wasm, out, settings, args.next()) else {
+        eprintln!("usage: {COMPILE_COMMAND} WASM OUT SETTINGS");
         return ExitCode::from(2);
     };
     let compile = || {
         confine()?;
-        compile_here(&std::fs::read(wasm)?, Path::new(&out))
+        compile_here(&std::fs::read(wasm)?, Path::new(&out), settings)
     };
     match compile() {
         Ok(sum) => {
@@ -275,27 +279,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_compiler_process_makes_what_this_process_runs() {
-        let config = EngineConfig { commands_max: 4, requests_max: 4, ..EngineConfig::new("unused") };
-        let parts = Parts::new(&config).unwrap();
-        let alone = wasmtime::Engine::new(&code_config()).unwrap();
-        let hash = |engine: &wasmtime::Engine| {
-            let mut hasher = DefaultHasher::new();
-            engine.precompile_compatibility_hash().hash(&mut hasher);
-            hasher.finish()
-        };
-        for kind in [Kind::Command, Kind::HttpProxy] {
-            assert_eq!(hash(&parts.pool(kind).wasm), hash(&alone));
-        }
-    }
-
-    #[test]
     fn damaged_code_is_not_opened() {
         let dir = tempfile::tempdir().unwrap();
-        let engine = wasmtime::Engine::new(&code_config()).unwrap();
+        let settings = Settings::default();
+        let engine = wasmtime::Engine::new(&code_config(settings)).unwrap();
         let artefact = Artefact { path: dir.path().join("a.cwasm") };
         let fresh = artefact.fresh();
-        let sum = compile_here(&wat::parse_str("(component)").unwrap(), &fresh).unwrap();
+        let sum = compile_here(&wat::parse_str("(component)").unwrap(), &fresh, settings).unwrap();
         assert!(artefact.keep(&fresh, "not the digest").is_err());
         artefact.keep(&fresh, &sum).unwrap();
         assert!(artefact.open(&engine).is_some());
@@ -331,7 +321,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let artefact = Artefact { path: dir.path().join("a.cwasm") };
         let fresh = artefact.fresh();
-        let compile = |program: &'static str| compile_apart(Path::new(program), Path::new("wasm"), &fresh);
+        let compile =
+            |program: &'static str| compile_apart(Path::new(program), Path::new("wasm"), &fresh, Settings::default());
         assert!(matches!(compile("false").await, Err(CodeError::Invalid(_))));
         assert!(matches!(compile("no such program").await, Err(CodeError::Io(_))));
         let said = compile("echo").await.unwrap();

@@ -16,6 +16,8 @@ pub enum Exit {
     Code(i32),
     /// The guest grew beyond the memory limit of its container.
     OomKilled,
+    /// The guest used up its budget of instructions; the number is the budget.
+    OutOfFuel(u64),
     /// The guest trapped.
     Trap {
         /// What happened, one line.
@@ -30,20 +32,21 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// The exit code Kubernetes shows: 137 and 143 as for SIGKILL and SIGTERM, 134 as for an abort, 128 for a
-    /// container that did not start (containerd's `StartError`).
+    /// The exit code Kubernetes shows: 137 and 143 as for SIGKILL and SIGTERM, 134 as for an abort, 152 as for SIGXCPU
+    /// (CPU time used up), 128 for a container that did not start (containerd's `StartError`).
     pub fn code(&self) -> i32 {
         match self {
             Exit::Code(code) => *code,
             Exit::OomKilled => 137,
+            Exit::OutOfFuel(_) => 152,
             Exit::Trap { .. } => 134,
             Exit::Stopped => 143,
             Exit::Failed(_) => 128,
         }
     }
 
-    /// Reads the error a call into the guest came back with; `said` is the end of the guest's stderr.
-    pub(crate) fn from_error(error: &wasmtime::Error, said: &str) -> Exit {
+    /// Reads the error a call into the guest came back with; `said` is the end of the guest's stderr, `fuel` its budget.
+    pub(crate) fn from_error(error: &wasmtime::Error, said: &str, fuel: Option<u64>) -> Exit {
         if let Some(exit) = error.downcast_ref::<I32Exit>() {
             return Exit::Code(exit.0);
         }
@@ -52,6 +55,9 @@ impl Exit {
         }
         let cause = error.root_cause().to_string();
         let (trap, backtrace) = (error.downcast_ref::<Trap>(), error.downcast_ref::<WasmBacktrace>());
+        if let (Some(Trap::OutOfFuel), Some(fuel)) = (trap, fuel) {
+            return Exit::OutOfFuel(fuel);
+        }
         if trap.is_none() && backtrace.is_none() {
             return Exit::Failed(cause);
         }
@@ -67,6 +73,7 @@ impl fmt::Display for Exit {
         match self {
             Exit::Code(code) => write!(f, "exited with code {code}"),
             Exit::OomKilled => f.write_str("grew beyond its memory limit"),
+            Exit::OutOfFuel(fuel) => write!(f, "used up its budget of {fuel} instructions (kogia.dev/fuel)"),
             Exit::Trap { message, backtrace } if backtrace.is_empty() => f.write_str(message),
             Exit::Trap { message, backtrace } => write!(f, "{message}\n{backtrace}"),
             Exit::Stopped => f.write_str("stopped"),

@@ -19,6 +19,7 @@ use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView};
 use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, random};
+use wasmtime_wasi::p3;
 use wasmtime_wasi::random::WasiRandom;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -109,9 +110,14 @@ impl Container {
             http,
             outgoing: Outgoing::new(self.spec.network.clone(), self.outgoing.clone()),
             sockets: sockets::State::new(self.spec.network.clone()),
+            fuel: self.spec.terms.fuel,
             memory: Ledger::new(self.memory.clone()),
         };
         let mut store = Store::new(&self.code.pool().wasm, guest);
+        // What is run inside a container beside its own code counts no instructions.
+        if let Some(fuel) = self.spec.terms.fuel.filter(|_| self.code.pool().metered) {
+            store.set_fuel(fuel)?;
+        }
         store.limiter(|guest| &mut guest.memory);
         store.set_max_component_handles(limits::HANDLES_MAX);
         store.set_hostcall_fuel(limits::HOSTCALL_BYTES_MAX);
@@ -152,6 +158,8 @@ pub(crate) struct Guest {
     outgoing: Outgoing,
     sockets: sockets::State,
     said: LastWords,
+    /// Its budget, for what is said about it.
+    fuel: Option<u64>,
     memory: Ledger,
 }
 
@@ -170,7 +178,12 @@ impl WasiHttpView for Guest {
 impl Guest {
     /// How it ended, from the error a call into it came back with.
     pub(crate) fn exit(&self, error: &wasmtime::Error) -> Exit {
-        Exit::from_error(error, &self.said.text())
+        Exit::from_error(error, &self.said.text(), self.fuel)
+    }
+
+    /// A new request begins: what was said before explains nothing any more.
+    pub(crate) fn forget_words(&mut self) {
+        self.said.clear();
     }
 
     fn sockets(&mut self) -> sockets::View<'_> {
@@ -184,10 +197,25 @@ impl HasData for HasTable {
     type Data<'a> = &'a mut ResourceTable;
 }
 
-/// Everything a component may import, as `component::OFFERED` names it.
-pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+/// Everything a component may import: what `inspect::OFFERED` names, and `OFFERED_0_3` if it is of WASI 0.3.
+pub(crate) fn linker(engine: &Engine, concurrent: bool) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
-    let l = &mut linker;
+    link_0_2(&mut linker)?;
+    if concurrent {
+        link_0_3(&mut linker)?;
+    }
+    Ok(linker)
+}
+
+fn link_0_3(l: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    p3::cli::add_to_linker(l)?;
+    p3::clocks::add_to_linker(l)?;
+    p3::filesystem::add_to_linker(l)?;
+    p3::random::add_to_linker(l)?;
+    wasmtime_wasi_http::p3::add_to_linker(l)
+}
+
+fn link_0_2(l: &mut Linker<Guest>) -> wasmtime::Result<()> {
     io::error::add_to_linker::<Guest, HasTable>(l, |guest| &mut guest.table)?;
     io::poll::add_to_linker::<Guest, HasTable>(l, |guest| &mut guest.table)?;
     io::streams::add_to_linker::<Guest, HasTable>(l, |guest| &mut guest.table)?;
@@ -211,6 +239,5 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     sockets::add_to_linker(l, Guest::sockets)?;
     let options = wasmtime_wasi_http::p2::bindings::LinkOptions::default();
     wasmtime_wasi_http::p2::bindings::http::outgoing_handler::add_to_linker::<_, WasiHttp>(l, Guest::http)?;
-    wasmtime_wasi_http::p2::bindings::http::types::add_to_linker::<_, WasiHttp>(l, &(&options).into(), Guest::http)?;
-    Ok(linker)
+    wasmtime_wasi_http::p2::bindings::http::types::add_to_linker::<_, WasiHttp>(l, &(&options).into(), Guest::http)
 }

@@ -1,34 +1,30 @@
-//! HTTP containers: each request is answered by a fresh instance, and between requests nothing is held.
+//! HTTP containers: each request is answered by a fresh instance, and between requests nothing is held; or by an
+//! instance that answers several, if the pod asks for it (`proxy` for WASI 0.2, `workers` for 0.3).
 //!
 //! The response's head comes through a channel while the instance goes on writing the body; both bodies stream, with
 //! two pieces in flight. A client that goes away ends its instance, which is no fault of the guest; a trap ends one
 //! request with 500 (or cuts a body that has begun), is told in the output and remembered as a fault, and the
 //! container goes on. More requests than [`limits::REQUESTS_MAX`] at once are turned away with `Retry-After: 1`.
 
-use crate::component::{CodeError, Kind, Pre};
+use crate::call::{Behind, Call, Ended, Head, Streamed, content_length};
+use crate::component::Pre;
 use crate::exit::Exit;
-use crate::guest::{Accounts, Container, Usage};
+use crate::guest::{Accounts, Container, Guest, Usage};
+use crate::inspect::{CodeError, Kind};
 use crate::limits;
-use crate::threads::Spawned;
-use bytes::Bytes;
+use crate::proxy::{self, Shelf};
+use crate::threads::Threads;
+use crate::workers::{self, Job, Workers};
 use http::header::{HOST, HeaderValue, ToStrError};
 use http::{Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use network::{BoxError, BoxFuture, HttpError, HttpService};
+use network::{BoxFuture, HttpError, HttpService};
 use std::collections::VecDeque;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{Error, WasiHttpView};
-
-type Head = Result<Response<HyperOutgoingBody>, ErrorCode>;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 /// A container that answers HTTP requests.
 pub struct HttpContainer {
@@ -37,6 +33,13 @@ pub struct HttpContainer {
     stop: CancellationToken,
     faults: Mutex<VecDeque<Exit>>,
     faulted: Notify,
+    reuse: Option<Kept>,
+}
+
+/// Where instances are between their requests.
+enum Kept {
+    OneByOne(Arc<Shelf>),
+    Together(Workers),
 }
 
 impl HttpContainer {
@@ -44,12 +47,18 @@ impl HttpContainer {
         if container.code.kind() != Kind::HttpProxy {
             return Err(CodeError::Invalid("it is a command and answers no HTTP requests".into()));
         }
+        let terms = container.spec.terms;
+        let reuse = terms.reuse.map(|reuse| match container.code.pre() {
+            Pre::Service(_) => Kept::Together(Workers::new(reuse, terms.fuel)),
+            _ => Kept::OneByOne(Shelf::new(reuse)),
+        });
         Ok(Arc::new(HttpContainer {
             container,
             slots: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
             stop: CancellationToken::new(),
             faults: Mutex::default(),
             faulted: Notify::new(),
+            reuse,
         }))
     }
 
@@ -77,6 +86,11 @@ impl HttpContainer {
     /// Ends every instance at its next yield and refuses further requests.
     pub fn stop(&self) {
         self.stop.cancel();
+        match &self.reuse {
+            Some(Kept::OneByOne(shelf)) => shelf.clear(),
+            Some(Kept::Together(workers)) => workers.clear(),
+            None => {}
+        }
     }
 
     /// The next fault of an instance: a trap, the memory limit, a failed start. The last few are kept while nobody
@@ -92,7 +106,7 @@ impl HttpContainer {
         }
     }
 
-    fn report(&self, line: &str, exit: Exit) {
+    pub(crate) fn report(&self, line: &str, exit: Exit) {
         self.container.note(&format!("{line}: {exit}\n"));
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         if faults.len() == limits::FAULTS_MAX {
@@ -118,30 +132,41 @@ impl HttpContainer {
             HttpError::Internal(reason)
         };
         let bodiless = request.method() == http::Method::HEAD;
-        let call = Arc::new(Call::default());
         let (send, head) = oneshot::channel();
-        let task = self.clone().serve(line.clone(), request, send, call.clone(), slot);
-        let threads = &self.container.code.parts().threads;
-        let mut instance = Instance { task: threads.spawn(&self.container.meter, task), call, detached: false };
-
-        match tokio::time::timeout(limits::REQUEST_TIMEOUT, head).await {
+        let mut behind = match &self.reuse {
+            Some(Kept::Together(workers)) => {
+                let worker = workers.send(&self, Job { request, head: send }).ok_or_else(overloaded)?;
+                Behind::worker(worker, slot)
+            }
+            _ => {
+                let call = Arc::new(Call::default());
+                let task = self.clone().serve(line.clone(), request, send, call.clone(), slot);
+                Behind::task(self.threads().spawn(&self.container.meter, task), call)
+            }
+        };
+        match tokio::time::timeout(self.patience(), head).await {
             Ok(Ok(Ok(response))) => {
                 let length = if bodiless { Some(0) } else { content_length(&response) };
-                Ok(response.map(|body| Streamed::new(body, instance, length).boxed_unsync()))
+                Ok(response.map(|body| Streamed::new(body, behind, length).boxed_unsync()))
             }
             Ok(Ok(Err(code))) => {
-                instance.detach();
-                Err(failed(format!("the component answered with the error {code:?}")))
+                behind.detach();
+                Err(failed(format!("the component answered with the error {code}")))
             }
             // The instance ended without a response; why is the task's result.
-            Ok(Err(_)) => Err(match (&mut instance.task).await {
+            Ok(Err(_)) => Err(match behind.ended().await {
                 Some(Ended::Busy) => overloaded(),
+                // More work than it may cost: to the caller the same as more than the time allows.
+                Some(Ended::Failed(Exit::OutOfFuel(_))) => HttpError::Timeout,
                 Some(Ended::Failed(exit)) => HttpError::Internal(exit.to_string()),
                 Some(Ended::Done) => failed("the component gave no response".into()),
                 None => failed("the engine failed".into()),
             }),
             Err(_) => {
-                self.container.note(&format!("{line}: no response within {:?}\n", limits::REQUEST_TIMEOUT));
+                self.container.note(&format!("{line}: no response within {:?}\n", self.patience()));
+                if let (Some(Kept::Together(workers)), Some(late)) = (&self.reuse, behind.late()) {
+                    workers.retire(&self, late);
+                }
                 Err(HttpError::Timeout)
             }
         }
@@ -170,36 +195,45 @@ impl HttpContainer {
     }
 
     async fn invoke(&self, request: Request<network::Body>, head: oneshot::Sender<Head>, call: &Call) -> Ended {
-        let mut store = match self.container.store() {
-            Ok(store) => store,
-            Err(error) => return Ended::Failed(Exit::Failed(format!("{error:#}"))),
-        };
-        // Declared after the store and so dropped before it: dropping the store ends the response's body, whose reader
-        // must find the call marked by then.
-        let mut unfinished = Unfinished { call, armed: true };
-        let run = async {
-            let Pre::HttpProxy(pre) = self.container.code.pre() else {
-                return Err(wasmtime::Error::msg("the component is a command"));
-            };
-            let request = request.map(|body| body.map_err(|_| Error::ConnectionTerminated));
-            let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
-            let outparam = store.data_mut().http().new_response_outparam(head)?;
-            let proxy = pre.instantiate_async(&mut store).await?;
-            proxy.wasi_http_incoming_handler().call_handle(&mut store, request, outparam).await
-        };
-        match run.await {
-            Ok(()) => {
-                unfinished.armed = false;
-                Ended::Done
+        match (self.container.code.pre(), &self.reuse) {
+            (Pre::Proxy(pre), Some(Kept::OneByOne(shelf))) => {
+                proxy::invoke(pre, &self.container, Some(shelf), request, head, call).await
             }
-            Err(error) => {
-                let busy = error.is::<wasmtime::PoolConcurrencyLimitError>();
-                let ended = if busy { Ended::Busy } else { store.data().exit(&error).into() };
-                unfinished.armed = !matches!(ended, Ended::Done);
-                ended
-            }
+            (Pre::Proxy(pre), _) => proxy::invoke(pre, &self.container, None, request, head, call).await,
+            (Pre::Service(pre), _) => workers::invoke(pre, &self.container, Job { request, head }, call).await,
+            _ => no_service(),
         }
     }
+
+    /// Runs something of this container on the guests' threads.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(self.threads().spawn(&self.container.meter, task));
+    }
+
+    pub(crate) fn threads(&self) -> &Threads {
+        &self.container.code.parts().threads
+    }
+
+    /// How long to wait for the head of a response.
+    pub(crate) fn patience(&self) -> Duration {
+        self.container.spec.terms.request_timeout.unwrap_or(limits::REQUEST_TIMEOUT)
+    }
+
+    pub(crate) async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Its code, if it is of 0.3.
+    pub(crate) fn service(&self) -> Result<(&ServicePre<Guest>, &Container), Ended> {
+        match self.container.code.pre() {
+            Pre::Service(pre) => Ok((pre, &self.container)),
+            _ => Err(no_service()),
+        }
+    }
+}
+
+fn no_service() -> Ended {
+    Ended::Failed(Exit::Failed("the component answers no HTTP requests".into()))
 }
 
 impl HttpService for HttpContainer {
@@ -221,146 +255,4 @@ fn with_authority<B>(mut request: Request<B>) -> Result<Request<B>, ToStrError> 
         }
     }
     Ok(request)
-}
-
-/// What the guest said of its body's length, where the reader will stop reading.
-fn content_length<B>(response: &Response<B>) -> Option<u64> {
-    response.headers().get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// How an instance ended.
-enum Ended {
-    Done,
-    /// The node has no room for another instance now.
-    Busy,
-    Failed(Exit),
-}
-
-impl From<Exit> for Ended {
-    fn from(exit: Exit) -> Ended {
-        match exit {
-            Exit::Code(0) => Ended::Done,
-            exit => Ended::Failed(exit),
-        }
-    }
-}
-
-/// What the two sides of a request know of each other.
-#[derive(Default)]
-struct Call {
-    /// The client went away before the response was complete.
-    abandoned: AtomicBool,
-    /// The instance ended other than by returning.
-    failed: AtomicBool,
-    /// The response has been read to its end.
-    read: Notify,
-}
-
-impl Call {
-    fn abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Acquire)
-    }
-
-    /// Returns when the guest has worked long enough after its response.
-    async fn overdue(&self) {
-        self.read.notified().await;
-        tokio::time::sleep(limits::AFTER_RESPONSE_TIMEOUT).await;
-    }
-}
-
-/// Marks the call failed when dropped armed.
-struct Unfinished<'a> {
-    call: &'a Call,
-    armed: bool,
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            self.call.failed.store(true, Ordering::Release);
-        }
-    }
-}
-
-/// The instance behind a response. Dropped before the response has been read, it takes the instance along.
-struct Instance {
-    task: Spawned<Ended>,
-    call: Arc<Call>,
-    detached: bool,
-}
-
-impl Instance {
-    /// The response is complete; the guest may go on for a bounded while.
-    fn detach(mut self) {
-        self.detached = true;
-        self.call.read.notify_one();
-    }
-}
-
-impl Drop for Instance {
-    fn drop(&mut self) {
-        if !self.detached {
-            self.call.abandoned.store(true, Ordering::Release);
-            self.task.cancel();
-        }
-    }
-}
-
-/// A response's body while its instance writes it.
-struct Streamed {
-    body: HyperOutgoingBody,
-    /// Gone once the body has been read to its end: the instance may go on for a while.
-    instance: Option<Instance>,
-    /// Bytes still to come, where the guest said how many.
-    left: Option<u64>,
-}
-
-impl Streamed {
-    fn new(body: HyperOutgoingBody, instance: Instance, left: Option<u64>) -> Streamed {
-        let mut streamed = Streamed { body, instance: Some(instance), left };
-        if left == Some(0) {
-            streamed.complete();
-        }
-        streamed
-    }
-
-    fn complete(&mut self) {
-        if let Some(instance) = self.instance.take() {
-            instance.detach();
-        }
-    }
-}
-
-impl Body for Streamed {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => {
-                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-                self.left = self.left.map(|left| left.saturating_sub(length));
-                if self.left == Some(0) || frame.is_trailers() {
-                    self.complete();
-                }
-            }
-            Some(Err(_)) => self.complete(),
-            // A trap closes the body like an end would; only the call knows that it is cut.
-            None if self.instance.as_ref().is_some_and(|instance| instance.call.failed.load(Ordering::Acquire)) => {
-                self.complete();
-                return Poll::Ready(Some(Err(Error::HttpResponseIncomplete.into())));
-            }
-            None => self.complete(),
-        }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.instance.is_none() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

@@ -1,6 +1,6 @@
 //! The engine: WebAssembly components as the containers of a pod.
 //!
-//! [`Engine::load`] turns a component's file into [`Code`]: checked, compiled once and kept as machine code on disk.
+//! [`Engine::load`] turns an image's file into [`Code`]: checked, compiled once and kept as machine code on disk.
 //! [`Engine::run`] runs a command to its end; [`Engine::http`] makes an [`HttpContainer`] that answers each request
 //! with a fresh instance and holds nothing in between. Both keep a container within its memory and CPU time, send what
 //! it prints to its [`Output`] and give it the network of its pod, never the host's.
@@ -12,6 +12,7 @@
 //! hold without a bound (`limits`).
 #![deny(unsafe_code)]
 
+mod call;
 mod command;
 mod compile;
 mod component;
@@ -20,22 +21,27 @@ mod exit;
 mod guest;
 mod http;
 mod input;
+mod inspect;
 pub mod limits;
 mod memory;
 mod outgoing;
 mod output;
 mod parts;
+mod pools;
+mod proxy;
 mod sockets;
 mod threads;
 mod ticker;
 mod turns;
+mod workers;
 
 pub use command::Running;
 pub use compile::{COMPILE_COMMAND, compile_main};
-pub use component::{Code, CodeError, Kind};
+pub use component::Code;
 pub use exit::Exit;
 pub use guest::{Accounts, Usage};
 pub use http::HttpContainer;
+pub use inspect::{CodeError, Kind};
 pub use output::{Output, Stream};
 pub use parts::EngineError;
 
@@ -44,6 +50,7 @@ use guest::Container;
 use parts::Parts;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -61,8 +68,10 @@ pub struct EngineConfig {
     /// Bytes of memory all guests together may hold; who would exceed it is `OomKilled`. `None` leaves it to the
     /// containers' own limits.
     pub memory_max_bytes: Option<u64>,
-    /// The program that compiles in a process of its own: called as `PROGRAM compile-component WASM OUT`, it must end
-    /// in [`compile_main`]. `None` compiles in this process.
+    /// Whether components of WASI 0.3 are run: a young part of wasmtime, and of the standard.
+    pub wasi_0_3: bool,
+    /// The program that compiles in a process of its own: called as `PROGRAM compile-component WASM OUT SETTINGS`, it
+    /// must end in [`compile_main`]. `None` compiles in this process.
     pub compiler: Option<PathBuf>,
 }
 
@@ -75,6 +84,7 @@ impl EngineConfig {
             commands_max: limits::COMMANDS_MAX,
             requests_max: limits::REQUEST_INSTANCES_MAX,
             memory_max_bytes: None,
+            wasi_0_3: true,
             compiler: None,
         }
     }
@@ -89,6 +99,41 @@ pub struct Mount {
     pub guest: String,
     /// Whether the guest may only read.
     pub read_only: bool,
+}
+
+/// What a container asks beyond Kubernetes' own fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Instructions (wasmtime's fuel) one run, or one request, may execute; needs code that was loaded metered.
+    pub fuel: Option<u64>,
+    /// Whether instances answer more than one request each. `None` is a fresh instance for every request.
+    pub reuse: Option<Reuse>,
+    /// Longest wait for the head of a response; `None` is [`limits::REQUEST_TIMEOUT`].
+    pub request_timeout: Option<Duration>,
+}
+
+/// How far instances of an HTTP container are reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reuse {
+    /// Requests one instance answers before it makes way for a fresh one.
+    pub requests: u32,
+    /// Instances that may wait for a next request, and for 0.3 that may exist at all.
+    pub instances: u32,
+    /// How long an instance waits for its next request.
+    pub idle: Duration,
+    /// Requests one instance answers at once. Only components of 0.3 can answer more than one.
+    pub concurrency: u32,
+}
+
+impl Default for Reuse {
+    fn default() -> Reuse {
+        Reuse {
+            requests: limits::REUSE_REQUESTS,
+            instances: limits::REUSE_INSTANCES,
+            idle: limits::REUSE_IDLE,
+            concurrency: limits::REUSE_CONCURRENCY,
+        }
+    }
 }
 
 /// What a container is made of, beside its code.
@@ -110,6 +155,8 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// What it reads from stdin, if anything. One instance reads it: an HTTP component has none.
     pub input: Option<Arc<network::pipe::Reader>>,
+    /// What is asked beyond Kubernetes' own fields.
+    pub terms: Terms,
     /// Where its output goes.
     pub output: Arc<dyn Output>,
     /// Whether a person sits at the other end of all three: what `isatty` says.
@@ -141,15 +188,16 @@ impl Engine {
     }
 
     /// Checks and compiles the component in `path`, or finds it compiled. `digest` is its identity for the caller:
-    /// loads of the same digest share one compilation and one result.
+    /// loads of the same digest share one compilation and one result. `metered` code counts its instructions, for
+    /// containers with a budget of them.
     ///
     /// # Errors
     /// [`CodeError`] is a sentence for the person who deployed it.
-    pub async fn load(&self, digest: &str, path: &Path) -> Result<Arc<Code>, CodeError> {
-        let cell = self.inner.codes.cell(digest);
+    pub async fn load(&self, digest: &str, path: &Path, metered: bool) -> Result<Arc<Code>, CodeError> {
+        let cell = self.inner.codes.cell(digest, metered);
         let load = async {
             let parts = self.parts().await.map_err(|error| CodeError::Io(std::io::Error::other(error)))?;
-            Code::load(parts, &self.inner.config, digest, path).await.map(Arc::new)
+            Code::load(parts, &self.inner.config, digest, path, metered).await.map(Arc::new)
         };
         cell.get_or_try_init(|| load).await.cloned()
     }

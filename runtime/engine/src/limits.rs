@@ -3,11 +3,20 @@
 use std::time::Duration;
 
 /// Commands alive at once on a node. A pooled instance takes up to six memory mappings and Linux allows a process
-/// 65,530 of them by default; beyond that *every* mapping of the process fails, so the two pools end before it.
-pub const COMMANDS_MAX: u32 = 9_000;
+/// 65,530 of them by default; beyond that *every* mapping of the process fails, so all pools together end before it.
+pub const COMMANDS_MAX: u32 = 8_000;
 
 /// Requests being answered at once on a node, over all HTTP containers.
 pub const REQUEST_INSTANCES_MAX: u32 = 1_000;
+
+/// Commands alive at once for each other way of compiling them: of WASI 0.3, with their instructions counted, both.
+pub(crate) const SPECIAL_COMMANDS_MAX: u32 = 256;
+
+/// Requests being answered at once for each other way of compiling what answers them.
+pub(crate) const SPECIAL_REQUESTS_MAX: u32 = 192;
+
+/// Instances kept for a next request on a node: half of the room for requests stays for those that are coming.
+pub(crate) const RESTING_INSTANCES_MAX: usize = 500;
 
 /// Core instances inside one component: adapters and the C library split a component into a handful.
 pub(crate) const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 100;
@@ -102,6 +111,22 @@ pub(crate) const PATH_SHOWN_MAX: usize = 200;
 
 /// Longest wait for the head of a response.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Requests a reused instance answers when its pod does not say: what leaks in a guest stays small, and the cost of a
+/// fresh instance is spread over a thousand.
+pub(crate) const REUSE_REQUESTS: u32 = 1_000;
+
+/// Instances of one container kept for a next request when its pod does not say.
+pub(crate) const REUSE_INSTANCES: u32 = 16;
+
+/// How long an instance is kept for a next request when its pod does not say.
+pub(crate) const REUSE_IDLE: Duration = Duration::from_secs(10);
+
+/// Least time between two looks at the instances of a container that rest: those of one burst go together.
+pub(crate) const TEND_MIN: Duration = Duration::from_millis(100);
+
+/// Requests one instance of 0.3 answers at once when its pod does not say (`wasmtime serve` has the same).
+pub(crate) const REUSE_CONCURRENCY: u32 = 16;
 
 /// Longest a guest may go on working after its response has been sent.
 pub(crate) const AFTER_RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -72,6 +72,10 @@ impl WasiHttpHooks for Outgoing {
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
         limits::CHUNK_BYTES_MAX
     }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        limits::CHUNK_BYTES_MAX
+    }
 }
 
 /// What a caller on a wire would see: an error where nothing was answered, else the callee's own failure as a response.

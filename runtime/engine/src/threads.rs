@@ -24,6 +24,7 @@ pub(crate) struct Threads {
     shared: Arc<Shared>,
     /// Only `None` while being dropped.
     runtime: Option<Runtime>,
+    count: usize,
 }
 
 struct Shared {
@@ -51,12 +52,23 @@ impl Threads {
             .build()?;
         let queue = Mutex::new(Queue { turns: Turns::new(), stopped: false });
         let shared = Arc::new(Shared { queue, work: Condvar::new(), ticker, handle: runtime.handle().clone() });
-        let threads = Threads { shared, runtime: Some(runtime) };
-        for number in 0..if count == 0 { cpus } else { count } {
+        let count = if count == 0 { cpus } else { count };
+        let threads = Threads { shared, runtime: Some(runtime), count };
+        for number in 0..count {
             let shared = threads.shared.clone();
             std::thread::Builder::new().name(format!("guest-{number}")).spawn(move || shared.work())?;
         }
         Ok(threads)
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Runs something of the host's beside the guests.
+    pub(crate) fn beside(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.shared.handle.spawn(task);
     }
 
     /// Runs a guest on a container's account.

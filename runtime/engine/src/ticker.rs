@@ -2,17 +2,18 @@
 //! otherwise, so that an idle node uses no CPU at all.
 
 use crate::limits;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use wasmtime::Engine;
 
 /// Counts guests on CPUs and wakes the ticking thread.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Ticker {
     guests: AtomicUsize,
     asleep: AtomicBool,
     stopped: AtomicBool,
+    engines: Mutex<Vec<Engine>>,
     thread: std::sync::OnceLock<thread::Thread>,
 }
 
@@ -27,13 +28,18 @@ impl Drop for OnCpu<'_> {
 
 impl Ticker {
     /// Starts the thread; [`Ticker::stop`] ends it.
-    pub(crate) fn start(engines: [Engine; 2]) -> std::io::Result<Arc<Ticker>> {
+    pub(crate) fn start() -> std::io::Result<Arc<Ticker>> {
         let ticker = Arc::new(Ticker::default());
         let shared = ticker.clone();
-        let handle = thread::Builder::new().name("guest-ticker".into()).spawn(move || shared.tick(&engines))?;
+        let handle = thread::Builder::new().name("guest-ticker".into()).spawn(move || shared.tick())?;
         // The thread cannot be needed before it is known: guests are polled only after `start` has returned.
         let _ = ticker.thread.set(handle.thread().clone());
         Ok(ticker)
+    }
+
+    /// Names an engine whose guests yield by this clock.
+    pub(crate) fn tell(&self, engine: Engine) {
+        self.engines.lock().unwrap_or_else(PoisonError::into_inner).push(engine);
     }
 
     /// Says that a guest is about to be polled.
@@ -56,11 +62,11 @@ impl Ticker {
         }
     }
 
-    fn tick(&self, engines: &[Engine]) {
+    fn tick(&self) {
         let mut idle = 0;
         while !self.stopped.load(Ordering::SeqCst) {
             thread::sleep(limits::TICK);
-            engines.iter().for_each(Engine::increment_epoch);
+            self.engines.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Engine::increment_epoch);
             idle = if self.guests.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
             if idle < limits::IDLE_TICKS_MAX {
                 continue;

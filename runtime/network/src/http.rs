@@ -14,7 +14,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use crate::body::{self, Body};
 use crate::conn::Conn;
 use crate::fabric::NetError;
-use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEAD_TIMEOUT};
+use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEAD_TIMEOUT, HTTP_READER_TIMEOUT};
+use crate::patient::Patient;
 
 /// A future that can move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -107,6 +108,8 @@ impl From<hyper::Error> for HttpError {
             || error.is_closed()
             || error.is_canceled()
             || error.is_body_write_aborted()
+            // What it answered is no HTTP, or has a head without end.
+            || error.is_parse()
         {
             Self::Reset
         } else {
@@ -226,7 +229,7 @@ pub(crate) async fn serve_over(conn: Conn, service: Arc<dyn HttpService>) {
         .header_read_timeout(HTTP_HEAD_TIMEOUT)
         .half_close(true)
         .max_buf_size(HTTP_HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(conn), answer);
+        .serve_connection(TokioIo::new(Patient::new(conn, HTTP_READER_TIMEOUT)), answer);
     // A malformed request or a client that went away ends this connection and nothing else.
     drop(served.await);
 }

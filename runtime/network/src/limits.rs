@@ -109,3 +109,6 @@ pub const HELD_RETRY: Duration = Duration::from_millis(50);
 
 /// Bytes that a compiled expression of a path may take: larger ones cost more memory than a route is worth.
 pub const REGEX_BYTES_MAX: usize = 64 << 10;
+
+/// How long who asked over HTTP may read nothing of an answer that waits for it (nginx's `send_timeout`).
+pub const HTTP_READER_TIMEOUT: Duration = Duration::from_secs(60);

@@ -81,6 +81,11 @@ pub enum Input {
     },
     /// The pod object changed: images may be new, and conditions of other writers.
     PodChanged(Box<k8s::Pod>),
+    /// The pod uses more of the node's disk than it may.
+    Evicted {
+        /// What, and how much it may, for status and event.
+        message: String,
+    },
     /// The pod is being deleted. A second request can only shorten the first.
     StopRequested {
         /// How long its containers may take.

@@ -26,6 +26,8 @@ pub enum Exit {
     Code(i32),
     /// It wanted more memory than its limit.
     OomKilled,
+    /// It used up its budget of instructions; the text says so.
+    OutOfFuel(String),
     /// It trapped; the text says how, and where.
     Trap(String),
     /// We cancelled it.
@@ -43,6 +45,8 @@ impl Exit {
             Self::Code(0) => (0, "Completed", None),
             Self::Code(code) => (code, "Error", None),
             Self::OomKilled => (137, "OOMKilled", None),
+            // As a process that used up its CPU time: SIGXCPU.
+            Self::OutOfFuel(message) => (152, "FuelExhausted", Some(message)),
             Self::Trap(message) => (134, "Error", Some(message)),
             Self::Stopped => (143, "Error", None),
             Self::NotStarted(message) => (128, "StartError", Some(message)),

@@ -20,3 +20,6 @@ pub const MESSAGE_BYTES_MAX: usize = 4096;
 
 /// `terminationGracePeriodSeconds` when the pod does not say.
 pub const GRACE_SECONDS: i64 = 30;
+
+/// What the containers of a pod that is evicted for its use of the disk have to end (the kubelet's).
+pub const EVICTION_GRACE_MS: i64 = 1_000;

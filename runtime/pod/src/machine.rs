@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1 as k8s;
 
 use crate::action::{Fetched, Input, PodAction, Seat};
 use crate::container::{Container, Exit, ImageFault, Role, State};
-use crate::limits::{GRACE_SECONDS, START_RETRY_MS};
+use crate::limits::{EVICTION_GRACE_MS, GRACE_SECONDS, START_RETRY_MS};
 use crate::probe::ProbeKind;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +102,7 @@ impl Machine {
                 self.probe_answered(&container, attempt, kind, answer, actions);
             }
             Input::PodChanged(pod) => self.pod_changed(*pod, actions),
+            Input::Evicted { message } => self.evicted(message, now_ms, actions),
             Input::StopRequested { grace_seconds } => {
                 self.stopping = true;
                 let deadline = now_ms + grace_seconds.max(0) * 1000;
@@ -298,8 +299,18 @@ impl Machine {
             State::Running { started_ms } => started_ms,
             _ => now_ms,
         };
-        if let Exit::NotStarted(message) = &exit {
-            actions.push(tell("Warning", "Failed", format!("Error: {message}"), Some(name)));
+        match &exit {
+            Exit::NotStarted(message) => {
+                actions.push(tell("Warning", "Failed", format!("Error: {message}"), Some(name)));
+            }
+            // What a container's status says in a word a person finds here in full, with where it happened.
+            Exit::Trap(message) => {
+                actions.push(tell("Warning", "Trapped", format!("Container {name} trapped: {message}"), Some(name)));
+            }
+            Exit::OutOfFuel(message) => {
+                actions.push(tell("Warning", "FuelExhausted", format!("Container {name} {message}"), Some(name)));
+            }
+            _ => {}
         }
         container.end(exit, started_ms, now_ms);
     }
@@ -353,6 +364,16 @@ impl Machine {
             }
         }
         self.pod = pod;
+    }
+
+    /// The pod fails, and its containers have as long as the kubelet gives for this.
+    fn evicted(&mut self, message: String, now_ms: i64, actions: &mut Vec<PodAction>) {
+        if self.is_ending() {
+            return;
+        }
+        actions.push(tell("Warning", "Evicted", message.clone(), None));
+        self.failure = Some(("Evicted", message));
+        self.deadline_ms = Some(now_ms + EVICTION_GRACE_MS);
     }
 
     /// Nothing is to be started any more.

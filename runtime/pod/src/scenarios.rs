@@ -84,6 +84,7 @@ impl Story {
             ["exited", _, how] => {
                 let exit = match *how {
                     "oom" => Exit::OomKilled,
+                    "out-of-fuel" => Exit::OutOfFuel("used up its budget of 1000 instructions".to_owned()),
                     "trap" => Exit::Trap("wasm trap: unreachable".to_owned()),
                     "stopped" => Exit::Stopped,
                     "unstarted" => Exit::NotStarted("no such export".to_owned()),
@@ -92,6 +93,7 @@ impl Story {
                 self.step(Input::ContainerExited { container: text(1), exit });
             }
             ["answer", _, kind, answer] => self.answer(text(1), kind, *answer == "yes"),
+            ["evicted", ..] => self.step(Input::Evicted { message: rest(1) }),
             ["stop", grace] => self.step(Input::StopRequested { grace_seconds: grace.parse().unwrap() }),
             ["set-image", name, image] => {
                 let mut pod = self.machine().pod.clone();

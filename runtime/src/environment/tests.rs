@@ -18,6 +18,7 @@ fn settings() -> Settings {
     Settings {
         config_maps: BTreeMap::from([("settings".to_owned(), serde_json::from_value(map).unwrap())]),
         secrets: BTreeMap::from([("keys".to_owned(), serde_json::from_value(secret).unwrap())]),
+        ..Settings::default()
     }
 }
 

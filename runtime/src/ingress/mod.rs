@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use network::Fabric;
+use network::{Fabric, Patient};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -199,6 +199,7 @@ impl Server {
         let silent = silent(client.clone(), self.patience.head);
         let answer = hyper::service::service_fn(move |request| forwarder.clone().answer(request, client.clone()));
         let builder = builder(self.patience.head);
+        let stream = Patient::new(stream, network::limits::HTTP_READER_TIMEOUT);
         let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), answer));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,

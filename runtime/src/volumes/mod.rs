@@ -2,7 +2,7 @@
 //!
 //! [`render`] decides purely what a volume holds; [`materialise`] writes it; [`mounts`] says what a container gets.
 //! Offered: emptyDir, configMap, secret, downwardAPI, projected, and hostPath where the node's owner allows it.
-//! Refused, by name: every other kind, tokens, and sub-paths that leave their volume.
+//! Refused, by name: every other kind, and sub-paths that leave their volume.
 
 mod mounts;
 
@@ -13,8 +13,8 @@ use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1 as k8s;
 
-use crate::environment::{self, Place, References, Settings};
-use crate::limits::VOLUME_BYTES_MAX;
+use crate::environment::{self, Place, References, Settings, Token};
+use crate::limits::{TOKEN_SECONDS, VOLUME_BYTES_MAX};
 
 pub(crate) use mounts::mounts;
 
@@ -48,9 +48,22 @@ pub(crate) fn references(pod: &k8s::Pod) -> References {
         for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
             found.config_maps.extend(source.config_map.iter().map(|source| source.name.clone()));
             found.secrets.extend(source.secret.iter().map(|source| source.name.clone()));
+            found.tokens.extend(source.service_account_token.iter().map(|source| token(pod, source)));
         }
     }
     found
+}
+
+/// The token a source asks for.
+fn token(pod: &k8s::Pod, source: &k8s::ServiceAccountTokenProjection) -> Token {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+    Token {
+        account: account.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned()),
+        pod: (text(&pod.metadata.name), text(&pod.metadata.uid)),
+        audience: source.audience.clone().filter(|audience| !audience.is_empty()),
+        seconds: source.expiration_seconds.unwrap_or(TOKEN_SECONDS),
+    }
 }
 
 /// What a volume is to hold.
@@ -108,8 +121,11 @@ fn projected_files(
         secret_files(&source.name, source.items.as_deref(), source.optional, settings)
     } else if let Some(source) = &source.downward_api {
         downward_files(source.items.as_deref().unwrap_or_default(), pod, place)
+    } else if let Some(source) = &source.service_account_token {
+        let given = settings.tokens.get(&token(pod, source)).ok_or_else(|| "failed to fetch token".to_owned())?;
+        Ok(Files::from([(source.path.clone(), given.clone().into_bytes())]))
     } else {
-        Err("this node projects configMap, secret and downwardAPI sources only".to_owned())
+        Err("this node projects configMap, secret, downwardAPI and serviceAccountToken sources only".to_owned())
     }
 }
 

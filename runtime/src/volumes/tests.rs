@@ -9,9 +9,12 @@ use super::*;
 fn settings() -> Settings {
     let map = json!({"data": {"a.txt": "A", "b.txt": "B"}, "binaryData": {"c.bin": "AAE="}});
     let secret = json!({"data": {"key": "aHVzaA=="}});
+    let pod = ("web-1".to_owned(), String::new());
+    let token = Token { account: "default".to_owned(), pod, audience: None, seconds: TOKEN_SECONDS };
     Settings {
         config_maps: BTreeMap::from([("settings".to_owned(), serde_json::from_value(map).unwrap())]),
         secrets: BTreeMap::from([("keys".to_owned(), serde_json::from_value(secret).unwrap())]),
+        tokens: BTreeMap::from([(token, "bearer".to_owned())]),
     }
 }
 
@@ -58,6 +61,15 @@ fn what_volumes_hold() {
         (json!({"name": "v", "secret": {"secretName": "keys"}}), Ok(vec!["key=hush"])),
         (json!({"name": "v", "downwardAPI": downward}), Ok(vec!["labels=app=\"web\"\ntier=\"1\"", "m=67108864"])),
         (json!({"name": "v", "projected": projected}), Ok(vec!["a.txt=A", "b.txt=B", "c.bin=\0\u{1}", "s/key=hush"])),
+        (
+            json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}),
+            Ok(vec!["token=bearer"]),
+        ),
+        (
+            json!({"name": "v", "projected": {"sources": [
+                {"serviceAccountToken": {"path": "token", "audience": "vault"}}]}}),
+            Err("failed to fetch token"),
+        ),
         (json!({"name": "v", "hostPath": {"path": "/etc"}}), Err("hostPath volumes are not allowed on this node")),
         (
             json!({"name": "v", "nfs": {"server": "a", "path": "/"}}),

@@ -32,12 +32,61 @@ async fn a_trap_tells_where_by_name() {
 }
 
 #[tokio::test]
+async fn a_command_of_0_3_runs_like_any_other() {
+    assert_eq!(run(&guests::async_command(""), |_| ()).await, Exit::Code(0));
+    let exit = run(&guests::async_command("unreachable"), |_| ()).await;
+    assert!(matches!(&exit, Exit::Trap { backtrace, .. } if backtrace.contains("inner_work")), "{exit:?}");
+    let limited = |spec: &mut ContainerSpec| spec.memory_limit_bytes = Some(4 << 20);
+    assert_eq!(run(&guests::async_command("(drop (memory.grow (i32.const 64)))"), limited).await, Exit::OomKilled);
+
+    let house = House::new();
+    let forever = house.load(&guests::async_command("(loop $l (br $l))")).await.unwrap();
+    let stop = CancellationToken::new();
+    let burner = house.engine.run(&forever, spec().0, stop.clone());
+    until("it runs", || burner.usage().cpu_nanos > 0).await;
+    stop.cancel();
+    assert_eq!(timeout(PATIENCE, burner).await.unwrap(), Exit::Stopped);
+}
+
+#[tokio::test]
+async fn a_budget_of_instructions_ends_with_its_own_reason() {
+    for text in [guests::command, guests::async_command] {
+        let house = House::new();
+        let spend = |text: String, fuel| {
+            let house = &house;
+            async move {
+                let code = house.load_as(&text, true).await.unwrap();
+                let (mut spec, _) = spec();
+                spec.terms.fuel = Some(fuel);
+                timeout(PATIENCE, house.engine.run(&code, spec, CancellationToken::new())).await.unwrap()
+            }
+        };
+        assert_eq!(spend(text("(loop $l (br $l))"), 100_000).await, Exit::OutOfFuel(100_000));
+        assert_eq!(spend(text(""), 100_000).await, Exit::Code(0));
+    }
+    assert_eq!(Exit::OutOfFuel(7).to_string(), "used up its budget of 7 instructions (kogia.dev/fuel)");
+}
+
+#[tokio::test]
 async fn growing_beyond_the_memory_limit_is_oom_killed() {
     let limited = |spec: &mut ContainerSpec| spec.memory_limit_bytes = Some(4 << 20);
     let grow = |pages: u32| guests::command(&format!("(drop (memory.grow (i32.const {pages})))"));
     assert_eq!(run(&grow(32), limited).await, Exit::Code(0));
     assert_eq!(run(&grow(64), limited).await, Exit::OomKilled);
     assert_eq!(run(&grow(0), |spec| spec.memory_limit_bytes = Some(1000)).await, Exit::OomKilled);
+}
+
+#[tokio::test]
+async fn what_a_guest_can_make_the_host_hold_is_bounded() {
+    // A stream of the host's for every call, never dropped.
+    let hoard = guests::printer("(loop $again (drop (call $get-stdout)) (br $again))");
+    let exit = run(&hoard, |_| ()).await;
+    assert!(matches!(&exit, Exit::Trap { .. } | Exit::Failed(_)), "{exit:?}");
+    // A table that would be larger than any program's: the guest sees -1 and goes on. Tables count as memory.
+    let grow = |elements: u32| guests::command(&format!("(drop (table.grow (ref.null func) (i32.const {elements})))"));
+    let limited = |spec: &mut ContainerSpec| spec.memory_limit_bytes = Some(300_000);
+    assert_eq!(run(&grow(100_000), limited).await, Exit::Code(0));
+    assert_eq!(run(&grow(60_000), limited).await, Exit::OomKilled);
 }
 
 #[tokio::test]
@@ -128,7 +177,7 @@ async fn what_cannot_run_is_refused_before_it_is_compiled() {
     let refusal = house.load(guests::DEMANDING).await.unwrap_err();
     assert!(matches!(&refusal, CodeError::UnknownImports(names) if names == &["acme:db/sql@1.0.0"]));
     assert_eq!(refusal.to_string(), r#"component imports "acme:db/sql@1.0.0", which this node does not offer"#);
-    let missing = house.engine.load("test:missing", &house.dir.path().join("nowhere")).await.unwrap_err();
+    let missing = house.engine.load("test:missing", &house.dir.path().join("nowhere"), false).await.unwrap_err();
     assert!(matches!(missing, CodeError::Io(_)));
 }
 
@@ -152,7 +201,7 @@ async fn code_is_compiled_once_and_found_again() {
     assert_eq!(before.len(), 1, "one digest beside the machine code, nothing left over: {before:?}");
 
     let path = house.dir.path().join("guest.wasm");
-    let again = house.engine.load("test:same bytes by another name", &path).await.unwrap();
+    let again = house.engine.load("test:same bytes by another name", &path, false).await.unwrap();
     assert_eq!(digests_written(), before);
     let exit = timeout(PATIENCE, house.engine.run(&again, spec().0, CancellationToken::new())).await.unwrap();
     assert_eq!(exit, Exit::Code(0));

@@ -6,6 +6,7 @@ pub(crate) fn command(body: &str) -> String {
         r#"(component
   (core module $m
     (memory (export "memory") 1)
+    (table 1 funcref)
     (func $inner_work {body})
     (func $run (export "run") (result i32) (call $inner_work) (i32.const 0)))
   (core instance $i (instantiate $m))
@@ -129,19 +130,12 @@ pub(crate) const FLOOD: &str =
 /// An HTTP component that answers by method: GET says hello, PUT echoes, POST traps in `$handle_post`, DELETE loops for
 /// ever, PATCH begins a body and traps, OPTIONS eats memory.
 pub(crate) fn web() -> String {
-    let (types, handler) = (WEB_TYPES, WEB_HANDLER);
-    format!("(component {STREAMS} {types} {handler})")
+    let types = WEB_TYPES.replace("{ERROR_CODE}", ERROR_CODE);
+    format!("(component {STREAMS} {types} {WEB_HANDLER})")
 }
 
-const WEB_TYPES: &str = r#"
-  (import "wasi:http/types@0.2.0" (instance $http
-    (alias outer 1 $in (type $in0))
-    (alias outer 1 $out (type $out0))
-    (export "input-stream" (type $in (eq $in0)))
-    (export "output-stream" (type $out (eq $out0)))
-    (type $method0 (variant (case "get") (case "head") (case "post") (case "put") (case "delete") (case "connect")
-      (case "options") (case "trace") (case "patch") (case "other" string)))
-    (export "method" (type $method (eq $method0)))
+/// `error-code` of wasi:http, the same in 0.2 and 0.3, with what it is made of.
+const ERROR_CODE: &str = r#"
     (type $dns0 (record (field "rcode" (option string)) (field "info-code" (option u16))))
     (export "DNS-error-payload" (type $dns (eq $dns0)))
     (type $tls0 (record (field "alert-id" (option u8)) (field "alert-message" (option string))))
@@ -164,7 +158,18 @@ const WEB_TYPES: &str = r#"
       (case "HTTP-response-transfer-coding" (option string)) (case "HTTP-response-content-coding" (option string))
       (case "HTTP-response-timeout") (case "HTTP-upgrade-failed") (case "HTTP-protocol-error")
       (case "loop-detected") (case "configuration-error") (case "internal-error" (option string))))
-    (export "error-code" (type $ec (eq $ec0)))
+    (export "error-code" (type $ec (eq $ec0)))"#;
+
+const WEB_TYPES: &str = r#"
+  (import "wasi:http/types@0.2.0" (instance $http
+    (alias outer 1 $in (type $in0))
+    (alias outer 1 $out (type $out0))
+    (export "input-stream" (type $in (eq $in0)))
+    (export "output-stream" (type $out (eq $out0)))
+    (type $method0 (variant (case "get") (case "head") (case "post") (case "put") (case "delete") (case "connect")
+      (case "options") (case "trace") (case "patch") (case "other" string)))
+    (export "method" (type $method (eq $method0)))
+    {ERROR_CODE}
     (export "fields" (type $fields (sub resource)))
     (export "incoming-request" (type $request (sub resource)))
     (export "incoming-body" (type $inbody (sub resource)))
@@ -260,3 +265,95 @@ const WEB_HANDLER: &str = r#"
   (instance $handler (export "handle" (func $handle)))
   (export "wasi:http/incoming-handler@0.2.0" (instance $handler))
 "#;
+
+/// A command of WASI 0.3, as [`command`] is one of 0.2.
+pub(crate) fn async_command(body: &str) -> String {
+    command(body)
+        .replace(r#"(func $run (result (result)) (canon"#, r#"(func $run async (result (result)) (canon"#)
+        .replace("wasi:cli/run@0.2.0", "wasi:cli/run@0.3.0")
+}
+
+/// A service of `wasi:http` 0.3 that answers by method: GET with 200, PUT with an error code, POST traps in
+/// `$handle_post`, DELETE loops for ever.
+pub(crate) fn service() -> String {
+    format!("(component {} {SERVICE_HANDLER})", SERVICE_TYPES.replace("{ERROR_CODE}", ERROR_CODE))
+}
+
+const SERVICE_TYPES: &str = r#"
+  (import "wasi:http/types@0.3.0" (instance $http
+    (type $method0 (variant (case "get") (case "head") (case "post") (case "put") (case "delete") (case "connect")
+      (case "options") (case "trace") (case "patch") (case "other" string)))
+    (export "method" (type $method (eq $method0)))
+    {ERROR_CODE}
+    (export "fields" (type $fields (sub resource)))
+    (export "request" (type $request (sub resource)))
+    (export "response" (type $response (sub resource)))
+    (type $contents (stream u8))
+    (type $trailers (future (result (option (own $fields)) (error $ec))))
+    (type $sent (future (result (error $ec))))
+    (export "[constructor]fields" (func (result (own $fields))))
+    (export "[method]request.get-method" (func (param "self" (borrow $request)) (result $method)))
+    (export "[static]response.new"
+      (func (param "headers" (own $fields)) (param "contents" (option $contents)) (param "trailers" $trailers)
+        (result (tuple (own $response) $sent))))))
+  (alias export $http "fields" (type $fields))
+  (alias export $http "request" (type $request))
+  (alias export $http "response" (type $response))
+  (alias export $http "error-code" (type $ec))
+  (type $trailers (future (result (option (own $fields)) (error $ec))))
+  (core module $libc
+    (memory (export "memory") 2)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 65536)))
+  (core instance $libc (instantiate $libc))
+  (core func $fields (canon lower (func $http "[constructor]fields")))
+  (core func $method (canon lower (func $http "[method]request.get-method")
+    (memory (core memory $libc "memory")) (realloc (core func $libc "realloc"))))
+  (core func $response (canon lower (func $http "[static]response.new") (memory (core memory $libc "memory"))))
+  (core func $future (canon future.new $trailers))
+  (core func $write (canon future.write $trailers async (memory (core memory $libc "memory"))))
+  (core func $drop (canon resource.drop $request))
+"#;
+
+const SERVICE_HANDLER: &str = r#"
+  (core module $m
+    (import "libc" "memory" (memory 2))
+    (import "host" "fields" (func $fields (result i32)))
+    (import "host" "method" (func $method (param i32 i32)))
+    (import "host" "response" (func $response (param i32 i32 i32 i32 i32)))
+    (import "host" "future" (func $future (result i64)))
+    (import "host" "write" (func $write (param i32 i32) (result i32)))
+    (import "host" "drop" (func $drop (param i32)))
+    (func $handle_post unreachable)
+    (func (export "handle") (param $request i32) (result i32)
+      (local $method i32) (local $trailers i64)
+      (call $method (local.get $request) (i32.const 64))
+      (local.set $method (i32.load8_u (i32.const 64)))
+      (call $drop (local.get $request))
+      (if (i32.eq (local.get $method) (i32.const 2)) (then (call $handle_post)))
+      (if (i32.eq (local.get $method) (i32.const 4)) (then (loop $forever (br $forever))))
+      (memory.fill (i32.const 128) (i32.const 0) (i32.const 64))
+      (if (i32.eq (local.get $method) (i32.const 3)) (then
+        (i32.store8 (i32.const 128) (i32.const 1))
+        (i32.store8 (i32.const 136) (i32.const 36))
+        (return (i32.const 128))))
+      (local.set $trailers (call $future))
+      (call $response (call $fields) (i32.const 0) (i32.const 0)
+        (i32.wrap_i64 (local.get $trailers)) (i32.const 256))
+      (drop (call $write
+        (i32.wrap_i64 (i64.shr_u (local.get $trailers) (i64.const 32))) (i32.const 512)))
+      (i32.store (i32.const 136) (i32.load (i32.const 256)))
+      (i32.const 128)))
+  (core instance $i (instantiate $m
+    (with "libc" (instance $libc))
+    (with "host" (instance
+      (export "fields" (func $fields))
+      (export "method" (func $method))
+      (export "response" (func $response))
+      (export "future" (func $future))
+      (export "write" (func $write))
+      (export "drop" (func $drop))))))
+  (func $handle async (param "request" (own $request)) (result (result (own $response) (error $ec)))
+    (canon lift (core func $i "handle") (memory (core memory $libc "memory"))))
+  (instance $handler
+    (export "handle" (func $handle)))
+  (export "wasi:http/handler@0.3.0" (instance $handler))"#;

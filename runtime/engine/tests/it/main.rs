@@ -2,6 +2,8 @@
 
 mod commands;
 mod guests;
+mod reuse;
+mod service;
 mod web;
 
 use engine::{Code, CodeError, ContainerSpec, Engine, EngineConfig, Output, Stream};
@@ -77,9 +79,14 @@ impl House {
     }
 
     async fn load(&self, text: &str) -> Result<Arc<Code>, CodeError> {
+        self.load_as(text, false).await
+    }
+
+    /// Loads code that counts its instructions if it is `metered`.
+    async fn load_as(&self, text: &str, metered: bool) -> Result<Arc<Code>, CodeError> {
         let path = self.dir.path().join("guest.wasm");
         std::fs::write(&path, wat::parse_str(text).unwrap()).unwrap();
-        self.engine.load(&format!("test:{}", text.len()), &path).await
+        self.engine.load(&format!("test:{}", text.len()), &path, metered).await
     }
 }
 
@@ -101,6 +108,7 @@ fn spec() -> (ContainerSpec, Arc<Collected>) {
         cpu_limit_millis: None,
         mounts: Vec::new(),
         input: None,
+        terms: engine::Terms::default(),
         output: output.clone(),
         terminal: false,
         network,

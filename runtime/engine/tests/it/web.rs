@@ -10,25 +10,28 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-async fn web(house: &House, adjust: impl FnOnce(&mut ContainerSpec)) -> (Arc<HttpContainer>, Arc<Collected>) {
+pub(crate) async fn web(
+    house: &House,
+    adjust: impl FnOnce(&mut ContainerSpec),
+) -> (Arc<HttpContainer>, Arc<Collected>) {
     let code = house.load(&guests::web()).await.unwrap();
     let (mut spec, output) = spec();
     adjust(&mut spec);
     (house.engine.http(&code, spec).unwrap(), output)
 }
 
-fn request(method: Method) -> Request<network::Body> {
+pub(crate) fn request(method: Method) -> Request<network::Body> {
     Request::builder().method(method).uri("/some/path").body(network::body::empty()).unwrap()
 }
 
-async fn send(
+pub(crate) async fn send(
     container: &Arc<HttpContainer>,
     request: Request<network::Body>,
 ) -> Result<Response<network::Body>, HttpError> {
     timeout(PATIENCE, container.clone().call(request)).await.unwrap()
 }
 
-async fn text(response: Response<network::Body>) -> String {
+pub(crate) async fn text(response: Response<network::Body>) -> String {
     let bytes = timeout(PATIENCE, response.into_body().collect()).await.unwrap().unwrap().to_bytes();
     String::from_utf8(bytes.to_vec()).unwrap()
 }
