@@ -42,6 +42,7 @@ impl StdinStream for Source {
                 match pipe.read(CHUNK_BYTES_MAX) {
                     Read::Bytes(bytes) => return Some((Ok::<_, std::io::Error>(bytes), pipe)),
                     Read::End => return None,
+                    Read::Broken(broken) => return Some((Err(broken.into()), pipe)),
                     Read::Pending => pipe.ready().await,
                 }
             }
@@ -66,6 +67,7 @@ impl InputStream for Source {
             Read::Bytes(bytes) => Ok(bytes),
             Read::Pending => Ok(Bytes::new()),
             Read::End => Err(StreamError::Closed),
+            Read::Broken(broken) => Err(StreamError::LastOperationFailed(std::io::Error::from(broken).into())),
         }
     }
 }
