@@ -13,6 +13,7 @@
 //! * [`check`], [`defaults`], [`validate`], [`patch`]: what happens to a body on its way in, in this order.
 //! * [`status`]: Kubernetes' form of an error; [`channels`]: the bytes of a conversation with a container.
 //! * [`usage`]: what pods and nodes use, for `kubectl top` and autoscalers.
+//! * [`resources`], [`quota`], [`volumes`]: how much pods ask for, what objects cost, which volume serves which claim.
 
 #![forbid(unsafe_code)]
 
@@ -33,6 +34,8 @@ pub mod patch;
 pub mod path;
 pub mod protobuf;
 pub mod quantity;
+pub mod quota;
+pub mod resources;
 pub mod schema;
 pub mod selector;
 pub mod status;
@@ -42,6 +45,7 @@ pub mod usage;
 pub mod validate;
 pub mod versions;
 pub mod view;
+pub mod volumes;
 pub mod yaml;
 
 pub use action::{Action, Precondition, Severity};

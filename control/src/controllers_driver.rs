@@ -9,7 +9,7 @@ use std::sync::Arc;
 use api::{Action, Change, ChangeKind, Key, Status, View};
 use controllers::{Controller, Heard, Settings, World};
 use futures::stream::{self, StreamExt as _};
-use http_api::Lost;
+use http_api::{Lost, Measured};
 use objects::{ChangesEnd, Objects, User};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -23,11 +23,19 @@ use crate::workqueue::{Outcome, Workqueue};
 type Work = (usize, Key);
 
 /// Runs every controller until `stop`, or until the door closes. Turns that are running are let finish.
-/// `cluster_ca` is the PEM text that pods verify the API server with; `lost` tells which nodes have no connection.
-pub async fn run(objects: Objects, cluster_ca: String, mut lost: watch::Receiver<Lost>, stop: CancellationToken) {
+/// `cluster_ca` is the PEM text that pods verify the API server with; `lost` tells which nodes have no connection, and
+/// `usage` is what nodes measured last.
+pub async fn run(
+    objects: Objects,
+    cluster_ca: String,
+    mut lost: watch::Receiver<Lost>,
+    usage: Measured,
+    stop: CancellationToken,
+) {
     let mut driver = Driver {
         objects,
         settings: Arc::new(Settings { cluster_ca: cluster_ca.into(), ..Settings::default() }),
+        usage,
         queue: Workqueue::default(),
         turns: JoinSet::new(),
         running: HashMap::new(),
@@ -37,6 +45,7 @@ pub async fn run(objects: Objects, cluster_ca: String, mut lost: watch::Receiver
             ..Heard::default()
         }),
         pauses: Pauses::start(),
+        refusals: HashMap::new(),
     };
     while !stop.is_cancelled() {
         let view = driver.objects.view();
@@ -68,11 +77,20 @@ pub async fn run(objects: Objects, cluster_ca: String, mut lost: watch::Receiver
 struct Driver {
     objects: Objects,
     settings: Arc<Settings>,
+    usage: Measured,
     queue: Workqueue<Work>,
-    turns: JoinSet<Outcome>,
+    turns: JoinSet<Ended>,
     running: HashMap<Id, Work>,
     heard: Arc<Heard>,
     pauses: Pauses,
+    /// Why the last turn of a key was refused a write.
+    refusals: HashMap<Work, String>,
+}
+
+/// How a turn ended, and which refusal it met.
+struct Ended {
+    outcome: Outcome,
+    refusal: Option<String>,
 }
 
 impl Driver {
@@ -134,23 +152,28 @@ impl Driver {
         while self.turns.len() < TURNS_MAX {
             let Some(work) = self.queue.take(clock::now_ms()) else { return };
             let controller = &controllers::table()[work.0];
-            let knows = (self.settings.clone(), self.heard.clone());
-            let turn = turn(self.objects.clone(), knows, controller, work.1.clone());
+            let refused = self.refusals.remove(&work);
+            let (settings, heard, usage) = (self.settings.clone(), self.heard.clone(), self.usage.clone());
+            let known = Known { settings, heard, usage, refused };
+            let turn = turn(self.objects.clone(), known, controller, work.1.clone());
             let id = self.turns.spawn(turn).id();
             self.running.insert(id, work);
         }
     }
 
-    fn end_turn(&mut self, ended: Result<(Id, Outcome), JoinError>) {
-        let (id, outcome) = match ended {
+    fn end_turn(&mut self, ended: Result<(Id, Ended), JoinError>) {
+        let (id, ended) = match ended {
             Ok(ended) => ended,
             Err(error) => {
                 tracing::error!(%error, "a controller's turn broke off");
-                (error.id(), Outcome::Failed)
+                (error.id(), Ended { outcome: Outcome::Failed, refusal: None })
             }
         };
         if let Some(work) = self.running.remove(&id) {
-            self.queue.done(&work, outcome, clock::now_ms());
+            self.queue.done(&work, ended.outcome, clock::now_ms());
+            if let Some(refusal) = ended.refusal {
+                self.refusals.insert(work, refusal);
+            }
         }
     }
 
@@ -159,16 +182,27 @@ impl Driver {
     }
 }
 
+/// What a turn knows beside the cluster's picture.
+struct Known {
+    settings: Arc<Settings>,
+    heard: Arc<Heard>,
+    usage: Measured,
+    refused: Option<String>,
+}
+
 /// One turn of one key: look, decide, do.
-async fn turn(
-    objects: Objects,
-    (settings, heard): (Arc<Settings>, Arc<Heard>),
-    controller: &'static Controller,
-    key: Key,
-) -> Outcome {
+async fn turn(objects: Objects, known: Known, controller: &'static Controller, key: Key) -> Ended {
     let actions = {
         let view = objects.view();
-        let world = World { view: &view, now_ms: clock::now_ms(), settings: &settings, heard: Some(&heard) };
+        let usage = known.usage.table();
+        let world = World {
+            view: &view,
+            now_ms: clock::now_ms(),
+            settings: &known.settings,
+            heard: Some(&known.heard),
+            usage: &usage,
+            refused: known.refused.as_deref(),
+        };
         (controller.reconcile)(&world, &key)
     };
     let who = User::system(format!("system:{}", controller.name));
@@ -178,20 +212,29 @@ async fn turn(
     });
     let again = again.min();
     match perform(&objects, &who, actions).await {
-        Ok(true) => again.map_or(Outcome::Done, Outcome::Again),
+        Ok(true) => Ended { outcome: again.map_or(Outcome::Done, Outcome::Again), refusal: None },
         // Somebody else wrote first. Nothing says that their change wakes this key, so it looks again by itself.
-        Ok(false) => Outcome::Failed,
+        Ok(false) => Ended { outcome: Outcome::Failed, refusal: None },
         Err(status) => {
             tracing::warn!(controller = controller.name, %key, status = %status.message, "could not act");
-            Outcome::Failed
+            let refusal = is_refusal(&status).then_some(status.message.clone());
+            Ended { outcome: Outcome::Failed, refusal }
         }
     }
 }
 
+/// Whether the cluster does not want this, rather than cannot answer now.
+fn is_refusal(status: &Status) -> bool {
+    (400..500).contains(&status.code) && status.code != 429
+}
+
 /// Does the actions in their order; a run of creations or deletions goes together, for their order says nothing.
-/// Answers whether all of them still applied.
+/// Answers whether all of them still applied. What is refused does not keep the rest from being done, but nobody is
+/// told that it was done; the first refusal is the answer.
 async fn perform(objects: &Objects, who: &User, actions: Vec<Action>) -> Result<bool, Status> {
     let mut all = true;
+    let mut undone: Vec<Arc<str>> = Vec::new();
+    let mut refusal: Option<Status> = None;
     let mut rest = actions.into_iter().peekable();
     while let Some(first) = rest.next() {
         let kind = std::mem::discriminant(&first);
@@ -200,19 +243,49 @@ async fn perform(objects: &Objects, who: &User, actions: Vec<Action>) -> Result<
         while together && let Some(next) = rest.next_if(|next| std::mem::discriminant(next) == kind) {
             group.push(next);
         }
-        let mut writes = stream::iter(group).map(|action| objects.perform(who, action)).buffer_unordered(WRITES_MAX);
-        let mut refusal = None;
-        while let Some(written) = writes.next().await {
+        group.retain(|action| !tells_of(action, &undone));
+        let mut writes = stream::iter(group).map(|action| attempt(objects, who, action)).buffer_unordered(WRITES_MAX);
+        let mut broken = None;
+        while let Some((name, written)) = writes.next().await {
             match written {
-                Ok(done) => all &= done,
-                Err(status) => refusal = refusal.or(Some(status)),
+                Ok(true) => continue,
+                Ok(false) => all = false,
+                Err(status) if is_refusal(&status) => refusal = refusal.or(Some(status)),
+                Err(status) => broken = broken.or(Some(status)),
             }
+            undone.extend(name);
         }
-        if let Some(status) = refusal {
+        if let Some(status) = broken {
             return Err(status);
         }
     }
-    Ok(all)
+    refusal.map_or(Ok(all), Err)
+}
+
+/// Does one action; a child that cannot be made is told about. Also returns the name of what it was to make or end.
+async fn attempt(objects: &Objects, who: &User, action: Action) -> (Option<Arc<str>>, Result<bool, Status>) {
+    let name = match &action {
+        Action::Create { key, .. } | Action::Delete { key, .. } => Some(key.name.clone()),
+        _ => None,
+    };
+    let child = matches!(action, Action::Create { .. }).then(|| action.clone());
+    let written = objects.perform(who, action).await;
+    if let (Some(child), Err(status)) = (child, &written)
+        && is_refusal(status)
+        && let Some(tell) = controllers::complaint(&child, &status.message)
+        && let Err(status) = objects.perform(who, tell).await
+    {
+        tracing::warn!(status = %status.message, "could not tell of a refusal");
+    }
+    (name, written)
+}
+
+/// Whether this would tell people that something was done which was not.
+fn tells_of(action: &Action, undone: &[Arc<str>]) -> bool {
+    match action {
+        Action::Tell { message, .. } => undone.iter().any(|name| !name.is_empty() && message.contains(&**name)),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

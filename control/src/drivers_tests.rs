@@ -13,6 +13,7 @@ struct House {
     objects: Objects,
     who: User,
     options: WriteOptions,
+    measured: http_api::Measured,
     _stop: DropGuard,
     _directory: tempfile::TempDir,
 }
@@ -24,12 +25,14 @@ impl House {
         let objects = Objects::open(store).await.expect("an empty store");
         let stop = CancellationToken::new();
         let lost = http_api::Relay::default().lost();
-        tokio::spawn(super::run(objects.clone(), "THE CA".to_owned(), lost, stop.clone()));
+        let measured = http_api::Measured::default();
+        tokio::spawn(super::run(objects.clone(), "THE CA".to_owned(), lost, measured.clone(), stop.clone()));
         tokio::spawn(crate::scheduler_driver::run(objects.clone(), stop.clone()));
         let house = Self {
             objects,
             who: User::system("system:admin"),
             options: WriteOptions::manager("test"),
+            measured,
             _stop: stop.drop_guard(),
             _directory: directory,
         };
@@ -192,4 +195,86 @@ async fn a_budget_counts_and_a_missed_run_is_made_up_for() {
     house.patch("cronjobs.batch", "tick", Some("status"), status).await;
     let ticking = |pod: &Arc<Object>| pod.field("spec.nodeName") == "n1" && pod.name().starts_with("tick-");
     house.until("a run", |view| pods(view).iter().any(ticking)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_quota_is_told_and_its_end_lets_the_rest_in() {
+    let house = House::open().await;
+    let spec = json!({"hard": {"pods": "2"}});
+    house.create("resourcequotas", "default", json!({"metadata": {"name": "few"}, "spec": spec})).await;
+    let pod = json!({"containers": [{"name": "web", "image": "web:1"}]});
+    let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": pod});
+    let spec = json!({"replicas": 3, "selector": {"matchLabels": {"app": "web"}}, "template": template});
+    house.create("deployments.apps", "default", json!({"metadata": {"name": "web"}, "spec": spec})).await;
+    let failing = |view: &View| {
+        let conditions = |object: &Arc<Object>| object.field("status.conditions").to_string();
+        view.list("deployments.apps").any(|object| conditions(object).contains("\"ReplicaFailure\""))
+    };
+    house.until("two pods and the reason why not three", |view| pods(view).len() == 2 && failing(view)).await;
+    house
+        .until("an Event with the quota's words", |view| {
+            let words = "is forbidden: exceeded quota: few, requested: pods=1, used: pods=2, limited: pods=2";
+            view.list("events").any(|event| {
+                let message = event.field("message").as_str().unwrap_or_default();
+                event.field("reason") == "FailedCreate"
+                    && message.starts_with("Error creating: pods \"web-")
+                    && message.ends_with(words)
+            })
+        })
+        .await;
+    let told = house.objects.view();
+    let created = told.list("events").filter(|event| event.field("reason") == "SuccessfulCreate").count();
+    assert_eq!(created, 2, "nobody is told of a pod that was not made");
+
+    house.patch("resourcequotas", "few", None, json!({"spec": {"hard": {"pods": "5"}}})).await;
+    house.until("three pods and no complaint", |view| pods(view).len() == 3 && !failing(view)).await;
+    house.delete("deployments.apps", "web", Propagation::Background).await;
+    house.until("no pods asked for", |view| view.count("replicasets.apps") == 0).await;
+    let used = |view: &View| {
+        view.get("resourcequotas", "default", "few").map(|quota| quota.value["status"]["used"]["pods"].clone())
+    };
+    for pod in pods(&house.objects.view()) {
+        house.patch("pods", pod.name(), Some("status"), json!({"status": {"phase": "Succeeded"}})).await;
+    }
+    house.until("an empty quota", |view| used(view) == Some(json!("0"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_autoscaler_follows_what_the_pods_use() {
+    let house = House::open().await;
+    let container = json!({"name": "web", "image": "web:1", "resources": {"requests": {"cpu": "100m"}}});
+    let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [container]}});
+    let spec = json!({"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": template});
+    house.create("deployments.apps", "default", json!({"metadata": {"name": "web"}, "spec": spec})).await;
+    house.until("a pod with a node", |view| bound(view) == 1).await;
+    house.start_pods().await;
+    for pod in pods(&house.objects.view()) {
+        // 2.4 s of processor time in the last 10 s.
+        let at_ms = crate::clock::now_ms();
+        let started = api::time::rfc3339(at_ms / 1000 * 1000 - 10_000);
+        let figures = json!({
+            "name": "web", "startTime": started, "cpu": {"usageCoreNanoSeconds": 2_400_000_000_u64},
+            "memory": {"workingSetBytes": 1 << 20},
+        });
+        let told = json!({"podRef": {"namespace": "default", "name": pod.name()}, "containers": [figures]});
+        house.measured.take("n1", &json!({"pods": [told]}), at_ms / 1000 * 1000);
+    }
+    let target = json!({"type": "Utilization", "averageUtilization": 80});
+    let spec = json!({
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+        "minReplicas": 1, "maxReplicas": 5,
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+    });
+    let scaler = json!({"metadata": {"name": "web"}, "spec": spec});
+    house.create("horizontalpodautoscalers.autoscaling", "default", scaler).await;
+    house.until("three pods", |view| bound(view) == 3).await;
+    let told = |view: &View| {
+        let words = "New size: 3; reason: cpu resource utilization (percentage of request) above target";
+        view.list("events").any(|event| event.field("message") == words)
+    };
+    house.until("an Event that says why", told).await;
+    let scaler = house.objects.view();
+    let scaler = scaler.get("horizontalpodautoscalers.autoscaling", "default", "web").expect("the autoscaler stays");
+    assert_eq!(scaler.field("status.desiredReplicas"), 3, "{}", scaler.value);
+    assert_eq!(scaler.value["status"]["currentMetrics"][0]["resource"]["current"]["averageUtilization"], 240);
 }

@@ -16,7 +16,8 @@ pub(crate) async fn house() -> (Objects, TempDir, DropGuard) {
     let objects = Objects::open(store).await.expect("an empty store");
     let stop = CancellationToken::new();
     let lost = http_api::Relay::default().lost();
-    tokio::spawn(crate::controllers_driver::run(objects.clone(), "THE CA".to_owned(), lost, stop.clone()));
+    let usage = http_api::Measured::default();
+    tokio::spawn(crate::controllers_driver::run(objects.clone(), "THE CA".to_owned(), lost, usage, stop.clone()));
     tokio::spawn(crate::issuance::run(objects.clone(), stop.clone()));
     put(&objects, "{apiVersion: v1, kind: Namespace, metadata: {name: default}}").await;
     install(objects.clone()).await;

@@ -33,3 +33,4 @@ pub mod trust;
 mod workqueue;
 
 pub use objects::User;
+pub use scheduler;

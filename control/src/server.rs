@@ -143,7 +143,7 @@ impl ControlPlane {
             announced.await;
             "the member's Lease"
         });
-        let measuring = http_api::measure(relay.clone(), measured, stop.clone());
+        let measuring = http_api::measure(relay.clone(), measured.clone(), stop.clone());
         tasks.spawn(async move {
             measuring.await;
             "the measuring of nodes"
@@ -151,7 +151,7 @@ impl ControlPlane {
         let (installing, ended) = (definitions::install(objects.clone()), stop.clone());
         // Nothing waits for them: the API answers before its last custom resource is served.
         tokio::spawn(async move { ended.run_until_cancelled(installing).await });
-        let duties = duties(objects.clone(), store.clone(), authority.clone(), relay.clone());
+        let duties = duties(objects.clone(), store.clone(), authority.clone(), relay.clone(), measured);
         tasks.spawn(term::run(objects.clone(), store.clone(), stop.clone(), duties));
         info!(%address, "the control plane is up");
         Ok(Self { address, authority, administrator, api, relay, objects, store, tasks, stop })
@@ -271,11 +271,13 @@ fn duties(
     store: Store,
     authority: Arc<Authority>,
     relay: Relay,
+    measured: Measured,
 ) -> impl Fn(CancellationToken) -> JoinSet<&'static str> {
     move |stop| {
         let mut tasks = JoinSet::new();
         let authority_pem = authority.certificate_pem().to_owned();
-        let controllers = controllers_driver::run(objects.clone(), authority_pem, relay.lost(), stop.clone());
+        let (lost, usage) = (relay.lost(), measured.clone());
+        let controllers = controllers_driver::run(objects.clone(), authority_pem, lost, usage, stop.clone());
         tasks.spawn(async move {
             controllers.await;
             "the controllers"

@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::quantity::Quantity;
 use k8s_openapi::api::core::v1 as k8s;
 
-/// The ConfigMaps and Secrets a pod names, as far as they exist, and its tokens.
+/// The ConfigMaps, Secrets and claims a pod names, as far as they exist, and its tokens.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
     pub(crate) config_maps: BTreeMap<String, k8s::ConfigMap>,
     pub(crate) secrets: BTreeMap<String, k8s::Secret>,
+    /// Each claim's volume, once it has one.
+    pub(crate) claims: BTreeMap<String, Option<k8s::PersistentVolume>>,
     pub(crate) tokens: BTreeMap<Token, String>,
 }
 
@@ -31,11 +33,13 @@ pub(crate) struct Token {
 pub(crate) struct References {
     pub(crate) config_maps: BTreeSet<String>,
     pub(crate) secrets: BTreeSet<String>,
+    pub(crate) claims: BTreeSet<String>,
     pub(crate) tokens: BTreeSet<Token>,
 }
 
 impl References {
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether nothing of it changes while the pod runs: what a claim shows is its pods' own doing.
+    pub(crate) fn is_steady(&self) -> bool {
         self.config_maps.is_empty() && self.secrets.is_empty() && self.tokens.is_empty()
     }
 }

@@ -11,6 +11,7 @@ use network::{PodIdentity, PodNet};
 
 use crate::host::private_folder;
 use crate::node::Agent;
+use crate::volumes::claims::KEPT;
 use crate::volumes::{self, Volume};
 use crate::{environment, settings};
 
@@ -58,9 +59,10 @@ pub(crate) async fn fill_volumes(
         contents.push((volume.name.clone(), rendered.map_err(failed)?));
     }
     let root = pod_folder(agent, pod).join("volumes");
+    let kept = agent.config.data_dir.join(KEPT);
     let materialised = tokio::task::spawn_blocking(move || {
         let one = |(name, contents): (String, volumes::Contents)| {
-            let volume = volumes::materialise(&root.join(&name), &contents);
+            let volume = volumes::materialise(&root.join(&name), &kept, &contents);
             volume.map(|volume| (name.clone(), volume)).map_err(|error| format!("volume \"{name}\": {error}"))
         };
         contents.into_iter().map(one).collect()
@@ -84,6 +86,7 @@ pub(crate) fn output_folder(agent: &Agent, pod: &k8s::Pod) -> PathBuf {
 /// Makes the folders in which pods get theirs.
 pub(crate) fn make_folders(data_dir: &Path) -> io::Result<()> {
     private_folder(&data_dir.join(VOLUMES))?;
+    private_folder(&data_dir.join(KEPT))?;
     private_folder(&data_dir.join(OUTPUT))
 }
 

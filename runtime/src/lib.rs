@@ -10,6 +10,7 @@
 //! * `ground`: a pod's address and folders; `container`: from image to running code; `environment`, `settings`,
 //!   `volumes`, `output`: what it sees and prints.
 //! * `terms`: what a pod asks in `kogia.dev/…` annotations; `storage`: how much of the disk it uses.
+//! * `reclaim`: the end of persistent volumes.
 //! * `events`, `probes`, `addresses`, `roster`: told, asked, given out, known.
 //! * `rooms`, `console`, `outlet`: running containers seen from inside, and those who are connected to them; `exec`: what
 //!   is run in them; `toolbox`, `terminal`: what a component has no `/bin` and no tty for.
@@ -43,6 +44,7 @@ mod pod_driver;
 mod pods;
 mod probes;
 mod pull;
+mod reclaim;
 mod registration;
 pub mod registry_driver;
 mod retry;

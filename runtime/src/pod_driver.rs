@@ -302,7 +302,7 @@ impl Driver {
 
     /// Looks after a while what the volumes' ConfigMaps and Secrets have become; where there are none, never.
     fn refresh_volumes(&mut self) {
-        let (Some(ground), false) = (&self.ground, volumes::references(&self.pod).is_empty()) else { return };
+        let (Some(ground), false) = (&self.ground, volumes::references(&self.pod).is_steady()) else { return };
         let addresses = ground.network.addresses().to_vec();
         let (agent, pod) = (self.agent.clone(), self.pod.clone());
         self.outcomes.spawn(async move {

@@ -1,16 +1,17 @@
-//! Fetching the ConfigMaps and Secrets a pod names, and its tokens.
+//! Fetching the ConfigMaps, Secrets and claims a pod names, and its tokens.
 
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, ServiceAccount};
 use kube::api::{Api, PostParams};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 
 use crate::environment::{References, Settings, Token};
 use crate::limits::REQUEST_TIME_MAX;
+use crate::volumes::claims;
 
 /// Fetches what exists of them, as it is now.
 ///
@@ -26,6 +27,15 @@ pub(crate) async fn fetch(client: &Client, namespace: &str, names: References) -
     for name in names.secrets {
         if let Some(secret) = get(client, namespace, &name).await? {
             settings.secrets.insert(name, secret);
+        }
+    }
+    for name in names.claims {
+        if let Some(claim) = get::<PersistentVolumeClaim>(client, namespace, &name).await? {
+            let volume = match claims::volume_name(&claim) {
+                Some(volume) => in_time(&Api::<PersistentVolume>::all(client.clone()), volume).await?,
+                None => None,
+            };
+            settings.claims.insert(name, volume);
         }
     }
     for wanted in names.tokens {
@@ -65,7 +75,13 @@ async fn get<K>(client: &Client, namespace: &str, name: &str) -> Result<Option<K
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
-    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    in_time(&Api::namespaced(client.clone(), namespace), name).await
+}
+
+async fn in_time<K>(api: &Api<K>, name: &str) -> Result<Option<K>, String>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
     let kind = K::kind(&()).to_lowercase();
     match tokio::time::timeout(REQUEST_TIME_MAX, api.get_opt(name)).await {
         Ok(Ok(found)) => Ok(found),

@@ -14,6 +14,7 @@ mod load;
 mod members;
 mod net;
 mod pods;
+mod scheduler;
 mod server;
 mod store;
 mod up;
@@ -59,6 +60,9 @@ pub struct Args {
     /// How many watches are open at once, for the bench of the API
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     watchers: u32,
+    /// How many nodes are simulated, for benches that simulate some; 5000 is Kubernetes' bound for one cluster
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    nodes: u32,
     /// Measure even on a busy machine; the figures mean little then
     #[arg(long)]
     busy_is_fine: bool,
@@ -72,6 +76,8 @@ enum Name {
     Api,
     /// Three nodes until they are ready, and the leader killed under load
     Failover,
+    /// Pods per second that get a node in a large simulated cluster
+    Scheduler,
     /// Durable writes, linearizable reads, watches and failover of the store
     Store,
     /// Connections between pods of one node and of two, beside plain TCP
@@ -134,6 +140,10 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
         Name::Hostile => {
             anyhow::ensure!(args.against.is_none(), "nothing else has these guests; leave --against out");
             hostile::measure(&hostile::Options { rounds: args.rounds, millis: args.millis, folder: &args.app }).await?
+        }
+        Name::Scheduler => {
+            anyhow::ensure!(args.against.is_none(), "the scheduler is measured by itself; leave --against out");
+            scheduler::measure(args.rounds, usize::try_from(args.nodes)?)?
         }
         Name::Store => {
             anyhow::ensure!(args.against != Some(Peer::Wasmtime), "wasmtime is no store; leave --against out");

@@ -71,3 +71,15 @@ fn bench_failover_kills_a_leader_and_loses_nothing() {
     }
     assert_eq!(value("acked_lost"), 0.0, "{lines}");
 }
+
+#[test]
+fn bench_scheduler_prints_a_rate_for_each_workload() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kogia"));
+    command.args(["bench", "scheduler", "--json", "--rounds", "1", "--nodes", "60", "--busy-is-fine"]);
+    let lines = run(&mut command).ok();
+    let metrics: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<&str> = metrics.iter().filter_map(|metric| metric["metric"].as_str()).collect();
+    let expected = ["basic", "anti_affinity", "affinity", "spread", "preemption"];
+    assert_eq!(names, expected.map(|name| format!("scheduler.{name}_per_s")));
+    assert!(metrics.iter().all(|metric| metric["value"].as_f64().is_some_and(|value| value > 0.0)), "{lines}");
+}

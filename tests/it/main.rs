@@ -28,4 +28,5 @@ mod store_damage;
 mod streams;
 mod suite;
 mod tidy;
+mod tutorials;
 mod workloads;

@@ -118,7 +118,6 @@ const ROWS: &[Row] = &[
     (
         "batch/v1.JobSpec",
         &[
-            ("backoffLimit", Number(6)),
             ("completionMode", Text("NonIndexed")),
             ("suspend", Flag(false)),
             ("podReplacementPolicy", Text("TerminatingOrFailed")),

@@ -229,6 +229,9 @@ fn limit_range(map: &mut Object) {
 }
 
 fn job(map: &mut Object) {
+    // With limits per index the Job as a whole has none unless it says so (`SetDefaults_Job`).
+    let most = if map.contains_key("backoffLimitPerIndex") { i32::MAX } else { 6 };
+    set(map, "backoffLimit", || json!(most));
     match (map.contains_key("completions"), map.contains_key("parallelism")) {
         (false, false) => {
             map.insert("completions".into(), json!(1));

@@ -89,6 +89,11 @@ pub(super) fn check_claim_update(old: &Value, new: &Value, report: &mut Report) 
     for field in ["volumeName", "storageClassName"].iter().filter(|field| before[**field].is_null()) {
         after.as_object_mut().and_then(|after| after.remove(*field));
     }
+    let (had, has) = (crate::volumes::asked(old), crate::volumes::asked(new));
+    let held = crate::resources::quantity(&old["status"]["capacity"]["storage"]);
+    if has < had && held.is_none_or(|held| has < held) {
+        report.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity");
+    }
     if *before != after {
         let detail =
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";

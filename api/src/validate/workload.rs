@@ -67,7 +67,7 @@ fn template(spec: &Value, report: &mut Report) {
         report.required("spec.template", "");
         return;
     }
-    pod::check_template(&spec["template"], "spec.template", report);
+    pod::check_template(&with_claims(spec), "spec.template", report);
     let pod = &spec["template"]["spec"];
     report.one_of("spec.template.spec.restartPolicy", &pod["restartPolicy"], &["Always"]);
     if !pod["activeDeadlineSeconds"].is_null() {
@@ -120,6 +120,22 @@ pub(super) fn number_or_percent(value: &Value, field: &str, report: &mut Report)
             report.invalid(field, value, "must not be greater than 100%");
         }
     }
+}
+
+/// The template as its pods will be: a volume for each claim template, unless the template has one of that name.
+fn with_claims(spec: &Value) -> Value {
+    let mut template = spec["template"].clone();
+    for claim in items(&spec["volumeClaimTemplates"]) {
+        let name = text(&claim["metadata"], "name");
+        if template["spec"].is_object() && !items(&template["spec"]["volumes"]).any(|volume| volume["name"] == name) {
+            let volume = json!({"name": name, "persistentVolumeClaim": {"claimName": name}});
+            match template["spec"]["volumes"].as_array_mut() {
+                Some(volumes) => volumes.push(volume),
+                None => template["spec"]["volumes"] = json!([volume]),
+            }
+        }
+    }
+    template
 }
 
 fn stateful(spec: &Value, report: &mut Report) {

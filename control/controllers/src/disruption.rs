@@ -85,8 +85,11 @@ fn disrupted(world: &World<'_>, budget: &Object, selected: &[Arc<Object>]) -> (M
     let mut kept = Map::new();
     let mut next = None::<i64>;
     for (name, at) in budget.field("status.disruptedPods").as_object().into_iter().flatten() {
-        let waits = selected.iter().any(|pod| pod.name() == name && pod.deletion_timestamp().is_none());
-        let due = moment::ms(at).unwrap_or(0) + limits::DISRUPTION_MS;
+        let evicted = moment::ms(at).unwrap_or(0);
+        // A pod of that name that was born later is the evicted one's successor.
+        let meant = |pod: &Object| pod.name() == name && moment::created(pod) <= evicted;
+        let waits = selected.iter().any(|pod| meant(pod) && pod.deletion_timestamp().is_none());
+        let due = evicted + limits::DISRUPTION_MS;
         if waits && due > world.now_ms {
             kept.insert(name.clone(), at.clone());
             next = Some(next.map_or(due, |next| next.min(due)));

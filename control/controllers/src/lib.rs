@@ -13,16 +13,21 @@
 //! * `replicaset`, `replication_controller`, `deployment`, `job`, `cronjob`, `statefulset`, `daemonset`:
 //!   workloads;
 //!   `disruption`: how many of their pods may be taken away; `scale_to_zero`: who sleeps when nobody calls.
+//! * `autoscaler`: how many of them the load asks for.
+//! * `storage`: claims and volumes; `quota`: what a namespace has used.
 //! * `endpoints`, `endpoint_slices`, `ingress`, `gateway`: who serves a Service, inside and from outside.
 //! * [`certificates`]: who signs, what is to be signed and when.
 //! * `namespace`, `namespace_defaults`, `garbage`, `event_ttl`, `job_ttl`: what is born and dies with something else.
 //! * `definition`: custom resources begin and end.
 //! * [`Heard`]: signs of life of nodes. `node_health`, `taint_eviction`, `pod_gc`, `pod_ranges`: nodes and what runs on them.
+//! * [`complaint()`]: what is told when a child cannot be made.
 //! * `pods`, `owner`, `revisions`, `placement`, `status`, `moment`, `hash`: what several of them ask of an object.
 
 #![forbid(unsafe_code)]
 
+mod autoscaler;
 pub mod certificates;
+mod complaint;
 mod cronjob;
 mod daemonset;
 mod definition;
@@ -48,17 +53,22 @@ mod placement;
 mod pod_gc;
 mod pod_ranges;
 mod pods;
+mod quota;
 mod replicaset;
 mod replication_controller;
 mod revisions;
 mod scale_to_zero;
 mod statefulset;
 mod status;
+mod storage;
 mod taint_eviction;
 
 use std::sync::Arc;
 
+use api::usage::UsageTable;
 use api::{Action, Change, Key, View};
+
+pub use complaint::complaint;
 
 pub use heard::Heard;
 pub use node_health::sign_of_life;
@@ -89,6 +99,10 @@ pub struct World<'a> {
     pub settings: &'a Settings,
     /// What was heard of nodes, by whoever listens; without it their Leases are taken at their word.
     pub heard: Option<&'a Heard>,
+    /// What the pods' nodes measured last.
+    pub usage: &'a UsageTable,
+    /// Why a write of this key's last turn was refused, where it was.
+    pub refused: Option<&'a str>,
 }
 
 /// One controller.
@@ -147,5 +161,11 @@ pub const fn table() -> &'static [Controller] {
         taint_eviction "taint-eviction-controller",
         pod_gc "pod-garbage-collector",
         pod_ranges "node-ipam-controller",
+        autoscaler "horizontal-pod-autoscaler",
+        quota "resourcequota-controller",
+        storage::claim "persistentvolume-binder",
+        storage::volume "persistentvolume-controller",
+        storage::claim_protection "pvc-protection-controller",
+        storage::volume_protection "pv-protection-controller",
     ]
 }

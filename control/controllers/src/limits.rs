@@ -53,3 +53,21 @@ pub const IDLE_MAX_MS: i64 = 7 * 24 * 3_600_000;
 
 /// How late a report of traffic may come, beside a quarter of the idle time: a node's look, and the write itself.
 pub const TRAFFIC_DELAY_MS: i64 = 2_000;
+
+/// How often an autoscaler looks, Kubernetes' `--horizontal-pod-autoscaler-sync-period`.
+pub const AUTOSCALER_PERIOD_MS: u64 = 15_000;
+
+/// How far from its target a metric may be without anything being done: Kubernetes' tenth.
+pub const AUTOSCALER_TOLERANCE: f64 = 0.1;
+
+/// How long the processor use of a pod that is not ready yet is not counted: Kubernetes' five minutes.
+pub const AUTOSCALER_INITIAL_MS: i64 = 300_000;
+
+/// The longest stabilization window and policy period, as Kubernetes validates them.
+pub const AUTOSCALER_WINDOW_MAX_MS: i64 = 3_600_000;
+
+/// Recommendations and rescales an autoscaler remembers: an hour of periods. It bounds the annotation that holds them.
+pub const AUTOSCALER_HISTORY_MAX: usize = 240;
+
+/// Missed times of a CronJob after which a person is told that something is wrong: Kubernetes' hundred.
+pub const CRON_MISSED_MAX: usize = 100;

@@ -45,3 +45,13 @@ fn holds(term: &Value, node: &Object) -> bool {
         && labels.iter().all(|entry| allows(entry, &label))
         && fields.iter().all(|entry| allows(entry, &field))
 }
+
+/// One of a StorageClass's `allowedTopologies`.
+pub(crate) fn in_topology(term: &Value, node: &Object) -> bool {
+    let mut entries = term["matchLabelExpressions"].as_array().into_iter().flatten();
+    entries.all(|entry| {
+        let label = entry["key"].as_str().and_then(|key| node.label(key));
+        let values = entry["values"].as_array().map(Vec::as_slice).unwrap_or_default();
+        label.is_some_and(|label| values.iter().any(|value| value == label))
+    })
+}

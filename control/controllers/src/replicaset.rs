@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use api::{Action, Change, Key, Object, Precondition, Severity, View};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::owner::{self, Kind};
-use crate::{World, limits, moment, pods, status};
+use crate::status::{self, Condition};
+use crate::{World, limits, moment, pods};
 
 pub(crate) const KIND: Kind = Kind { resource: "replicasets.apps", api_version: "apps/v1", kind: "ReplicaSet" };
 
@@ -92,17 +93,31 @@ fn write_status(world: &World<'_>, set: &Object, active: &[Arc<Object>], actions
     });
     let min_ready = set.field("spec.minReadySeconds").as_i64().unwrap_or(0);
     let (ready, available, next) = pods::tally(active, min_ready, world.now_ms);
+    let conditions = conditions(world, set, active.len());
     actions.extend(status::set(
         set,
         json!({
             "replicas": active.len(), "fullyLabeledReplicas": labelled.count(),
             "readyReplicas": ready, "availableReplicas": available,
-            "observedGeneration": set.generation(), "conditions": status::conditions(set),
+            "observedGeneration": set.generation(), "conditions": conditions,
         }),
     ));
     if let Some(due) = next {
         actions.push(Action::Again { after_ms: moment::until(due, world.now_ms) });
     }
+}
+
+/// `ReplicaFailure` stands from the first pod that cannot be made until none is missing.
+fn conditions(world: &World<'_>, set: &Object, active: usize) -> Vec<Value> {
+    let mut conditions = status::conditions(set);
+    let wanted = set.field("spec.replicas").as_i64().and_then(|wanted| usize::try_from(wanted).ok());
+    if let Some(message) = world.refused {
+        let failure = Condition { type_: "ReplicaFailure", status: "True", reason: "FailedCreate", message };
+        status::put(&mut conditions, &failure, None, world.now_ms);
+    } else if wanted.is_none_or(|wanted| active >= wanted) {
+        conditions.retain(|condition| condition["type"] != "ReplicaFailure");
+    }
+    conditions
 }
 
 fn tell(set: &Object, kind: &Kind, reason: &'static str, message: String) -> Action {

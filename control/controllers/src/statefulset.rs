@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::{Action, Change, Key, Object, Precondition, Severity, View};
+use api::volumes::CLAIMS;
+use api::{Action, Change, Key, Object, Precondition, Severity, View, meta};
 use serde_json::{Value, json};
 
 use crate::owner::{self, Kind};
@@ -14,8 +15,6 @@ use crate::revisions::{self, Revisions};
 use crate::{World, moment, pods, status};
 
 pub(crate) const KIND: Kind = Kind { resource: "statefulsets.apps", api_version: "apps/v1", kind: "StatefulSet" };
-
-const CLAIMS: &str = "persistentvolumeclaims";
 
 /// A StatefulSet wakes with itself, its pods and its revisions.
 pub(crate) fn keys(change: &Change, view: &View) -> Vec<Key> {
@@ -40,6 +39,7 @@ pub(crate) fn reconcile(world: &World<'_>, key: &Key) -> Vec<Action> {
     let current = set.field("status.currentRevision").as_str().unwrap_or(&revisions.update).to_owned();
     let mut plan = Plan::new(world, set, &revisions, &current, &claim.mine);
     plan.actions = actions;
+    plan.own_claims();
     if plan.fill() && plan.shrink() {
         plan.update();
     }
@@ -171,6 +171,42 @@ impl<'a> Plan<'a> {
         self.tell("SuccessfulCreate", format!("create Pod {name} in StatefulSet {} successful", set.name()));
     }
 
+    /// Whose the claims are (`persistentVolumeClaimRetentionPolicy`): a claim that is to go with the set, or with a pod
+    /// that is scaled away, names it as an owner, and the garbage collector does the rest.
+    fn own_claims(&mut self) {
+        let policy = self.set.field("spec.persistentVolumeClaimRetentionPolicy");
+        let with = |when: &str| policy[when] == "Delete";
+        let (with_set, with_pod) = (with("whenDeleted"), with("whenScaled"));
+        let pods: Vec<_> = self.pods.iter().map(|(ordinal, pod)| (*ordinal, pod.clone())).collect();
+        for (ordinal, pod) in pods {
+            let condemned = ordinal >= self.ordinals.1 || ordinal < self.ordinals.0;
+            let wanted = match () {
+                () if condemned && with_pod => Some(meta::owned_by(&pod, "v1", "Pod")),
+                () if with_set => Some(meta::owned_by(self.set, KIND.api_version, KIND.kind)),
+                () => None,
+            };
+            for claim in self.claims_of(pod.name()) {
+                let held = claim.field("metadata.ownerReferences").as_array().cloned().unwrap_or_default();
+                let ours = |owner: &Value| owner["uid"] == self.set.uid() || owner["uid"] == pod.uid();
+                let mut owners: Vec<Value> = held.iter().filter(|owner| !ours(owner)).cloned().collect();
+                owners.extend(wanted.clone());
+                if owners != held {
+                    let owners = if owners.is_empty() { Value::Null } else { json!(owners) };
+                    self.actions.push(status::patch(&claim, json!({"metadata": {"ownerReferences": owners}})));
+                }
+            }
+        }
+    }
+
+    /// The claims that there are of the templates, for one pod.
+    fn claims_of(&self, pod: &str) -> Vec<Arc<Object>> {
+        let templates = self.set.field("spec.volumeClaimTemplates").as_array().into_iter().flatten();
+        let names = templates.filter_map(|template| template["metadata"]["name"].as_str());
+        let claims =
+            names.filter_map(|name| self.world.view.get(CLAIMS, self.set.namespace(), &format!("{name}-{pod}")));
+        claims.filter(|claim| claim.deletion_timestamp().is_none()).cloned().collect()
+    }
+
     /// Every claim template becomes a claim of the pod's own, which outlives the pod.
     fn claim_volumes(&mut self, pod: &str, spec: &mut Value) {
         let set = self.set;
@@ -195,7 +231,9 @@ impl<'a> Plan<'a> {
                 "apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": template["spec"],
                 "metadata": {"name": name, "namespace": set.namespace(), "labels": labels},
             });
+            let message = format!("create Claim {name} Pod {pod} in StatefulSet {} success", set.name());
             self.actions.push(Action::Create { key: Key::new(CLAIMS, set.key.namespace.clone(), name), body });
+            self.tell("SuccessfulCreate", message);
         }
     }
 

@@ -31,17 +31,23 @@ pub(crate) const VERSION: &str = "v1beta1";
 
 /// What pods and nodes use now. Clones share one table.
 #[derive(Clone, Debug, Default)]
-pub struct Measured(Arc<RwLock<UsageTable>>);
+pub struct Measured(Arc<RwLock<Arc<UsageTable>>>);
 
 impl Measured {
     /// The table as it is.
     #[must_use]
-    pub fn table(&self) -> UsageTable {
+    pub fn table(&self) -> Arc<UsageTable> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Takes what a node tells: kubelet's `GET /stats/summary`.
+    pub fn take(&self, node: &str, summary: &Value, now_ms: i64) {
+        self.change(|table| table.take(node, summary, now_ms));
+    }
+
+    /// Whoever looks at the table keeps the one it has.
     fn change(&self, change: impl FnOnce(&mut UsageTable)) {
-        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+        change(Arc::make_mut(&mut self.0.write().unwrap_or_else(PoisonError::into_inner)));
     }
 }
 
@@ -59,7 +65,7 @@ pub async fn measure(relay: Relay, measured: Measured, stop: CancellationToken) 
             async move {
                 let asked = tokio::time::timeout(USAGE_ANSWER_MAX, summary(relay, &node)).await;
                 match asked.unwrap_or_else(|_| Err("no answer in time".into())) {
-                    Ok(summary) => measured.change(|table| table.take(&node, &summary, now_ms())),
+                    Ok(summary) => measured.take(&node, &summary, now_ms()),
                     Err(error) => debug!(node, %error, "a node did not tell what it uses"),
                 }
             }

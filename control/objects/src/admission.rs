@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use api::custom::DEFINITIONS;
 use api::meta;
-use api::quantity::Quantity;
 use api::{Object, Resource, Status, View};
 use serde_json::{Value, json};
 
 use crate::allocate;
 use crate::request::User;
+
+mod limit_range;
+pub(crate) mod quota;
+mod storage;
 
 /// How long a pod stays on a node that is not ready or unreachable (`DefaultTolerationSeconds`), where the cluster says
 /// nothing else.
@@ -76,8 +79,9 @@ pub(crate) fn admit(view: &View, entrant: &Entrant<'_>, value: &mut Value) -> Re
             job(value);
             Ok(())
         }
-        "persistentvolumeclaims" if creating => {
-            storage_class(view, value);
+        "persistentvolumeclaims" => storage::claim(view, entrant, value),
+        "persistentvolumes" if creating => {
+            storage::volume(value);
             Ok(())
         }
         "certificatesigningrequests.certificates.k8s.io" if creating => {
@@ -101,7 +105,7 @@ fn pod(view: &View, entrant: &Entrant<'_>, value: &mut Value) -> Result<(), Stat
     tolerations(toleration_seconds(view), &mut value["spec"]);
     priority(view, &name, &mut value["spec"])?;
     runtime_class(view, &name, &mut value["spec"])?;
-    container_limits(view, entrant.namespace, &name, &mut value["spec"])
+    limit_range::pod(view, entrant.namespace, value).map_err(|why| refuse(&name, &why))
 }
 
 /// `ServiceAccount`: every pod has one; its pull secrets are the pod's unless the pod names its own.
@@ -229,54 +233,6 @@ fn runtime_class(view: &View, pod: &str, spec: &mut Value) -> Result<(), Status>
     Ok(())
 }
 
-/// `LimitRanger` for containers: defaults, then minimum and maximum.
-fn container_limits(view: &View, namespace: &str, pod: &str, spec: &mut Value) -> Result<(), Status> {
-    let ranges = view.list_in("limitranges", namespace).flat_map(|range| range.field("spec.limits").as_array());
-    for limit in ranges.flatten().filter(|limit| limit["type"] == "Container") {
-        for list in ["initContainers", "containers"] {
-            for container in spec[list].as_array_mut().into_iter().flatten() {
-                fill(&mut container["resources"], "limits", &limit["default"]);
-                fill(&mut container["resources"], "requests", &limit["defaultRequest"]);
-                let limits = container["resources"]["limits"].clone();
-                fill(&mut container["resources"], "requests", &limits);
-                check_limit(limit, &container["resources"]).map_err(|why| refuse(pod, &why))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn fill(resources: &mut Value, field: &str, defaults: &Value) {
-    let Some(defaults) = defaults.as_object().filter(|defaults| !defaults.is_empty()) else { return };
-    let amounts = meta::object_mut(resources, field);
-    for (name, amount) in defaults {
-        amounts.entry(name.clone()).or_insert_with(|| amount.clone());
-    }
-}
-
-fn check_limit(limit: &Value, resources: &Value) -> Result<(), String> {
-    let millis = |value: &Value| value.as_str().and_then(Quantity::parse).map(|q| q.millis());
-    let rules = [("min", "requests", "minimum"), ("max", "limits", "maximum")];
-    for (rule, field, word) in rules {
-        for (name, bound) in limit[rule].as_object().into_iter().flatten() {
-            let given = &resources[field][name];
-            let side = if rule == "min" { "request" } else { "limit" };
-            let text = bound.as_str().unwrap_or_default();
-            match (millis(given), millis(bound)) {
-                (None, _) => {
-                    return Err(format!("{word} {name} usage per Container is {text}.  No {side} is specified"));
-                }
-                (Some(is), Some(bound)) if (rule == "min" && is < bound) || (rule == "max" && is > bound) => {
-                    let given = given.as_str().unwrap_or_default();
-                    return Err(format!("{word} {name} usage per Container is {text}, but {side} is {given}"));
-                }
-                _ => {}
-            }
-        }
-    }
-    Ok(())
-}
-
 /// `namespaceStrategy`: the finalizer that lets content go first, and the label that selectors use.
 fn namespace(value: &mut Value, creating: bool) {
     let name = meta::name(value).to_owned();
@@ -311,19 +267,6 @@ fn job(value: &mut Value) {
 fn meta_slot<'a>(parent: &'a mut Value, field: &str) -> &'a mut Value {
     meta::object_mut(parent, field);
     &mut parent[field]
-}
-
-/// `DefaultStorageClass`.
-fn storage_class(view: &View, value: &mut Value) {
-    const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
-    if !value["spec"].is_object() || !value["spec"]["storageClassName"].is_null() {
-        return;
-    }
-    let classes = view.list("storageclasses.storage.k8s.io").filter(|class| class.annotation(DEFAULT) == Some("true"));
-    let newest = classes.max_by(|a, b| (a.creation_timestamp(), b.name()).cmp(&(b.creation_timestamp(), a.name())));
-    if let Some(class) = newest {
-        value["spec"]["storageClassName"] = json!(class.name());
-    }
 }
 
 /// `csrStrategy`: a request says who made it, whatever its body claims.
@@ -413,22 +356,5 @@ mod tests {
         assert_eq!(spec["overhead"], json!({"memory": "1Mi"}));
         assert_eq!(spec["nodeSelector"], json!({"wasm": "yes"}));
         assert!(admitted(&view, &json!({"runtimeClassName": "gvisor"})).unwrap_err().ends_with("not found"));
-    }
-
-    #[test]
-    fn limit_ranges_fill_and_bound() {
-        let limit = json!({
-            "type": "Container", "default": {"memory": "64Mi"}, "defaultRequest": {"memory": "32Mi"},
-            "max": {"memory": "128Mi"},
-        });
-        let view = view(&[("limitranges", "shop", "l", json!({"spec": {"limits": [limit]}}))]);
-        let spec = admitted(&view, &json!({"containers": [{"name": "c"}]})).unwrap();
-        assert_eq!(
-            spec["containers"][0]["resources"],
-            json!({"limits": {"memory": "64Mi"}, "requests": {"memory": "32Mi"}})
-        );
-        let large = json!({"containers": [{"name": "c", "resources": {"limits": {"memory": "1Gi"}}}]});
-        let refused = admitted(&view, &large).unwrap_err();
-        assert!(refused.ends_with("maximum memory usage per Container is 128Mi, but limit is 1Gi"), "{refused}");
     }
 }

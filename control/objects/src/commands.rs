@@ -38,7 +38,7 @@ impl Objects {
         let decide = |view: &View| {
             let old = view.get(&pods.name, namespace, name).ok_or_else(|| Status::not_found(&pods.name, name))?;
             let value = bound(old, node, body, &manager)?;
-            Ok(Decision::Put { key: old.key.clone(), base: Some(old.clone()), value })
+            Ok(Decision::Put { key: old.key.clone(), base: Some(old.clone()), value, beside: Vec::new() })
         };
         self.door.transact(options.dry_run, decide).await.map(|_| ())
     }
@@ -225,5 +225,5 @@ fn spend_budget(view: &View, pod: &Arc<Object>) -> Result<Decision, Status> {
     let disrupted = meta::object_mut(&mut value["status"], "disruptedPods");
     disrupted.insert(pod.name().to_owned(), json!(api::time::rfc3339(now_ms())));
     let key: Key = budget.key.clone();
-    Ok(Decision::Put { key, base: Some(budget.clone()), value })
+    Ok(Decision::Put { key, base: Some(budget.clone()), value, beside: Vec::new() })
 }

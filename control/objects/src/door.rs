@@ -13,6 +13,7 @@ use raft_store::{Compare, Store, Target, Txn, Write};
 use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::admission::quota;
 use crate::allocate;
 use crate::cache::Cache;
 use crate::error::refused;
@@ -31,6 +32,8 @@ pub(crate) enum Decision {
         base: Option<Arc<Object>>,
         /// The whole object.
         value: Value,
+        /// What is written with it or not at all: the quotas that it counts in.
+        beside: Vec<Beside>,
     },
     /// The end of `base`.
     Remove {
@@ -39,6 +42,15 @@ pub(crate) enum Decision {
         /// Its last state.
         last: Value,
     },
+}
+
+/// Another object's new version, written in the same transaction.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    /// The version that it was made from.
+    pub(crate) base: Arc<Object>,
+    /// The whole object.
+    pub(crate) value: Value,
 }
 
 /// What became of a decision.
@@ -57,6 +69,12 @@ pub(crate) struct Done {
     pub(crate) effect: Effect,
 }
 
+/// What a writer holds while it is its turn.
+pub(crate) struct Turn<'a> {
+    _allocation: Option<MutexGuard<'a, ()>>,
+    _quota: Option<MutexGuard<'a, ()>>,
+}
+
 /// The way in.
 pub(crate) struct Door {
     pub(crate) store: Store,
@@ -64,18 +82,25 @@ pub(crate) struct Door {
     /// Writes that may take an address or a port take turns on this member, so that they do not all reach for the
     /// same one. Between members the transaction's compare decides.
     allocation: Mutex<()>,
+    /// Creations that count in quotas take turns for each namespace: all of them write the same quota.
+    quotas: [Mutex<()>; MEETINGS],
     /// Writers of one object that met each other take turns from then on, so that none of them starves.
     meetings: [Mutex<()>; MEETINGS],
 }
 
 impl Door {
     pub(crate) fn new(store: Store, cache: Cache) -> Self {
-        Self { store, cache, allocation: Mutex::default(), meetings: [const { Mutex::const_new(()) }; MEETINGS] }
+        let locks = || [const { Mutex::const_new(()) }; MEETINGS];
+        Self { store, cache, allocation: Mutex::default(), quotas: locks(), meetings: locks() }
     }
 
-    /// The turn to write an object that may take an address or a port.
-    pub(crate) async fn turn(&self, resource: &Resource) -> Option<MutexGuard<'_, ()>> {
-        if allocate::may_claim(&resource.name) { Some(self.allocation.lock().await) } else { None }
+    /// The turn to write an object that may take an address or a port, or counts in quotas.
+    pub(crate) async fn turn(&self, resource: &Resource, namespace: &str, counts: bool) -> Turn<'_> {
+        let allocation = if allocate::may_claim(&resource.name) { Some(self.allocation.lock().await) } else { None };
+        let counted = counts && quota::has_quotas(&self.cache.view(), namespace);
+        let place = meeting(&Key::new(api::quota::QUOTAS, namespace, ""));
+        let quota = if counted { Some(self.quotas[place].lock().await) } else { None };
+        Turn { _allocation: allocation, _quota: quota }
     }
 
     /// A picture at least as new as every write that was acknowledged before the call, on any member.
@@ -122,11 +147,11 @@ impl Door {
 
     /// Writes a decision; the inner `Err` says that somebody else wrote first.
     async fn carry_out(&self, decision: Decision, dry_run: bool) -> Result<Result<Done, Key>, Status> {
-        let (key, base, mut value, effect) = match decision {
+        let (key, base, mut value, effect, beside) = match decision {
             Decision::Keep(object) => return Ok(Ok(Done { object, effect: Effect::Unchanged })),
-            Decision::Put { key, base: None, value } => (key, None, value, Effect::Created),
-            Decision::Put { key, base, value } => (key, base, value, Effect::Changed),
-            Decision::Remove { base, last } => (base.key.clone(), Some(base), last, Effect::Removed),
+            Decision::Put { key, base: None, value, beside } => (key, None, value, Effect::Created, beside),
+            Decision::Put { key, base, value, beside } => (key, base, value, Effect::Changed, beside),
+            Decision::Remove { base, last } => (base.key.clone(), Some(base), last, Effect::Removed, Vec::new()),
         };
         api::meta::metadata_mut(&mut value).remove("resourceVersion");
         let bytes = Bytes::from(value.to_string());
@@ -137,7 +162,10 @@ impl Door {
             let revision = base.map_or_else(|| self.cache.view().revision(), |base| base.revision);
             return Ok(Ok(Done { object: Arc::new(Object::new(key, revision, value)), effect }));
         }
-        let txn = transaction(&key, base.as_deref(), (effect != Effect::Removed).then_some((&value, bytes)));
+        let mut txn = transaction(&key, base.as_deref(), (effect != Effect::Removed).then_some((&value, bytes)));
+        for other in beside {
+            write_beside(&mut txn, other);
+        }
         let reply = self.store.txn(txn).await.map_err(|error| refused(&error))?;
         if !reply.succeeded {
             return Ok(Err(key));
@@ -188,4 +216,13 @@ fn transaction(key: &Key, base: Option<&Object>, put: Option<(&Value, Bytes)>) -
     }
     then.extend(had.difference(&has).map(|claim| Write::Delete { key: Bytes::from(claim.clone()) }));
     Txn { compares, then }
+}
+
+/// Adds another object's new version to a transaction, in the version it was decided from.
+fn write_beside(txn: &mut Txn, other: Beside) {
+    let Beside { base, mut value } = other;
+    let key = Bytes::from(base.key.store_key());
+    api::meta::metadata_mut(&mut value).remove("resourceVersion");
+    txn.compares.push(Compare { key: key.clone(), target: Target::ModRevision(base.revision) });
+    txn.then.push(Write::Put { key, value: Bytes::from(value.to_string()) });
 }

@@ -56,10 +56,10 @@ impl Told<'_> {
             let mut value = old.value.clone();
             value["count"] = json!(old.field("count").as_i64().unwrap_or(1) + 1);
             value["lastTimestamp"] = json!(now);
-            return Decision::Put { key, base: Some(old.clone()), value };
+            return Decision::Put { key, base: Some(old.clone()), value, beside: Vec::new() };
         }
         let value = self.event(&key, new_uid, &now);
-        Decision::Put { key, base: old.cloned(), value }
+        Decision::Put { key, base: old.cloned(), value, beside: Vec::new() }
     }
 
     fn event(&self, key: &Key, uid: &str, now: &str) -> Value {

@@ -9,8 +9,8 @@ use api::meta;
 use api::{Cause, Key, Object, Resource, Status, View, defaults, validate};
 use serde_json::{Value, json};
 
-use crate::admission::{Entrant, admit, definition_open, namespace_open};
-use crate::door::Decision;
+use crate::admission::{Entrant, admit, definition_open, namespace_open, quota};
+use crate::door::{Beside, Decision};
 use crate::life;
 use crate::managed::{self, Conflict, Writer};
 use crate::request::{DeleteOptions, User};
@@ -156,7 +156,8 @@ impl Request<'_> {
                 managed::track(self.shape(), None, &mut value, &self.writer(&api_version, &now));
             }
         }
-        Ok(Decision::Put { key: self.key(&name), base: None, value })
+        let beside = self.charge(view, &name, None, &value)?;
+        Ok(Decision::Put { key: self.key(&name), base: None, value, beside })
     }
 
     fn let_in(&self, view: &View, old: Option<&Object>, value: &mut Value, skip: usize) -> Result<(), Status> {
@@ -219,7 +220,16 @@ impl Request<'_> {
         if life::is_same(&old.value, &new) {
             return Ok(Decision::Keep(old.clone()));
         }
-        Ok(Decision::Put { key: old.key.clone(), base: Some(old.clone()), value: new })
+        let beside = self.charge(view, old.name(), Some(&old.value), &new)?;
+        Ok(Decision::Put { key: old.key.clone(), base: Some(old.clone()), value: new, beside })
+    }
+
+    /// The quotas that a write counts in. It is the last word of admission, as upstream has it.
+    fn charge(&self, view: &View, name: &str, old: Option<&Value>, new: &Value) -> Result<Vec<Beside>, Status> {
+        if !quota::may_count(self.resource, old.is_none(), self.subresource) {
+            return Ok(Vec::new());
+        }
+        quota::charge(view, self.resource, self.namespace, name, old, new)
     }
 
     /// Leaves of `new` only the part that the subresource may change.
@@ -283,7 +293,9 @@ impl Request<'_> {
         Ok(match life::fate(self.resource, old, options, self.now_ms)? {
             life::Fate::Goes => Decision::Remove { base: old.clone(), last: old.value.clone() },
             life::Fate::AsBefore => Decision::Keep(old.clone()),
-            life::Fate::Waits(value) => Decision::Put { key: old.key.clone(), base: Some(old.clone()), value },
+            life::Fate::Waits(value) => {
+                Decision::Put { key: old.key.clone(), base: Some(old.clone()), value, beside: Vec::new() }
+            }
         })
     }
 }

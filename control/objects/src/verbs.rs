@@ -7,6 +7,7 @@ use api::{Catalog, Object, Precondition, Resource, Status, View, check, meta, pa
 use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
+use crate::admission::quota;
 use crate::door::{Decision, Done, Effect};
 use crate::life::check_preconditions;
 use crate::limits::{ALLOCATION_SPREAD, DELETIONS_AT_ONCE};
@@ -117,7 +118,8 @@ impl Objects {
         let body = resource.stored(body);
         let row = stored_row(resource);
         let request = request.about(row.as_deref().unwrap_or(resource));
-        let _turn = self.door.turn(resource).await;
+        let counts = quota::may_count(resource, true, None);
+        let _turn = self.door.turn(resource, namespace, counts).await;
         let mut dice = Dice::default();
         let named = !meta::name(&body).is_empty();
         let mut made = generated(|view: &View| request.create(view, body.clone(), &dice.throw(), None), named);
@@ -157,7 +159,8 @@ impl Objects {
         let row = stored_row(resource);
         let request = request.about(row.as_deref().unwrap_or(resource));
         let may_create = subresource.is_none() && CREATED_BY_PUT.contains(&&*resource.name);
-        let _turn = self.door.turn(resource).await;
+        let counts = quota::may_count(resource, may_create, subresource);
+        let _turn = self.door.turn(resource, namespace, counts).await;
         let mut dice = Dice::default();
         let mut changed = |view: &View| match request.find(view, name) {
             Ok(old) if is_scale => request.change(view, old, scaled(resource, old, &body)?, None),
@@ -217,7 +220,9 @@ impl Objects {
         };
         let row = stored_row(resource);
         let stored = request.about(row.as_deref().unwrap_or(resource));
-        let _turn = self.door.turn(resource).await;
+        let creating = matches!(patch, Patch::Apply { .. }) && request.subresource.is_none();
+        let counts = quota::may_count(resource, creating, request.subresource);
+        let _turn = self.door.turn(resource, request.namespace, counts).await;
         let mut dice = Dice::default();
         let mut changed = |view: &View| {
             if let Patch::Apply { body, force } = &patch {

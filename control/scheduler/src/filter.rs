@@ -9,6 +9,7 @@ use std::fmt;
 use crate::neighbours::Neighbours;
 use crate::nodes::Node;
 use crate::pod::{NodeTerm, Taint, Wanted};
+use crate::storage::Needs;
 
 /// Why a pod cannot run on a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +25,17 @@ pub(crate) enum Reason {
     Near,
     Apart,
     GuardedByOthers,
+    VolumeAffinity,
+    NoVolume,
+    ClaimInUse,
+}
+
+impl Reason {
+    /// Whether taking pods away cannot help.
+    pub(crate) fn is_final(&self) -> bool {
+        use Reason::{NoVolume, NodeAffinity, SpreadLabel, Taint, Unschedulable, VolumeAffinity};
+        matches!(self, Unschedulable | Taint { .. } | NodeAffinity | SpreadLabel | VolumeAffinity | NoVolume)
+    }
 }
 
 impl fmt::Display for Reason {
@@ -42,12 +54,36 @@ impl fmt::Display for Reason {
             Self::Near => f.write_str("node(s) didn't match pod affinity rules"),
             Self::Apart => f.write_str("node(s) didn't match pod anti-affinity rules"),
             Self::GuardedByOthers => f.write_str("node(s) didn't satisfy existing pods anti-affinity rules"),
+            Self::VolumeAffinity => f.write_str("node(s) had volume node affinity conflict"),
+            Self::NoVolume => f.write_str("node(s) didn't find available persistent volumes to bind"),
+            Self::ClaimInUse => f.write_str(
+                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode",
+            ),
         }
     }
 }
 
 /// Whether the pod may run here; else all reasons of the first check that fails.
-pub(crate) fn check(wanted: &Wanted, node: &Node, neighbours: &Neighbours<'_>) -> Result<(), Vec<Reason>> {
+pub(crate) fn check(
+    wanted: &Wanted,
+    needs: &Needs<'_>,
+    node: &Node,
+    neighbours: &Neighbours<'_>,
+) -> Result<(), Vec<Reason>> {
+    check_node(wanted, node)?;
+    if !wanted.host_ports.is_empty() && port_taken(wanted, node) {
+        return Err(vec![Reason::Ports]);
+    }
+    let short = shortages(wanted, node);
+    if !short.is_empty() {
+        return Err(short);
+    }
+    needs.check(node).map_err(|reason| vec![reason])?;
+    neighbours.check(node).map_err(|reason| vec![reason])
+}
+
+/// What the node is like, whoever runs there.
+pub(crate) fn check_node(wanted: &Wanted, node: &Node) -> Result<(), Vec<Reason>> {
     if node.facts.unschedulable {
         let cordon = Taint {
             key: "node.kubernetes.io/unschedulable".to_owned(),
@@ -64,14 +100,13 @@ pub(crate) fn check(wanted: &Wanted, node: &Node, neighbours: &Neighbours<'_>) -
     if !fits_affinity(wanted, node) {
         return Err(vec![Reason::NodeAffinity]);
     }
-    if !wanted.host_ports.is_empty() && neighbours.port_taken(wanted, node) {
-        return Err(vec![Reason::Ports]);
-    }
-    let short = shortages(wanted, node);
-    if !short.is_empty() {
-        return Err(short);
-    }
-    neighbours.check(node).map_err(|reason| vec![reason])
+    Ok(())
+}
+
+/// Whether a host port of the pod is taken on the node.
+fn port_taken(wanted: &Wanted, node: &Node) -> bool {
+    let mut taken = node.pods.values().flat_map(|other| &other.host_ports);
+    taken.any(|taken| wanted.host_ports.iter().any(|port| port.collides(taken)))
 }
 
 /// The node's taints of these effects that the pod does not tolerate.
@@ -102,8 +137,18 @@ pub(crate) fn holds(term: &NodeTerm, node: &Node) -> bool {
 
 fn shortages(wanted: &Wanted, node: &Node) -> Vec<Reason> {
     let mut short = Vec::new();
-    let (asked, used, all) = (&wanted.requests, &node.used, &node.facts.allocatable);
-    if i64::try_from(node.pods.len()).unwrap_or(i64::MAX) >= node.facts.pods_max {
+    let (asked, all) = (&wanted.requests, &node.facts.allocatable);
+    let mut pods = node.pods.len();
+    let mut with_nominated = None;
+    // Room that others left for a pod of this priority or a higher one is not free.
+    for pod in &node.nominated {
+        if pod.priority >= wanted.priority && pod.key() != wanted.key() && !node.pods.contains_key(pod.key()) {
+            with_nominated.get_or_insert_with(|| node.used.clone()).add(&pod.requests, 1);
+            pods += 1;
+        }
+    }
+    let used = with_nominated.as_ref().unwrap_or(&node.used);
+    if i64::try_from(pods).unwrap_or(i64::MAX) >= node.facts.pods_max {
         short.push(Reason::TooManyPods);
     }
     for (name, asked, used, all) in [

@@ -1,59 +1,62 @@
 //! The scheduler: finds a node for every pod that has none.
 //!
-//! A pure machine. It is told what changed, keeps sums per node, and plans as many pods as are waiting in one go; a
-//! pod that was planned counts on its node at once. A plan is a list of decisions with their reasons; whether a bind
-//! is accepted is decided by the API, which refuses a pod that has a node or is gone.
+//! A pure machine. It is told what changed, keeps sums per node and per topology domain, and plans as many pods as are
+//! waiting in one go; a pod that was planned counts on its node at once. A plan is a list of decisions with their
+//! reasons; whether a bind is accepted is decided by the API, which refuses a pod that has a node or is gone.
 //!
 //! Worked example: ten pods of one Deployment arrive, two nodes have room. One turn returns ten decisions, five for
 //! each node, since pods with one owner are spread. An eleventh that fits nowhere gets a condition and an Event with
-//! the sum of the nodes' reasons, and waits until a node changes, a pod ends, or five minutes pass.
+//! the sum of the nodes' reasons, and waits until a node changes, a pod ends, or five minutes pass. If its priority is
+//! higher than others', the decision also ends those whose going makes room, and the node is kept free for it.
 //!
 //! # Layout
-//! * `pod`, `nodes`: what is asked, what there is; `neighbours`: what pods mean to each other.
-//! * `filter`, `score`: where a pod may run, where it should.
-//! * `queue`: who is next.
-//!
-//! It refuses to preempt: a pod waits until there is room.
+//! * `pod`, `nodes`: what is asked, what there is; `index`, `neighbours`: what pods mean to each other; `storage`:
+//!   where their volumes are.
+//! * `filter`, `score`: where a pod may run, where it should; `preempt`: whom it displaces.
+//! * `queue`: who is next; `decision`: what is written.
 
 #![forbid(unsafe_code)]
 
+mod decision;
 mod filter;
+mod index;
 pub mod limits;
 mod neighbours;
 mod nodes;
 mod pod;
+mod preempt;
 mod queue;
 mod score;
+mod storage;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use api::{Action, Change, ChangeKind, Key, Object, Precondition, Severity, View};
-use serde_json::json;
+use api::{Action, Change, ChangeKind, Key, Object, View};
 
+pub use decision::Decision;
+
+use decision::{bind, displace, explain};
 use filter::Reason;
-use neighbours::Neighbours;
+use neighbours::{Concerns, Neighbours};
 use nodes::{Node, Nodes};
 use pod::Wanted;
+use preempt::Budgets;
 use queue::Queue;
+use storage::{Needs, Storage};
 
-/// The `spec.schedulerName` this scheduler serves.
+/// The `spec.schedulerName` of the profile that spreads pods over nodes.
 pub const NAME: &str = "default-scheduler";
 
-/// What to do about one pod, in this order. If one action fails, the rest is left out and the pod is
-/// [`Scheduler::refused`].
-#[derive(Debug)]
-pub struct Decision {
-    /// Which pod.
-    pub pod: Key,
-    /// A bind and an Event, or a condition and an Event.
-    pub actions: Vec<Action>,
-}
+/// The `spec.schedulerName` of the profile that fills nodes up one after the other.
+pub const PACKING: &str = "bin-packing-scheduler";
 
 /// The scheduler's memory.
 #[derive(Default)]
 pub struct Scheduler {
     nodes: Nodes,
+    storage: Storage,
+    budgets: Budgets,
     queue: Queue,
     /// Planned pods whose bind has not been seen yet.
     assumed: HashMap<Key, Arc<Wanted>>,
@@ -61,11 +64,22 @@ pub struct Scheduler {
     start: usize,
 }
 
+/// What was found for one pod.
+enum Found {
+    /// It goes there now.
+    Node(Arc<str>),
+    /// It goes there once its volumes are; this prepares them.
+    Volumes(Vec<Action>),
+    /// It fits nowhere, for this reason; perhaps a node is left to it.
+    Nowhere(String, Option<preempt::Preemption>),
+}
+
 impl Scheduler {
     /// A scheduler that knows a picture.
     #[must_use]
     pub fn new(view: &View) -> Self {
-        let mut this = Self { nodes: Nodes::of(view), ..Self::default() };
+        let (storage, budgets) = (Storage::of(view), Budgets::of(view));
+        let mut this = Self { nodes: Nodes::of(view), storage, budgets, ..Self::default() };
         for pod in view.list("pods") {
             this.observe_pod(pod);
         }
@@ -83,7 +97,17 @@ impl Scheduler {
             ("nodes", _) => self.observe_node(object),
             ("pods", ChangeKind::Deleted) => self.forget(&object.key),
             ("pods", _) => self.observe_pod(object),
-            _ => {}
+            ("namespaces", kind) => {
+                let labels = object.field("metadata.labels");
+                self.nodes.name_space(object.name(), (kind != ChangeKind::Deleted).then_some(labels));
+                self.queue.retry(true);
+            }
+            (preempt::BUDGETS, kind) => self.budgets.observe(kind, object),
+            _ => {
+                if self.storage.observe(change) {
+                    self.queue.claims_changed();
+                }
+            }
         }
     }
 
@@ -94,7 +118,9 @@ impl Scheduler {
     }
 
     fn forget(&mut self, key: &Key) {
-        self.queue.remove(key);
+        if let Some(wanted) = self.queue.remove(key) {
+            self.nodes.nominate(&wanted, None);
+        }
         self.assumed.remove(key);
         if self.nodes.release(key) {
             self.queue.retry(false);
@@ -108,16 +134,25 @@ impl Scheduler {
         match node {
             _ if finished => self.forget(key),
             Some(node) => {
-                self.queue.remove(key);
-                let assumed = self.assumed.remove(key).filter(|wanted| wanted.object.uid() == pod.uid());
-                self.nodes.charge(node, assumed.unwrap_or_else(|| Arc::new(Wanted::of(pod))));
+                if let Some(wanted) = self.queue.remove(key) {
+                    self.nodes.nominate(&wanted, None);
+                }
+                let assumed = self.assumed.remove(key);
+                let same =
+                    |wanted: &Arc<Wanted>| wanted.object.uid() == pod.uid() && pod.deletion_timestamp().is_none();
+                self.nodes.charge(node, assumed.filter(same).unwrap_or_else(|| Arc::new(Wanted::of(pod))));
                 self.queue.retry(true);
             }
             None if is_ours(pod) => {
                 let assumed = self.assumed.get(key).is_some_and(|wanted| wanted.object.uid() == pod.uid());
                 if !assumed {
                     self.nodes.release(key);
-                    self.queue.put(Arc::new(Wanted::of(pod)));
+                    let wanted = Arc::new(Wanted::of(pod));
+                    let nominated = pod.field("status.nominatedNodeName").as_str().filter(|node| !node.is_empty());
+                    if nominated.is_some() {
+                        self.nodes.nominate(&wanted, nominated);
+                    }
+                    self.queue.put(wanted);
                 }
             }
             None => self.forget(key),
@@ -131,15 +166,28 @@ impl Scheduler {
             let Some(wanted) = self.queue.next(now_ms) else { break };
             let key = wanted.key().clone();
             let actions = match self.find(&wanted) {
-                Ok(node) => {
+                Found::Node(node) => {
                     self.queue.remove(&key);
+                    self.nodes.nominate(&wanted, None);
                     self.nodes.charge(&node, wanted.clone());
                     self.assumed.insert(key.clone(), wanted.clone());
                     bind(&wanted.object, &node)
                 }
-                Err(why) => {
+                Found::Volumes(actions) => {
+                    self.queue.waits_for_volumes(&key, now_ms);
+                    actions
+                }
+                Found::Nowhere(why, preemption) => {
                     let remind = self.queue.failed(&key, now_ms);
-                    explain(&wanted.object, why, remind, now_ms)
+                    let node = preemption.as_ref().map(|preemption| &*preemption.node);
+                    let mut actions = explain(&wanted.object, why, node, remind, now_ms);
+                    if let Some(preemption) = &preemption {
+                        self.nodes.nominate(&wanted, Some(&preemption.node));
+                        let victims = preemption.victims.iter();
+                        actions
+                            .extend(victims.flat_map(|pod| displace(&pod.object, &wanted, &preemption.node, now_ms)));
+                    }
+                    actions
                 }
             };
             plan.push(Decision { pod: key, actions });
@@ -162,31 +210,87 @@ impl Scheduler {
     }
 
     /// The best node, or why there is none.
-    fn find(&mut self, wanted: &Wanted) -> Result<Arc<str>, String> {
+    fn find(&mut self, wanted: &Wanted) -> Found {
+        let concerns = Concerns::of(&mut self.nodes, wanted);
+        let needs = match self.storage.needs(wanted, &self.nodes) {
+            Ok(needs) => needs,
+            Err(why) => {
+                let count = self.nodes.list.len();
+                let why = format!("0/{count} nodes are available: {why}. preemption: {}", preempt::nobody(count, 0));
+                return Found::Nowhere(why, None);
+            }
+        };
+        let searched = search(&self.nodes, wanted, &needs, &concerns, self.start);
         let count = self.nodes.list.len();
-        let neighbours = Neighbours::of(&self.nodes, wanted);
-        let enough = feasible_enough(count);
-        let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
-        let mut fitting: Vec<&Node> = Vec::new();
-        let mut looked = 0;
-        while looked < count && fitting.len() < enough {
-            let node = &self.nodes.list[(self.start + looked) % count];
-            looked += 1;
-            match filter::check(wanted, node, &neighbours) {
-                Ok(()) => fitting.push(node),
-                Err(why) => {
-                    for reason in why {
-                        *reasons.entry(reason).or_default() += 1;
-                    }
+        if searched.looked < count {
+            self.start = (self.start + searched.looked) % count;
+        }
+        if let Some(place) = searched.best {
+            let node = &self.nodes.list[place];
+            return if needs.is_settled() {
+                Found::Node(node.name.clone())
+            } else {
+                Found::Volumes(needs.settle(node))
+            };
+        }
+        let why = filter::sentence(count, &searched.reasons);
+        if count == 0 {
+            return Found::Nowhere(why, None);
+        }
+        let preemption = if self.nodes.has_below(wanted.priority) || !wanted.preempts {
+            preempt::find(&mut self.nodes, &self.budgets, wanted, &needs, &concerns, self.start)
+        } else {
+            Err(preempt::nobody(count, searched.resolvable))
+        };
+        match preemption {
+            Ok(preemption) => Found::Nowhere(why, Some(preemption)),
+            Err(more) => Found::Nowhere(format!("{why} preemption: {more}"), None),
+        }
+    }
+}
+
+/// How a search over the nodes went.
+struct Searched {
+    looked: usize,
+    best: Option<usize>,
+    reasons: BTreeMap<Reason, usize>,
+    /// Nodes that did not fit only because of the pods there.
+    resolvable: usize,
+}
+
+fn search(nodes: &Nodes, wanted: &Wanted, needs: &Needs<'_>, concerns: &Concerns, start: usize) -> Searched {
+    let neighbours = Neighbours::of(nodes, wanted, concerns);
+    let count = nodes.list.len();
+    let mut searched = Searched { looked: 0, best: None, reasons: BTreeMap::new(), resolvable: 0 };
+    // The node that others were displaced from comes first.
+    if let Some(place) = nodes.nominated_place(wanted.key())
+        && filter::check(wanted, needs, &nodes.list[place], &neighbours).is_ok()
+    {
+        searched.best = Some(place);
+        return searched;
+    }
+    let enough = feasible_enough(count);
+    let mut fitting: Vec<&Node> = Vec::new();
+    let mut places: Vec<usize> = Vec::new();
+    while searched.looked < count && fitting.len() < enough {
+        let place = (start + searched.looked) % count;
+        let node = &nodes.list[place];
+        searched.looked += 1;
+        match filter::check(wanted, needs, node, &neighbours) {
+            Ok(()) => {
+                fitting.push(node);
+                places.push(place);
+            }
+            Err(why) => {
+                searched.resolvable += usize::from(!why.iter().any(Reason::is_final));
+                for reason in why {
+                    *searched.reasons.entry(reason).or_default() += 1;
                 }
             }
         }
-        let best = score::best(wanted, &fitting, &neighbours).map(|index| fitting[index].name.clone());
-        if looked < count {
-            self.start = (self.start + looked) % count;
-        }
-        best.ok_or_else(|| filter::sentence(count, &reasons))
     }
+    searched.best = score::best(wanted, &fitting, &neighbours).map(|index| places[index]);
+    searched
 }
 
 /// How many fitting nodes are enough to choose from: all of few, a shrinking share of many, as in Kubernetes.
@@ -199,44 +303,5 @@ fn feasible_enough(nodes: usize) -> usize {
 fn is_ours(pod: &Object) -> bool {
     let name = pod.field("spec.schedulerName").as_str().unwrap_or(NAME);
     let gated = pod.field("spec.schedulingGates").as_array().is_some_and(|gates| !gates.is_empty());
-    name == NAME && !gated && pod.deletion_timestamp().is_none()
-}
-
-fn bind(pod: &Object, node: &str) -> Vec<Action> {
-    let message = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
-    vec![
-        Action::Bind { pod: pod.key.clone(), uid: pod.uid().to_owned(), node: node.to_owned() },
-        tell(pod, Severity::Normal, "Scheduled", message),
-    ]
-}
-
-/// The pod's condition says why it waits; it is written only when the reason is new, and told then and now and again.
-fn explain(pod: &Object, why: String, remind: bool, now_ms: i64) -> Vec<Action> {
-    let mut conditions = pod.field("status.conditions").as_array().cloned().unwrap_or_default();
-    let old = conditions.iter().find(|condition| condition["type"] == "PodScheduled").cloned();
-    let told = old.as_ref().is_some_and(|old| old["reason"] == "Unschedulable" && old["message"] == why);
-    let mut actions = Vec::new();
-    if !told {
-        let since = old.filter(|old| old["status"] == "False").map(|old| old["lastTransitionTime"].clone());
-        conditions.retain(|condition| condition["type"] != "PodScheduled");
-        conditions.push(json!({
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why,
-            "lastProbeTime": null,
-            "lastTransitionTime": since.unwrap_or_else(|| json!(api::time::rfc3339(now_ms))),
-        }));
-        actions.push(Action::Patch {
-            key: pod.key.clone(),
-            subresource: Some("status"),
-            patch: json!({"status": {"conditions": conditions}}),
-            precondition: Precondition::unchanged(pod),
-        });
-    }
-    if !told || remind {
-        actions.push(tell(pod, Severity::Warning, "FailedScheduling", why));
-    }
-    actions
-}
-
-fn tell(pod: &Object, severity: Severity, reason: &'static str, message: String) -> Action {
-    Action::Tell { about: pod.key.clone(), uid: pod.uid().to_owned(), kind: "Pod", severity, reason, message }
+    (name == NAME || name == PACKING) && !gated && pod.deletion_timestamp().is_none()
 }

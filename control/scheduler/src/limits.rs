@@ -17,3 +17,9 @@ pub const BACKOFF_MAX_MS: i64 = 10_000;
 
 /// A pod that fits nowhere is looked at again after this long even if nothing seems to have changed.
 pub const RETRY_MS: i64 = 300_000;
+
+/// Nodes on which a preemption works out before the best of them is taken (Kubernetes' own number).
+pub const PREEMPTION_NODES_MAX: usize = 100;
+
+/// Nodes on which a preemption is thought through for one pod: each costs a look at every pod there.
+pub const PREEMPTION_TRIES_MAX: usize = 400;

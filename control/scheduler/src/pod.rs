@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use api::resources::{self, Side};
 use api::selector::{LabelSelector, Requirement};
-use api::{Key, Object, Quantity};
-use serde_json::Value;
+use api::{Key, Object};
+use serde_json::{Value, json};
 
 /// Amounts of what a node has and pods take.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,11 +18,10 @@ pub(crate) struct Amounts {
 }
 
 impl Amounts {
-    /// Reads a resource list such as `{"cpu": "100m", "memory": "64Mi"}`; `pods` is not an amount that pods ask for.
-    pub(crate) fn of(list: &Value) -> Self {
+    /// Takes over a resource list such as `cpu: 100m, memory: 64Mi`; `pods` is not an amount that pods ask for.
+    pub(crate) fn of(list: &resources::Amounts) -> Self {
         let mut amounts = Self::default();
-        for (name, value) in list.as_object().into_iter().flatten() {
-            let Some(quantity) = quantity(value) else { continue };
+        for (name, quantity) in list {
             match name.as_str() {
                 "cpu" => amounts.cpu_millis = quantity.millis(),
                 "memory" => amounts.memory_bytes = quantity.bytes(),
@@ -48,27 +48,6 @@ impl Amounts {
                 None => self.other.push((name.clone(), times * amount)),
             }
         }
-    }
-
-    fn at_least(&mut self, floor: &Self) {
-        self.cpu_millis = self.cpu_millis.max(floor.cpu_millis);
-        self.memory_bytes = self.memory_bytes.max(floor.memory_bytes);
-        self.storage_bytes = self.storage_bytes.max(floor.storage_bytes);
-        for (name, amount) in &floor.other {
-            match self.other.iter_mut().find(|(other, _)| other == name) {
-                Some((_, sum)) => *sum = (*sum).max(*amount),
-                None => self.other.push((name.clone(), *amount)),
-            }
-        }
-    }
-}
-
-/// A quantity, which JSON may also write as a number.
-pub(crate) fn quantity(value: &Value) -> Option<Quantity> {
-    match value {
-        Value::String(text) => Quantity::parse(text),
-        Value::Number(number) => Quantity::parse(&number.to_string()),
-        _ => None,
     }
 }
 
@@ -107,29 +86,38 @@ pub(crate) struct NodeTerm {
     pub(crate) readable: bool,
 }
 
-/// One inter-pod (anti-)affinity term.
+/// What a pod asks about other pods: which ones, and within which topology.
 #[derive(Clone, Debug)]
 pub(crate) struct PodTerm {
+    /// Equal for equal terms.
+    pub(crate) id: Arc<str>,
     pub(crate) selector: LabelSelector,
-    /// Empty: every namespace.
     pub(crate) namespaces: Vec<String>,
+    /// Further namespaces, by their labels.
+    pub(crate) namespace_selector: Option<LabelSelector>,
     pub(crate) topology: String,
+    /// Pods on their way out do not count.
+    pub(crate) living: bool,
 }
 
 impl PodTerm {
-    pub(crate) fn selects(&self, pod: &Object) -> bool {
-        (self.namespaces.is_empty() || self.namespaces.iter().any(|namespace| namespace == pod.namespace()))
-            && self.selector.matches(&pod.value["metadata"]["labels"])
+    /// Whether it selects a pod of the namespaces that it names.
+    pub(crate) fn selects_in_place(&self, pod: &Wanted) -> bool {
+        self.namespaces.iter().any(|namespace| namespace == pod.object.namespace())
+            && self.selector.matches(&pod.object.value["metadata"]["labels"])
     }
 }
 
 /// One topology spread constraint.
 #[derive(Clone, Debug)]
 pub(crate) struct Spread {
-    pub(crate) topology: String,
+    pub(crate) term: PodTerm,
     pub(crate) max_skew: i64,
     pub(crate) min_domains: usize,
-    pub(crate) selector: LabelSelector,
+    /// `nodeAffinityPolicy: Honor`: only nodes that the pod's own affinity allows count.
+    pub(crate) honours_affinity: bool,
+    /// `nodeTaintsPolicy: Honor`: only nodes whose taints the pod tolerates count.
+    pub(crate) honours_taints: bool,
     /// `DoNotSchedule`; else the constraint is only a wish.
     pub(crate) required: bool,
 }
@@ -155,7 +143,17 @@ impl HostPort {
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub(crate) object: Arc<Object>,
+    /// Equal for pods of one namespace with equal labels.
+    pub(crate) kind: Arc<str>,
     pub(crate) priority: i64,
+    /// Whether it may take the place of pods of lower priority.
+    pub(crate) preempts: bool,
+    /// It has been asked to go.
+    pub(crate) leaving: bool,
+    /// Its profile fills nodes up instead of spreading over them.
+    pub(crate) packs: bool,
+    /// Names of the claims that it mounts.
+    pub(crate) claims: Vec<String>,
     pub(crate) created_ms: i64,
     pub(crate) requests: Amounts,
     pub(crate) host_ports: Vec<HostPort>,
@@ -186,18 +184,28 @@ impl Wanted {
         let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
         let node_required = node[required]["nodeSelectorTerms"].as_array();
         let own = pod.namespace();
-        let terms = |kind: &str| list(&affinity[kind][required]).map(|term| pod_term(term, own)).collect();
+        let terms = |kind: &str| list(&affinity[kind][required]).map(|term| pod_term(term, pod)).collect();
         let wishes = |kind: &'static str, sign: i64| {
             let terms = list(&affinity[kind][preferred]);
             terms.map(move |entry| {
-                (sign * entry["weight"].as_i64().unwrap_or(1), pod_term(&entry["podAffinityTerm"], own))
+                (sign * entry["weight"].as_i64().unwrap_or(1), pod_term(&entry["podAffinityTerm"], pod))
             })
         };
+        let labels = &pod.value["metadata"]["labels"];
+        let volumes = list(&spec["volumes"]);
         Self {
             object: pod.clone(),
+            kind: format!("{own}/{labels}").into(),
             priority: spec["priority"].as_i64().unwrap_or(0),
+            preempts: spec["preemptionPolicy"] != "Never",
+            leaving: pod.deletion_timestamp().is_some(),
+            packs: spec["schedulerName"] == crate::PACKING,
+            claims: volumes
+                .filter_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str())
+                .map(str::to_owned)
+                .collect(),
             created_ms: api::time::parse(pod.creation_timestamp()).unwrap_or(0),
-            requests: requests(spec),
+            requests: Amounts::of(&resources::pod(spec, Side::Requests)),
             host_ports: host_ports(spec),
             owner: pod.controller_uid().map(Arc::from),
             tolerations: list(&spec["tolerations"]).map(toleration).collect(),
@@ -211,6 +219,11 @@ impl Wanted {
             preferred: wishes("podAffinity", 1).chain(wishes("podAntiAffinity", -1)).collect(),
             spread: list(&spec["topologySpreadConstraints"]).map(|entry| spread(entry, pod)).collect(),
         }
+    }
+
+    /// Whether its own affinity or selector keeps it from some nodes.
+    pub(crate) fn is_choosy(&self) -> bool {
+        self.node_required.is_some() || !self.node_labels.is_empty()
     }
 
     /// Whether where other pods are matters to it.
@@ -233,46 +246,6 @@ pub(crate) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// The larger of what runs together and what each init container needs alone, plus the overhead. Sidecars (init
-/// containers that never end) run together with everything after them (KEP-753).
-fn requests(spec: &Value) -> Amounts {
-    let asked = |container: &Value| {
-        let mut amounts = Amounts::of(&container["resources"]["limits"]);
-        let requests = &container["resources"]["requests"];
-        let explicit = Amounts::of(requests);
-        // A limit without a request is a request.
-        let has = |name: &str| !requests[name].is_null();
-        if has("cpu") {
-            amounts.cpu_millis = explicit.cpu_millis;
-        }
-        if has("memory") {
-            amounts.memory_bytes = explicit.memory_bytes;
-        }
-        if has("ephemeral-storage") {
-            amounts.storage_bytes = explicit.storage_bytes;
-        }
-        amounts.other.retain(|(name, _)| !has(name));
-        amounts.other.extend(explicit.other);
-        amounts
-    };
-    let mut running = Amounts::default();
-    let mut peak = Amounts::default();
-    for container in list(&spec["initContainers"]) {
-        let mut moment = running.clone();
-        moment.add(&asked(container), 1);
-        peak.at_least(&moment);
-        if container["restartPolicy"] == "Always" {
-            running = moment;
-        }
-    }
-    for container in list(&spec["containers"]) {
-        running.add(&asked(container), 1);
-    }
-    running.at_least(&peak);
-    running.add(&Amounts::of(&spec["overhead"]), 1);
-    running
-}
-
 fn host_ports(spec: &Value) -> Vec<HostPort> {
     let ports = list(&spec["containers"]).flat_map(|container| list(&container["ports"]));
     ports
@@ -293,63 +266,59 @@ fn toleration(value: &Value) -> Toleration {
     }
 }
 
-fn node_term(value: &Value) -> NodeTerm {
+pub(crate) fn node_term(value: &Value) -> NodeTerm {
     let read = |field: &str| list(&value[field]).map(Requirement::from_value).collect::<Option<Vec<_>>>();
     let (labels, fields) = (read("matchExpressions"), read("matchFields"));
     let readable = labels.is_some() && fields.is_some();
     NodeTerm { labels: labels.unwrap_or_default(), fields: fields.unwrap_or_default(), readable }
 }
 
-fn pod_term(value: &Value, own_namespace: &str) -> PodTerm {
+/// `matchLabelKeys` and `mismatchLabelKeys` narrow the selector by this pod's own values (KEP-3633).
+fn pod_term(value: &Value, pod: &Object) -> PodTerm {
     let mut namespaces: Vec<String> = list(&value["namespaces"]).map(text).collect();
-    let every = value["namespaceSelector"].as_object().is_some_and(serde_json::Map::is_empty);
-    if every {
-        namespaces.clear();
-    } else if namespaces.is_empty() {
-        namespaces.push(own_namespace.to_owned());
+    let chooser = &value["namespaceSelector"];
+    if namespaces.is_empty() && chooser.is_null() {
+        namespaces.push(pod.namespace().to_owned());
     }
+    let mut selector = value["labelSelector"].clone();
+    narrow(&mut selector, &value["matchLabelKeys"], "In", pod);
+    narrow(&mut selector, &value["mismatchLabelKeys"], "NotIn", pod);
+    term(&selector, namespaces, chooser, &value["topologyKey"], false)
+}
+
+fn narrow(selector: &mut Value, keys: &Value, operator: &str, pod: &Object) {
+    for key in list(keys).filter_map(Value::as_str) {
+        let Some(own) = pod.label(key) else { continue };
+        let entry = json!({"key": key, "operator": operator, "values": [own]});
+        match selector["matchExpressions"].as_array_mut() {
+            Some(entries) => entries.push(entry),
+            None => selector["matchExpressions"] = json!([entry]),
+        }
+    }
+}
+
+fn term(selector: &Value, namespaces: Vec<String>, chooser: &Value, topology: &Value, living: bool) -> PodTerm {
+    let topology = text(topology);
     PodTerm {
-        selector: LabelSelector::from_value(&value["labelSelector"]),
+        id: format!("{topology} {living} {namespaces:?} {chooser} {selector}").into(),
+        selector: LabelSelector::from_value(selector),
         namespaces,
-        topology: text(&value["topologyKey"]),
+        namespace_selector: chooser.is_object().then(|| LabelSelector::from_value(chooser)),
+        topology,
+        living,
     }
 }
 
 /// `matchLabelKeys` narrows the selector to pods with this pod's values (KEP-3243).
 fn spread(value: &Value, pod: &Object) -> Spread {
     let mut selector = value["labelSelector"].clone();
-    for key in list(&value["matchLabelKeys"]).filter_map(Value::as_str) {
-        if let Some(own) = pod.label(key) {
-            selector["matchLabels"][key] = own.into();
-        }
-    }
+    narrow(&mut selector, &value["matchLabelKeys"], "In", pod);
     Spread {
-        topology: text(&value["topologyKey"]),
+        term: term(&selector, vec![pod.namespace().to_owned()], &Value::Null, &value["topologyKey"], true),
         max_skew: value["maxSkew"].as_i64().unwrap_or(1),
         min_domains: value["minDomains"].as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(1),
-        selector: LabelSelector::from_value(&selector),
+        honours_affinity: value["nodeAffinityPolicy"] != "Ignore",
+        honours_taints: value["nodeTaintsPolicy"] == "Honor",
         required: value["whenUnsatisfiable"] != "ScheduleAnyway",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn requests_follow_what_runs_together() {
-        let container = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu}}});
-        let sidecar = json!({"restartPolicy": "Always", "resources": {"requests": {"cpu": "50m"}}});
-        for (init, main, millis) in [
-            (json!([]), json!([container("100m"), container("200m")]), 300),
-            (json!([container("500m")]), json!([container("100m")]), 500),
-            (json!([sidecar]), json!([container("100m")]), 150),
-            (json!([sidecar, container("500m")]), json!([container("100m")]), 550),
-            (json!([]), json!([{"resources": {"limits": {"cpu": "1"}}}]), 1000),
-        ] {
-            let spec = json!({"initContainers": init, "containers": main});
-            assert_eq!(requests(&spec).cpu_millis, millis, "{spec}");
-        }
     }
 }

@@ -50,6 +50,8 @@ pub(crate) struct Queue {
     active: BTreeSet<Rank>,
     timed: BTreeSet<(i64, Key)>,
     stuck: BTreeSet<Key>,
+    /// Those of the stuck that look at other pods.
+    social: BTreeSet<Key>,
 }
 
 impl Queue {
@@ -89,6 +91,7 @@ impl Queue {
             State::Stuck(due) => {
                 self.timed.remove(&(due, key.clone()));
                 self.stuck.remove(key);
+                self.social.remove(key);
             }
         }
     }
@@ -106,6 +109,9 @@ impl Queue {
             }
             State::Stuck(due) => {
                 self.timed.insert((due, key.clone()));
+                if entry.wanted.looks_at_pods() {
+                    self.social.insert(key.clone());
+                }
                 self.stuck.insert(key.clone());
             }
         }
@@ -152,10 +158,23 @@ impl Queue {
     /// The world changed in a way that may help pods that fit nowhere (only those that look at other pods, if
     /// `social`): each may be planned again once it has rested.
     pub(crate) fn retry(&mut self, social: bool) {
-        let concerned = |key: &&Key| !social || self.entries[*key].wanted.looks_at_pods();
-        for key in self.stuck.iter().filter(concerned).cloned().collect::<Vec<_>>() {
+        let concerned = if social { &self.social } else { &self.stuck };
+        for key in concerned.iter().cloned().collect::<Vec<_>>() {
             let due = self.entries[&key].rested_at();
             self.set(&key, State::Paused(due));
+        }
+    }
+
+    /// The pod has a place and waits for its volumes to be made there.
+    pub(crate) fn waits_for_volumes(&mut self, key: &Key, now_ms: i64) {
+        self.set(key, State::Stuck(now_ms + RETRY_MS));
+    }
+
+    /// A claim changed, or a volume did: the pods that need one may be planned at once.
+    pub(crate) fn claims_changed(&mut self) {
+        let concerned = |key: &&Key| !self.entries[*key].wanted.claims.is_empty();
+        for key in self.stuck.iter().filter(concerned).cloned().collect::<Vec<_>>() {
+            self.set(&key, State::Active);
         }
     }
 

@@ -7,6 +7,7 @@ use crate::pod::Wanted;
 
 /// How much each point of view counts, as in Kubernetes' default profile.
 const ROOM: i64 = 1;
+const PACKED: i64 = 10;
 const NODE_WISH: i64 = 2;
 const POD_WISH: i64 = 2;
 const APART: i64 = 2;
@@ -17,7 +18,7 @@ pub(crate) fn best(wanted: &Wanted, candidates: &[&Node], neighbours: &Neighbour
     if candidates.len() < 2 {
         return candidates.first().map(|_| 0);
     }
-    let mut totals: Vec<i64> = candidates.iter().map(|node| ROOM * room(wanted, node)).collect();
+    let mut totals: Vec<i64> = candidates.iter().map(|node| room_score(wanted, node)).collect();
     let mut view = |weight: i64, more_is_better: bool, value: &dyn Fn(&Node) -> i64| {
         let values: Vec<i64> = candidates.iter().map(|node| value(node)).collect();
         let (low, high) = values.iter().fold((i64::MAX, i64::MIN), |(low, high), &v| (low.min(v), high.max(v)));
@@ -34,10 +35,10 @@ pub(crate) fn best(wanted: &Wanted, candidates: &[&Node], neighbours: &Neighbour
             wanted.node_preferred.iter().filter(|(_, term)| holds(term, node)).map(|(weight, _)| weight).sum()
         });
     }
-    if wanted.looks_at_pods() {
+    if neighbours.has_wishes() {
         view(POD_WISH, true, &|node| neighbours.wish(node));
     }
-    if let Some(owner) = &wanted.owner {
+    if let (Some(owner), false) = (&wanted.owner, wanted.packs) {
         view(APART, false, &|node| i64::from(node.owners.get(owner).copied().unwrap_or(0)));
     }
     view(TAINTS, false, &|node| {
@@ -45,6 +46,12 @@ pub(crate) fn best(wanted: &Wanted, candidates: &[&Node], neighbours: &Neighbour
     });
     let best = totals.iter().enumerate().max_by_key(|(index, total)| (**total, std::cmp::Reverse(*index)));
     best.map(|(index, _)| index)
+}
+
+/// Room is good for pods that spread (`LeastAllocated`), a waste for pods that pack (`MostAllocated`); packing then
+/// counts more than any other point of view.
+fn room_score(wanted: &Wanted, node: &Node) -> i64 {
+    if wanted.packs { PACKED * (100 - room(wanted, node)) } else { ROOM * room(wanted, node) }
 }
 
 /// The mean share of CPU and memory that is left with the pod in place, 0 to 100. A pod that asks for nothing still

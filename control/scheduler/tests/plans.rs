@@ -4,7 +4,8 @@
 //! decisions are written back and the reviewer reads the difference. Decisions are done at once, as the driver does.
 //!
 //! * `node NAME cpu=4 memory=8Gi pods=10 zone=a [taint=KEY:EFFECT] [cordoned] [notready]`; `gone NAME`
-//! * `pod NAME [cpu=…] [memory=…] [port=…] [app=…] [owner=…] [priority=…] [created=SECONDS] [tolerates=KEY] [spec={…}]`
+//! * `pod NAME [cpu=…] [memory=…] [port=…] [app=…] [owner=…] [priority=…] [created=SECONDS] [tolerates=KEY] [claim=NAME] [spec={…}]`
+//! * `object RESOURCE NAME {…}`: anything else, merged into what is there: claims, volumes, classes, budgets, namespaces
 //! * `end POD`, `delete POD`, `refuse POD`, `wait 10s`, `waiting` (how long until the next plan)
 
 use std::path::Path;
@@ -60,6 +61,16 @@ impl World {
         match verb {
             "node" => self.put("nodes", "", name, node(&options)),
             "pod" => self.put("pods", "default", name, pod(&options, &serde_json::from_str(spec).unwrap())),
+            "object" => {
+                let (name, json) = line.splitn(3, ' ').nth(2).unwrap().split_once(' ').unwrap();
+                let resource = line.split(' ').nth(1).unwrap();
+                let namespaced = matches!(resource, "persistentvolumeclaims" | "poddisruptionbudgets.policy");
+                let namespace = if namespaced { "default" } else { "" };
+                let old = self.view.get(resource, namespace, name).map(|old| old.value.clone());
+                let mut value = old.unwrap_or_else(|| json!({}));
+                merge(&mut value, &serde_json::from_str(json).unwrap());
+                self.put(resource, namespace, name, value);
+            }
             "gone" => self.remove("nodes", "", name),
             "delete" => self.remove("pods", "default", name),
             "end" => {
@@ -116,11 +127,26 @@ impl World {
                         self.put("pods", "default", &name, value);
                         lines.push(format!("{name} → {node}"));
                     }
-                    Action::Patch { patch, .. } => {
-                        let mut value = self.view.at(&decision.pod).unwrap().value.clone();
-                        value["status"]["conditions"] = patch["status"]["conditions"].clone();
-                        self.put("pods", "default", &name, value);
-                        lines.push(format!("{name} is Unschedulable"));
+                    Action::Patch { key, patch, .. } => {
+                        let mut value = self.view.at(&key).unwrap().value.clone();
+                        merge(&mut value, &patch);
+                        self.put(&key.resource, &key.namespace, &key.name, value);
+                        let node = patch["status"]["nominatedNodeName"].as_str();
+                        let node = node.map(|node| format!(", {node} is kept for it")).unwrap_or_default();
+                        lines.push(match &*key.resource {
+                            "pods" if key == decision.pod => format!("{name} is Unschedulable{node}"),
+                            "pods" => continue,
+                            _ => format!("{name}: {} {} {patch}", key.resource, key.name),
+                        });
+                    }
+                    Action::Delete { key, .. } => {
+                        let mut value = self.view.at(&key).unwrap().value.clone();
+                        value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+                        self.put("pods", "default", &key.name, value);
+                        lines.push(format!("{} is displaced", key.name));
+                    }
+                    Action::Tell { reason: "Preempted", about, message, .. } => {
+                        lines.push(format!("{}: {message}", about.name));
                     }
                     Action::Tell { reason: "FailedScheduling", message, .. } => {
                         lines.push(format!("{name}: {message}"));
@@ -130,6 +156,24 @@ impl World {
             }
         }
         lines
+    }
+}
+
+/// RFC 7396.
+fn merge(value: &mut Value, patch: &Value) {
+    let Some(patch) = patch.as_object() else {
+        *value = patch.clone();
+        return;
+    };
+    if !value.is_object() {
+        *value = json!({});
+    }
+    for (name, part) in patch {
+        if part.is_null() {
+            value.as_object_mut().unwrap().remove(name);
+        } else {
+            merge(&mut value[name], part);
+        }
     }
 }
 
@@ -158,6 +202,10 @@ fn pod(options: &[(&str, &str)], spec: &Value) -> Value {
         match name {
             "cpu" | "memory" | "gpu" => container["resources"]["requests"][name] = json!(value),
             "port" => container["ports"] = json!([{"containerPort": 80, "hostPort": value.parse::<i64>().unwrap()}]),
+            "claim" => {
+                let claim = json!({"name": value, "persistentVolumeClaim": {"claimName": value}});
+                pod["spec"]["volumes"] = json!([claim]);
+            }
             "priority" => pod["spec"]["priority"] = json!(value.parse::<i64>().unwrap()),
             "created" => {
                 let at = api::time::rfc3339(value.parse::<i64>().unwrap() * 1000);

@@ -1,9 +1,10 @@
 //! Volumes: folders of a pod on this node, and where its containers see them.
 //!
 //! [`render`] decides purely what a volume holds; [`materialise`] writes it; [`mounts`] says what a container gets.
-//! Offered: emptyDir, configMap, secret, downwardAPI, projected, and hostPath where the node's owner allows it.
-//! Refused, by name: every other kind, and sub-paths that leave their volume.
+//! Offered: emptyDir, configMap, secret, downwardAPI, projected, persistentVolumeClaim, and hostPath where the node's
+//! owner allows it. Refused, by name: every other kind, and sub-paths that leave their volume.
 
+pub(crate) mod claims;
 mod mounts;
 
 use std::collections::BTreeMap;
@@ -29,7 +30,19 @@ pub(crate) enum Contents {
     /// These files, for reading only.
     Files(Files),
     /// A folder of this machine.
-    Host(PathBuf),
+    Host {
+        /// Where.
+        path: PathBuf,
+        /// Whether pods may only read it.
+        read_only: bool,
+    },
+    /// A folder of the node that outlives its pods.
+    Kept {
+        /// Its name among the others.
+        handle: String,
+        /// Whether pods may only read it.
+        read_only: bool,
+    },
 }
 
 /// A volume that is there.
@@ -39,11 +52,12 @@ pub(crate) struct Volume {
     pub(crate) read_only: bool,
 }
 
-/// The ConfigMaps and Secrets that the pod's volumes show.
+/// The ConfigMaps, Secrets and claims that the pod's volumes show.
 pub(crate) fn references(pod: &k8s::Pod) -> References {
     let mut found = References::default();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         found.config_maps.extend(volume.config_map.iter().map(|source| source.name.clone()));
+        found.claims.extend(volume.persistent_volume_claim.iter().map(|source| source.claim_name.clone()));
         found.secrets.extend(volume.secret.iter().filter_map(|source| source.secret_name.clone()));
         for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
             found.config_maps.extend(source.config_map.iter().map(|source| source.name.clone()));
@@ -66,6 +80,10 @@ fn token(pod: &k8s::Pod, source: &k8s::ServiceAccountTokenProjection) -> Token {
     }
 }
 
+/// What a pod hears that mounts another kind.
+const NOT_OFFERED: &str =
+    "this node offers emptyDir, configMap, secret, downwardAPI, projected and persistentVolumeClaim volumes only";
+
 /// What a volume is to hold.
 ///
 /// # Errors
@@ -83,7 +101,10 @@ pub(crate) fn render(
         if !allow_host_path {
             return Err("hostPath volumes are not allowed on this node".to_owned());
         }
-        return Ok(Contents::Host(PathBuf::from(&source.path)));
+        return Ok(Contents::Host { path: PathBuf::from(&source.path), read_only: false });
+    } else if let Some(source) = &volume.persistent_volume_claim {
+        let claim = settings.claims.get(&source.claim_name);
+        return claims::render(&source.claim_name, claim, source.read_only == Some(true), allow_host_path);
     } else if let Some(source) = &volume.config_map {
         config_map_files(&source.name, source.items.as_deref(), source.optional, settings)?
     } else if let Some(source) = &volume.secret {
@@ -98,7 +119,7 @@ pub(crate) fn render(
         }
         files
     } else {
-        return Err("this node offers emptyDir, configMap, secret, downwardAPI and projected volumes only".to_owned());
+        return Err(NOT_OFFERED.to_owned());
     };
     if files.values().map(Vec::len).sum::<usize>() > VOLUME_BYTES_MAX {
         return Err("its contents are larger than 16 MiB".to_owned());
@@ -206,9 +227,15 @@ pub(crate) fn stays_inside(path: &str) -> bool {
 /// Makes the volume's folder hold what it is to hold. What a pod wrote into an empty volume stays.
 ///
 /// Files are replaced one by one and whole: a guest that has the folder open sees each file's old text or its new one.
-pub(crate) fn materialise(folder: &Path, contents: &Contents) -> io::Result<Volume> {
+/// `kept` is where folders are that outlive their pods.
+pub(crate) fn materialise(folder: &Path, kept: &Path, contents: &Contents) -> io::Result<Volume> {
     match contents {
-        Contents::Host(path) => return Ok(Volume { folder: path.clone(), read_only: false }),
+        Contents::Host { path, read_only } => return Ok(Volume { folder: path.clone(), read_only: *read_only }),
+        Contents::Kept { handle, read_only } => {
+            let folder = kept.join(handle);
+            fs::create_dir_all(&folder)?;
+            return Ok(Volume { folder, read_only: *read_only });
+        }
         Contents::Empty => fs::create_dir_all(folder)?,
         Contents::Files(files) => {
             fs::create_dir_all(folder)?;

@@ -14,6 +14,7 @@ fn settings() -> Settings {
     Settings {
         config_maps: BTreeMap::from([("settings".to_owned(), serde_json::from_value(map).unwrap())]),
         secrets: BTreeMap::from([("keys".to_owned(), serde_json::from_value(secret).unwrap())]),
+        claims: BTreeMap::new(),
         tokens: BTreeMap::from([(token, "bearer".to_owned())]),
     }
 }
@@ -71,10 +72,7 @@ fn what_volumes_hold() {
             Err("failed to fetch token"),
         ),
         (json!({"name": "v", "hostPath": {"path": "/etc"}}), Err("hostPath volumes are not allowed on this node")),
-        (
-            json!({"name": "v", "nfs": {"server": "a", "path": "/"}}),
-            Err("this node offers emptyDir, configMap, secret, downwardAPI and projected volumes only"),
-        ),
+        (json!({"name": "v", "nfs": {"server": "a", "path": "/"}}), Err(NOT_OFFERED)),
     ];
     for (volume, expected) in table {
         let expected = expected.map(|list| list.into_iter().map(str::to_owned).collect()).map_err(str::to_owned);
@@ -87,8 +85,8 @@ fn where_containers_see_them() {
     let folder = tempfile::tempdir().unwrap();
     let files = Contents::Files(Files::from([("app.yaml".into(), b"x".to_vec()), ("d/e".into(), b"y".to_vec())]));
     let volumes = BTreeMap::from([
-        ("config".to_owned(), materialise(&folder.path().join("config"), &files).unwrap()),
-        ("scratch".to_owned(), materialise(&folder.path().join("scratch"), &Contents::Empty).unwrap()),
+        ("config".to_owned(), materialise(&folder.path().join("config"), folder.path(), &files).unwrap()),
+        ("scratch".to_owned(), materialise(&folder.path().join("scratch"), folder.path(), &Contents::Empty).unwrap()),
     ]);
     let stage = folder.path().join("stage");
     let see = |list: Value| {
@@ -155,7 +153,7 @@ fn a_volume_follows_its_source() {
         &[],
     ];
     for stage in stages {
-        materialise(&volume, &files(stage)).unwrap();
+        materialise(&volume, folder.path(), &files(stage)).unwrap();
         let expected: Vec<_> = stage.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
         assert_eq!(seen(), expected);
     }

@@ -1,8 +1,8 @@
 //! CronJob: makes a Job each time its schedule says so.
 //!
 //! Of several missed times only the latest is made up for, and none older than `startingDeadlineSeconds`. The Job's
-//! name follows from its time, so that no time is served twice. Schedules are read in UTC; a CronJob that asks for
-//! another time zone is told so and does not run, since running at the wrong hour is worse.
+//! name follows from its time, so that no time is served twice. Schedules are read in `timeZone`, or UTC; a CronJob that
+//! asks for a zone that nobody knows is told so and does not run, since running at the wrong hour is worse.
 
 mod schedule;
 
@@ -12,7 +12,7 @@ use api::{Action, Change, Key, Object, Precondition, Severity, View};
 use serde_json::{Value, json};
 
 use crate::owner::{self, Kind};
-use crate::{World, moment, status};
+use crate::{World, limits, moment, status};
 use schedule::Schedule;
 
 pub(crate) const KIND: Kind = Kind { resource: "cronjobs.batch", api_version: "batch/v1", kind: "CronJob" };
@@ -85,11 +85,11 @@ impl Plan<'_> {
 
     fn follow_schedule(&mut self) {
         let spec = &self.cron.value["spec"];
-        let zone = spec["timeZone"].as_str().unwrap_or("UTC");
-        if !matches!(zone, "UTC" | "Etc/UTC" | "GMT" | "Etc/GMT") {
-            let message = format!("invalid timeZone: {zone:?}: schedules are read in UTC here");
+        let name = spec["timeZone"].as_str().unwrap_or_default();
+        let Some(zone) = schedule::zone(name) else {
+            let message = format!("invalid timeZone: {name:?}: unknown time zone {name}");
             return self.tell(Severity::Warning, "UnknownTimeZone", message);
-        }
+        };
         let text = spec["schedule"].as_str().unwrap_or_default();
         let Some(schedule) = Schedule::parse(text) else {
             let message = format!("unparseable schedule: {text:?}");
@@ -97,14 +97,26 @@ impl Plan<'_> {
         };
         let now = self.world.now_ms;
         let served = moment::ms(self.cron.field("status.lastScheduleTime"));
-        let mut earliest = served.unwrap_or_else(|| moment::created(self.cron));
-        if let Some(deadline) = spec["startingDeadlineSeconds"].as_i64() {
-            earliest = earliest.max(now - deadline * 1000);
+        let since = served.unwrap_or_else(|| moment::created(self.cron));
+        let earliest = match spec["startingDeadlineSeconds"].as_i64() {
+            Some(deadline) => since.max(now - deadline * 1000),
+            None => since,
+        };
+        if schedule.count(earliest, now, &zone, limits::CRON_MISSED_MAX + 1) > limits::CRON_MISSED_MAX {
+            let message =
+                "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
+            self.tell(Severity::Warning, "TooManyMissedTimes", message.to_owned());
         }
-        if let Some(due) = schedule.latest(earliest, now) {
-            self.start(due);
+        match schedule.latest(earliest, now, &zone) {
+            Some(due) => self.start(due),
+            None => {
+                if let Some(missed) = schedule.latest(since, now, &zone) {
+                    let message = format!("Missed scheduled time to start a job: {}", api::time::rfc3339(missed));
+                    self.tell(Severity::Warning, "MissSchedule", message);
+                }
+            }
         }
-        if let Some(next) = schedule.next(now) {
+        if let Some(next) = schedule.next(now, &zone) {
             self.actions.push(Action::Again { after_ms: moment::until(next, now) });
         }
     }

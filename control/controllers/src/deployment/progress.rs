@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Turn;
+use super::{Set, Turn};
 use crate::moment;
 use crate::status::{self, Condition};
 
@@ -90,6 +90,7 @@ impl Turn<'_> {
             Condition { type_: "Available", status: "False", reason: "MinimumReplicasUnavailable", message }
         };
         status::put(&mut self.conditions, &condition, Some("lastUpdateTime"), self.world.now_ms);
+        self.note_failure();
         let status = json!({
             "observedGeneration": self.deployment.generation(),
             "replicas": counts.replicas, "updatedReplicas": counts.updated,
@@ -98,6 +99,17 @@ impl Turn<'_> {
             "collisionCount": self.collisions, "conditions": self.conditions,
         });
         self.status = status::set(self.deployment, status);
+    }
+
+    /// The newest ReplicaSet's `ReplicaFailure` is the Deployment's, else any other's.
+    fn note_failure(&mut self) {
+        self.conditions.retain(|condition| condition["type"] != "ReplicaFailure");
+        let newest = self.new.map(|new| &self.sets[new]);
+        let failure = |set: &Set| status::find(&status::conditions(&set.object), "ReplicaFailure").cloned();
+        if let Some(mut failure) = newest.into_iter().chain(&self.sets).find_map(failure) {
+            failure["lastUpdateTime"] = failure["lastTransitionTime"].clone();
+            self.conditions.push(failure);
+        }
     }
 
     fn judge(&mut self, counts: Counts) {

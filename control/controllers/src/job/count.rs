@@ -6,7 +6,7 @@ use std::sync::Arc;
 use api::{Action, Key, Object, View};
 use serde_json::{Value, json};
 
-use super::{FINALIZER, INDEX, KIND};
+use super::{FINALIZER, INDEX, KIND, policy};
 use crate::{limits, moment, owner, pods, status};
 
 /// What is known about a Job's ended pods, as the status of this turn will say it.
@@ -15,6 +15,8 @@ pub(super) struct Tally {
     pub(super) failed: i64,
     /// Indexes that succeeded, of an Indexed Job.
     pub(super) indexes: BTreeSet<i64>,
+    /// Indexes that failed for good, of a Job with limits per index.
+    pub(super) failed_indexes: BTreeSet<i64>,
     indexed: bool,
     /// uids listed in the status until their pods have lost the finalizer.
     uncounted: [Vec<String>; 2],
@@ -25,7 +27,10 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) fn of(job: &Object, pods: &[Arc<Object>], indexed: bool, suspended: bool) -> Self {
         let status = &job.value["status"];
+        let failed: Vec<&Object> = pods.iter().filter(|pod| ended(pod) == Some(false)).map(|pod| &**pod).collect();
+        let failed_before = read_indexes(status["failedIndexes"].as_str().unwrap_or_default());
         let mut tally = Self {
+            failed_indexes: policy::failed_indexes(job, &failed, &failed_before),
             succeeded: status["succeeded"].as_i64().unwrap_or(0),
             failed: status["failed"].as_i64().unwrap_or(0),
             indexes: read_indexes(status["completedIndexes"].as_str().unwrap_or_default()),
@@ -44,8 +49,10 @@ impl Tally {
                 continue;
             }
             if !was_listed {
-                // A pod that suspension stops did not fail.
-                if !suspended || pods::is_finished(pod) {
+                // A pod that suspension stops did not fail, nor one that the policy looks away from.
+                let stopped = suspended && !pods::is_finished(pod);
+                let ignored = !success && policy::meaning(job, pod) == policy::Meaning::Ignored;
+                if !stopped && !ignored {
                     tally.add(success, index(pod));
                 }
                 fresh += 1;
@@ -66,6 +73,11 @@ impl Tally {
             (true, _) => self.succeeded += 1,
             (false, _) => self.failed += 1,
         }
+    }
+
+    /// How many completions need no further pod: those that succeeded, and indexes that failed for good.
+    pub(super) fn over(&self) -> i64 {
+        self.succeeded + i64::try_from(self.failed_indexes.len()).unwrap_or(i64::MAX)
     }
 
     /// When the next pod may start: at once, or after a pause that doubles with every failure in a row.
@@ -96,11 +108,20 @@ impl Tally {
 
     /// `status.completedIndexes`, such as `0-2,5`.
     pub(super) fn written_indexes(&self) -> Value {
-        if !self.indexed || self.indexes.is_empty() {
+        self.ranges(&self.indexes)
+    }
+
+    /// `status.failedIndexes`, written likewise.
+    pub(super) fn written_failed_indexes(&self) -> Value {
+        self.ranges(&self.failed_indexes)
+    }
+
+    fn ranges(&self, indexes: &BTreeSet<i64>) -> Value {
+        if !self.indexed || indexes.is_empty() {
             return Value::Null;
         }
         let mut parts: Vec<(i64, i64)> = Vec::new();
-        for &index in &self.indexes {
+        for &index in indexes {
             match parts.last_mut() {
                 Some((_, last)) if *last + 1 == index => *last = index,
                 _ => parts.push((index, index)),
@@ -115,7 +136,7 @@ impl Tally {
     }
 }
 
-fn read_indexes(text: &str) -> BTreeSet<i64> {
+pub(super) fn read_indexes(text: &str) -> BTreeSet<i64> {
     let mut indexes = BTreeSet::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -191,6 +212,7 @@ mod tests {
                 succeeded: 0,
                 failed: 0,
                 indexes,
+                failed_indexes: BTreeSet::new(),
                 indexed: true,
                 uncounted: [Vec::new(), Vec::new()],
                 streak: (0, 0),

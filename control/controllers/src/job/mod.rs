@@ -6,9 +6,11 @@
 //! between any two continues where it stopped, and a listed uid never counts again.
 //!
 //! * `count`: those three writes, and the totals they give.
+//! * `policy`: what failures mean, and which successes are enough.
 //! * `verdict`: whether the Job is over, and why.
 
 mod count;
+mod policy;
 mod verdict;
 
 use std::collections::BTreeSet;
@@ -63,10 +65,12 @@ struct Spec {
 impl Spec {
     fn of(job: &Object) -> Self {
         let spec = &job.value["spec"];
+        let per_index = policy::index_backoff_max(job).is_some();
         Self {
             parallelism: spec["parallelism"].as_i64().unwrap_or(1),
             completions: spec["completions"].as_i64(),
-            backoff_max: spec["backoffLimit"].as_i64().unwrap_or(6),
+            // With limits per index the Job itself has none unless it says so.
+            backoff_max: spec["backoffLimit"].as_i64().unwrap_or(if per_index { i64::MAX } else { 6 }),
             deadline_seconds: spec["activeDeadlineSeconds"].as_i64(),
             indexed: spec["completionMode"] == "Indexed",
             suspended: spec["suspend"] == true,
@@ -132,7 +136,7 @@ impl<'a> Turn<'a> {
     /// How many pods should run now.
     fn wanted(&self) -> i64 {
         match self.spec.completions {
-            Some(completions) => (completions - self.tally.succeeded).clamp(0, self.spec.parallelism),
+            Some(completions) => (completions - self.tally.over()).clamp(0, self.spec.parallelism),
             None if self.tally.succeeded > 0 => self.active_count().min(self.spec.parallelism),
             None => self.spec.parallelism,
         }
@@ -182,7 +186,8 @@ impl<'a> Turn<'a> {
         }
         let running: BTreeSet<i64> = self.active.iter().filter_map(|pod| count::index(pod)).collect();
         let all = 0..self.spec.completions.unwrap_or(0);
-        all.filter(|index| !running.contains(index) && !self.tally.indexes.contains(index)).take(count).collect()
+        let over = |index: &i64| self.tally.indexes.contains(index) || self.tally.failed_indexes.contains(index);
+        all.filter(|index| !running.contains(index) && !over(index)).take(count).collect()
     }
 
     fn pod(&self, turn: usize, index: Option<i64>) -> (Key, Value) {
@@ -201,10 +206,20 @@ impl<'a> Turn<'a> {
         if let Some(index) = index {
             metadata["labels"][INDEX] = json!(index.to_string());
             metadata["annotations"][INDEX] = json!(index.to_string());
+            if policy::index_backoff_max(job).is_some() {
+                metadata["annotations"][policy::FAILURES] = json!(self.failures_of(index).to_string());
+            }
             body["spec"]["hostname"] = json!(format!("{}-{index}", job.name()));
             give_index(&mut body["spec"]);
         }
         (key, body)
+    }
+
+    /// How many pods of an index have failed, as far as its own limit counts them.
+    fn failures_of(&self, index: i64) -> i64 {
+        let own = self.pods.iter().filter(|pod| pods::phase(pod) == "Failed" && count::index(pod) == Some(index));
+        let counts = |pod: &Object| i64::from(policy::meaning(self.job, pod) != policy::Meaning::Ignored);
+        own.map(|pod| policy::index_failures(pod) + counts(pod)).max().unwrap_or(0)
     }
 
     /// Deletes `count` of the running pods, the least useful first.
@@ -233,6 +248,7 @@ impl<'a> Turn<'a> {
             "startTime": self.start, "completionTime": completion, "conditions": self.conditions,
             "uncountedTerminatedPods": self.tally.uncounted(),
             "completedIndexes": self.tally.written_indexes(),
+            "failedIndexes": self.tally.written_failed_indexes(),
         });
         status::set(self.job, written)
     }

@@ -6,6 +6,7 @@
 
 mod interpreter;
 mod simulation;
+mod whole;
 
 use std::path::Path;
 use std::{env, fs};

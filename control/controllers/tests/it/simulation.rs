@@ -19,14 +19,14 @@ use serde_json::{Value, json};
 use crate::interpreter::cluster::{Cluster, Work};
 
 /// A small generator (xorshift), so that a seed means the same everywhere.
-struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -34,7 +34,7 @@ impl Dice {
     }
 }
 
-fn seeds(count: u64) -> RangeInclusive<u64> {
+pub(crate) fn seeds(count: u64) -> RangeInclusive<u64> {
     let only: Option<u64> = std::env::var("SEED").ok().map(|seed| seed.parse().unwrap());
     only.map_or(1..=count, |seed| seed..=seed)
 }

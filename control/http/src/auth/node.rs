@@ -2,6 +2,7 @@
 //!
 //! The node is the user `system:node:NAME` in the group `system:nodes`, as kubelets are.
 
+use api::volumes::{LOCAL, ON_NODE, VOLUMES};
 use api::{Status, View};
 use objects::User;
 use serde_json::Value;
@@ -58,6 +59,7 @@ pub(super) fn allowed(view: &View, user: &User, attributes: &Attributes) -> bool
         ("coordination.k8s.io", "leases", "") => {
             a.namespace == "kube-node-lease" && (verb == "create" || a.name == node) && (reads || writes)
         }
+        ("", "persistentvolumes", "") => verb == "patch" && keeps(view, node, &a.name),
         ("", "pods", "") => verb == "delete" && bound(view, node, a),
         ("", "pods", "status") => writes && bound(view, node, a),
         ("" | "events.k8s.io", "events", "") => writes,
@@ -70,6 +72,14 @@ pub(super) fn allowed(view: &View, user: &User, attributes: &Attributes) -> bool
         ("authorization.k8s.io", "subjectaccessreviews", "") => verb == "create",
         _ => false,
     }
+}
+
+/// A volume that is a folder of this node: the node lets its object go once the data is gone.
+fn keeps(view: &View, node: &str, volume: &str) -> bool {
+    view.get(VOLUMES, "", volume).is_some_and(|volume| {
+        let csi = volume.field("spec.csi");
+        csi["driver"] == LOCAL && csi["volumeAttributes"][ON_NODE] == node
+    })
 }
 
 fn bound(view: &View, node: &str, a: &Attributes) -> bool {
@@ -111,7 +121,15 @@ mod tests {
             let value = json!({"metadata": {"name": name, "namespace": node}, "spec": {"nodeName": node}});
             view.apply(ChangeKind::Added, &Arc::new(Object::new(Key::new("pods", node, name), 1, value)));
         }
+        for (name, node) in [("here", "n1"), ("there", "n2")] {
+            let csi = json!({"driver": LOCAL, "volumeHandle": name, "volumeAttributes": {ON_NODE: node}});
+            let value = json!({"metadata": {"name": name}, "spec": {"csi": csi}});
+            view.apply(ChangeKind::Added, &Arc::new(Object::new(Key::new(VOLUMES, "", name), 2, value)));
+        }
         for (verb, resource, namespace, name, expected) in [
+            ("patch", "persistentvolumes", "", "here", true),
+            ("patch", "persistentvolumes", "", "there", false),
+            ("delete", "persistentvolumes", "", "here", false),
             ("patch", "nodes/status", "", "n1", true),
             ("patch", "nodes/status", "", "n2", false),
             ("delete", "nodes", "", "n1", false),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use api::usage::UsageTable;
 use api::{Action, Catalog, Change, ChangeKind, Key, Object, Precondition, View};
 use controllers::{Settings, World};
 use serde_json::{Value, json};
@@ -64,11 +65,14 @@ pub(crate) struct Cluster {
     pub(crate) catalog: Catalog,
     pub(crate) names: Names,
     pub(crate) told: Vec<String>,
+    usage: UsageTable,
     settings: Settings,
     uids: usize,
     addresses: usize,
     woken: BTreeSet<Work>,
     timers: BTreeSet<(i64, usize, Key)>,
+    /// Every change, for somebody who reads them later.
+    records: Option<Vec<Change>>,
 }
 
 impl Default for Cluster {
@@ -79,11 +83,13 @@ impl Default for Cluster {
             catalog: Catalog::builtin(),
             names: Names::default(),
             told: Vec::new(),
+            usage: UsageTable::default(),
             settings: Settings { cluster_ca: "THE CA".into(), ..Settings::default() },
             uids: 0,
             addresses: 0,
             woken: BTreeSet::new(),
             timers: BTreeSet::new(),
+            records: None,
         };
         // One node that is well for the next ten years.
         let lease = json!({"metadata": {"name": "n1"}, "spec": {"renewTime": "2033-11-14T00:00:00.000000Z"}});
@@ -141,6 +147,29 @@ impl Cluster {
         !woken.is_empty()
     }
 
+    /// From now on changes are kept until [`Cluster::recorded`].
+    pub(crate) fn record(&mut self) {
+        self.records = Some(Vec::new());
+    }
+
+    /// The changes since the last time.
+    pub(crate) fn recorded(&mut self) -> Vec<Change> {
+        self.records.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Every controller starts anew: whatever the picture concerns gets a turn.
+    pub(crate) fn wake_all(&mut self) {
+        self.timers.clear();
+        let view = self.view.clone();
+        for object in view.resources().flat_map(|resource| view.list(resource)) {
+            let (revision, object) = (object.revision, object.clone());
+            let change = Change { revision, kind: ChangeKind::Added, object, previous: None };
+            for (index, controller) in controllers::table().iter().enumerate() {
+                self.woken.extend((controller.keys)(&change, &view).into_iter().map(|key| (index, key)));
+            }
+        }
+    }
+
     /// The key wants a turn.
     pub(crate) fn wake(&mut self, work: Work) {
         self.woken.insert(work);
@@ -159,7 +188,14 @@ impl Cluster {
     pub(crate) fn decide(&mut self, work: &Work) -> Vec<Action> {
         self.woken.remove(work);
         let (index, key) = work;
-        let world = World { view: &self.view, now_ms: self.now_ms, settings: &self.settings, heard: None };
+        let world = World {
+            view: &self.view,
+            now_ms: self.now_ms,
+            settings: &self.settings,
+            heard: None,
+            usage: &self.usage,
+            refused: None,
+        };
         let mut actions = (controllers::table()[*index].reconcile)(&world, key);
         actions.retain(|action| {
             if let Action::Again { after_ms } = action {
@@ -183,6 +219,7 @@ impl Cluster {
             let keys = (controller.keys)(&change, &self.view);
             self.woken.extend(keys.into_iter().map(|key| (index, key)));
         }
+        self.records.iter_mut().for_each(|records| records.push(change.clone()));
     }
 
     /// Does one action; what does not apply is dropped. Answers whether it was done.
