@@ -37,7 +37,8 @@ impl Cluster {
             return;
         }
         let id = self.anyone();
-        let whole = |process: &Process| process.live.as_ref().is_none_or(|live| live.roster.stage == Stage::Whole);
+        // One that is down may have been damaged and not have found out.
+        let whole = |process: &Process| process.live.as_ref().is_some_and(|live| live.roster.stage == Stage::Whole);
         let all_whole = self.processes.values().all(|process| process.retired || whole(process));
         let voter = self.process(id).live.as_ref().is_some_and(|live| live.roster.voter);
         if !all_whole || !voter {
