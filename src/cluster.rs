@@ -127,17 +127,7 @@ impl Cluster {
             },
         })?;
         control.attach_node(&name, node.kubelet_service());
-        let credentials = Arc::new(Credentials::default());
-        credentials.set(&control.node_identity(&name)?)?;
-        let reach = members::Config {
-            client,
-            tls: Arc::new(client_tls(control.authority_pem(), credentials)?),
-            kubelet: node.kubelet_service(),
-            servers: None,
-            known: Vec::new(),
-            own: Some(SocketAddr::new(config.advertise, control.address().port()).to_string()),
-            remember: None,
-        };
+        let reach = reach(&control, &node, &name, client, config.advertise)?;
         let watching = removed(control.peers(), administrator_tls(&control)?, removed_record, data_dir);
         let removed = AbortOnDropHandle::new(tokio::spawn(watching));
         let stop = CancellationToken::new();
@@ -254,6 +244,27 @@ async fn identity(config: &Config) -> anyhow::Result<(Record, Arc<StdListener>)>
         record.save(&config.data_dir).context("member.json cannot be written")?;
     }
     Ok((record, Arc::new(peers)))
+}
+
+/// How this process' node reaches the other members; its own it is handed without a connection.
+fn reach(
+    control: &ControlPlane,
+    node: &Node,
+    name: &str,
+    client: kube::Client,
+    advertise: IpAddr,
+) -> anyhow::Result<members::Config> {
+    let credentials = Arc::new(Credentials::default());
+    credentials.set(&control.node_identity(name)?)?;
+    Ok(members::Config {
+        client,
+        tls: Arc::new(client_tls(control.authority_pem(), credentials)?),
+        kubelet: node.kubelet_service(),
+        servers: None,
+        known: Vec::new(),
+        own: Some(SocketAddr::new(advertise, control.address().port()).to_string()),
+        remember: None,
+    })
 }
 
 async fn listen(bind: IpAddr, port: u16, flag: &str) -> anyhow::Result<TcpListener> {

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn pod(spec: serde_json::Value) -> k8s::Pod {
+    fn pod(spec: &serde_json::Value) -> k8s::Pod {
         serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap()
     }
 
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_pod_is_evicted_in_the_kubelets_words() {
-        let limited = pod(json!({
+        let limited = pod(&json!({
             "volumes": [{"name": "cache", "emptyDir": {"sizeLimit": "1Ki"}}],
             "containers": [{"name": "c", "resources": {"limits": {"ephemeral-storage": "2Ki"}}}]}));
         assert!(is_limited(&limited));
@@ -130,7 +130,7 @@ mod tests {
         ] {
             assert_eq!(excess(&limited, &found).as_deref(), expected);
         }
-        let two = pod(json!({"containers": [
+        let two = pod(&json!({"containers": [
             {"name": "c", "resources": {"limits": {"ephemeral-storage": "2Ki"}}}, {"name": "free"}]}));
         let expected = "Container c exceeded its local ephemeral storage limit \"2Ki\". ";
         assert_eq!(excess(&two, &used(9000, 3000)).as_deref(), Some(expected));
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_pod_without_limits_is_not_looked_at() {
-        let free = pod(json!({"volumes": [{"name": "cache", "emptyDir": {}}], "containers": [{"name": "c"}]}));
+        let free = pod(&json!({"volumes": [{"name": "cache", "emptyDir": {}}], "containers": [{"name": "c"}]}));
         assert!(!is_limited(&free));
         assert_eq!(excess(&free, &used(u64::MAX, 0)), None);
     }
