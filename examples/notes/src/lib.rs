@@ -12,7 +12,9 @@ fn answer(request: Request) -> Response {
     match request.path() {
         "/" => match fs::read_to_string(NOTES) {
             Ok(notes) => Response::text(format!("{name} has kept:\n{notes}")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Response::text(format!("{name} has kept nothing\n")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Response::text(format!("{name} has kept nothing\n"))
+            }
             Err(error) => Response::text(format!("{name}: {error}\n")).with_status(500),
         },
         "/keep" => match keep(request.query()) {
