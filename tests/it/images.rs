@@ -38,7 +38,8 @@ fn succeeds(cluster: &Cluster, name: &str) -> Value {
 /// The reason and sentence of a pod that waits for its image.
 fn waits(cluster: &Cluster, name: &str, reasons: &[&str]) -> String {
     eventually(&format!("pod {name} to wait for its image"), || {
-        let waiting = cluster.find("pod", name)?["status"]["containerStatuses"][0]["state"]["waiting"].take();
+        let pod = cluster.find("pod", name)?;
+        let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
         let fits = reasons.iter().any(|reason| waiting["reason"] == *reason);
         fits.then(|| waiting["message"].as_str().unwrap_or_default().to_owned())
     })

@@ -43,14 +43,12 @@ pub(super) fn allowed(view: &View, user: &User, attributes: &Attributes) -> bool
     if !a.path.is_empty() {
         // Images that lie on other nodes: what every pod may run anyway.
         let image = a.path.strip_prefix("/kogia/nodes/").and_then(|path| path.split_once('/'));
-        return a.verb == "get" && image.is_some_and(|(_, path)| path.starts_with("images/v2/"));
+        let image = image.is_some_and(|(_, path)| path.starts_with("images/v2/"));
+        return a.verb == "get" && (image || a.path == "/kogia/relay");
     }
     let (verb, reads) = (a.verb.as_str(), READ.contains(&a.verb.as_str()));
     if reads && a.subresource.is_empty() && READABLE.contains(&(a.group.as_str(), a.resource.as_str())) {
         return true;
-    }
-    if !a.path.is_empty() {
-        return a.path == "/kogia/relay" && verb == "get";
     }
     let writes = matches!(verb, "create" | "update" | "patch");
     match (a.group.as_str(), a.resource.as_str(), a.subresource.as_str()) {
@@ -155,6 +153,7 @@ mod tests {
             ("/kogia/nodes/n2/images/v2/a/blobs/x", true),
             ("/kogia/nodes/n2/exec", false),
             ("/kogia/nodes/images/v2", false),
+            ("/kogia/relay", true),
             ("/kogia/snapshot", false),
         ] {
             let attributes = Attributes { verb: "get".into(), path: path.into(), ..Attributes::default() };
