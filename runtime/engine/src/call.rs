@@ -6,6 +6,7 @@
 
 use crate::exit::Exit;
 use crate::limits;
+use crate::memory::is_crowded;
 use crate::threads::Spawned;
 use crate::workers::Worker;
 use bytes::Bytes;
@@ -26,7 +27,7 @@ pub(crate) type Head = Result<Response<WasiBody>, String>;
 #[derive(Clone, Debug)]
 pub(crate) enum Ended {
     Done,
-    /// The node has no room for another instance now.
+    /// The node, or the container's memory, has no room for another instance now.
     Busy,
     Failed(Exit),
 }
@@ -43,7 +44,7 @@ impl From<Exit> for Ended {
 impl Ended {
     /// Of an instance that could not be made.
     pub(crate) fn unborn(error: &wasmtime::Error, fuel: Option<u64>) -> Ended {
-        match error.is::<wasmtime::PoolConcurrencyLimitError>() {
+        match error.is::<wasmtime::PoolConcurrencyLimitError>() || is_crowded(error) {
             true => Ended::Busy,
             false => Ended::Failed(Exit::from_error(error, "", fuel)),
         }

@@ -15,6 +15,14 @@ use wasmtime::ResourceLimiter;
 pub(crate) struct OomKilled {
     wanted: u64,
     limit: u64,
+    /// Alone, the instance would have fitted: what is full is full of others.
+    crowded: bool,
+}
+
+/// Whether an instance ended for want of memory that others of its container, or of the node, hold. Where instances
+/// answer requests that is too much at once, not a fault.
+pub(crate) fn is_crowded(error: &wasmtime::Error) -> bool {
+    error.downcast_ref::<OomKilled>().is_some_and(|killed| killed.crowded)
 }
 
 impl fmt::Display for OomKilled {
@@ -59,7 +67,7 @@ impl Account {
                     Err(full)
                 }
             },
-            Err(used) => Err(OomKilled { wanted: used.saturating_add(bytes), limit: self.limit }),
+            Err(used) => Err(OomKilled { wanted: used.saturating_add(bytes), limit: self.limit, crowded: false }),
         }
     }
 
@@ -93,7 +101,9 @@ impl Ledger {
             return Ok(false);
         }
         let bytes = (desired.saturating_sub(current) as u64).saturating_mul(unit);
-        self.account.take(bytes).map_err(wasmtime::Error::new)?;
+        let crowded = self.held.saturating_add(bytes) <= self.account.limit;
+        let taken = self.account.take(bytes);
+        taken.map_err(|killed| wasmtime::Error::new(OomKilled { crowded, ..killed }))?;
         self.held += bytes;
         self.last = bytes;
         Ok(true)
@@ -157,7 +167,9 @@ mod tests {
         assert!(first.memory_growing(0, 60, None).unwrap());
         assert!(second.memory_growing(0, 40, None).unwrap());
         let error = second.memory_growing(40, 41, None).unwrap_err();
-        assert!(error.downcast_ref::<OomKilled>().is_some());
+        assert!(error.downcast_ref::<OomKilled>().is_some() && is_crowded(&error));
+        let error = second.memory_growing(40, 101, None).unwrap_err();
+        assert!(!is_crowded(&error), "more than the limit even if it were alone");
         drop(first);
         assert!(second.memory_growing(40, 100, None).unwrap(), "what the first gave back is free again");
         drop(second);

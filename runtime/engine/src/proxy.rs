@@ -8,6 +8,7 @@ use crate::Reuse;
 use crate::call::{Call, Ended, Head, Unfinished};
 use crate::guest::{Container, Guest};
 use crate::limits;
+use crate::memory::is_crowded;
 use crate::parts::Parts;
 use http::Request;
 use http_body_util::BodyExt;
@@ -72,7 +73,10 @@ pub(crate) async fn invoke(
             Ended::Done
         }
         Err(error) => {
-            let ended = warm.store.data().exit(&error).into();
+            let ended = match is_crowded(&error) {
+                true => Ended::Busy,
+                false => warm.store.data().exit(&error).into(),
+            };
             unfinished.armed = !matches!(ended, Ended::Done);
             ended
         }
