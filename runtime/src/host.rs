@@ -18,6 +18,9 @@ pub struct Capacity {
 /// Memory that is claimed where the system does not say: what a small machine has.
 const MEMORY_BYTES_UNKNOWN: u64 = 4 << 30;
 
+/// Disk that is claimed where the system does not say.
+const DISK_BYTES_UNKNOWN: u64 = 16 << 30;
+
 impl Capacity {
     /// Reads the machine. Blocks for a file or a short command.
     #[must_use]
@@ -31,6 +34,22 @@ impl Capacity {
     pub fn guest_memory_bytes(&self) -> u64 {
         self.memory_bytes / 100 * GUEST_MEMORY_PERCENT
     }
+}
+
+/// Bytes of the disk under a folder, as the node offers them to its pods.
+pub(crate) fn disk_bytes(folder: &Path) -> u64 {
+    disk(folder).unwrap_or(DISK_BYTES_UNKNOWN)
+}
+
+#[cfg(unix)]
+fn disk(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    found.f_blocks.checked_mul(found.f_frsize)
+}
+
+#[cfg(not(unix))]
+fn disk(_folder: &Path) -> Option<u64> {
+    None
 }
 
 #[cfg(target_os = "linux")]

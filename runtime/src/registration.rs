@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::addresses::Addresses;
 use crate::events::now;
-use crate::host::Capacity;
+use crate::host::{Capacity, disk_bytes};
 use crate::limits::{CONTRADICT_EVERY, IMAGES_LISTED_MAX, LEASE_RENEW, LEASE_SECONDS, NODE_STATUS_RENEW};
 use crate::node::NodeConfig;
 use crate::retry::until_ok;
@@ -185,6 +185,7 @@ fn status(config: &NodeConfig, capacity: Capacity, pods: u32, known: &k8s::NodeS
     let amounts = BTreeMap::from([
         ("cpu".to_owned(), Quantity(capacity.cpus.to_string())),
         ("memory".to_owned(), Quantity(format!("{}Ki", capacity.memory_bytes >> 10))),
+        ("ephemeral-storage".to_owned(), Quantity(format!("{}Ki", disk_bytes(&config.data_dir) >> 10))),
         ("pods".to_owned(), Quantity(pods.to_string())),
     ]);
     let addresses = config.addresses.iter().map(|address| ("InternalIP", address.to_string()));

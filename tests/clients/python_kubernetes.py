@@ -151,6 +151,8 @@ def definitions():
         }
     )
     for event in watch.Watch().stream(extensions.list_custom_resource_definition, timeout_seconds=60):
+        if event["object"].metadata.name != f"ranges.{group}":
+            continue
         conditions = (event["object"].status and event["object"].status.conditions) or []
         if any(condition.type == "Established" and condition.status == "True" for condition in conditions):
             break

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// A server may be started after its callers; they wait this long for it.
 const PATIENCE: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(20);
 /// A datagram and its answer may be lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -99,10 +99,18 @@ fn call_tcp(address: &str, text: &str) -> io::Result<String> {
 fn call_udp(address: &str, text: &str) -> io::Result<String> {
     let server = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
     let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    // WASI knows no timeout for datagrams.
+    socket.set_nonblocking(true)?;
     socket.send_to(text.as_bytes(), server)?;
-    let mut datagram = [0; 4096];
-    let (length, from) = socket.recv_from(&mut datagram)?;
+    let (mut datagram, deadline) = ([0; 4096], Instant::now() + ANSWER_TIMEOUT);
+    let (length, from) = loop {
+        match socket.recv_from(&mut datagram) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                sleep(PAUSE);
+            }
+            received => break received?,
+        }
+    };
     if from != server {
         return Err(io::Error::other(format!("{from} answered instead of {server}")));
     }
