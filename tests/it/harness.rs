@@ -320,6 +320,13 @@ impl Following {
     }
 }
 
+impl Following {
+    /// Whether a line that fits has come by now; what does not fit is forgotten.
+    pub fn has_heard(&self, fits: impl Fn(&str) -> bool) -> bool {
+        self.lines.try_iter().any(|line| fits(&line))
+    }
+}
+
 impl Drop for Following {
     fn drop(&mut self) {
         let _ = self.child.kill();

@@ -2,7 +2,9 @@
 //! (1.30 and newer).
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::process::Stdio;
 
 use crate::harness::{Cluster, Following, Kubectl, eventually, run_with_input};
 
@@ -141,13 +143,17 @@ fn every_kubectl_talks_to_a_running_program() {
         cluster.apply(&format!("{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {spec}}}")).ok();
         running(&cluster, &name);
         let watching = Following::start(kubectl.command(&cluster, &["attach", &name]));
+        // The speaker stays as long as the program does; it repeats itself until the watcher has come.
+        let mut speaking = kubectl.command(&cluster, &["attach", "-i", &name]);
+        let speaking = speaking.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut speaker = speaking.spawn().unwrap();
+        let mut mouth = speaker.stdin.take().unwrap();
         eventually("the watcher to hear the speaker", || {
-            let mut speaking = kubectl.command(&cluster, &["attach", "-i", &name]);
-            run_with_input(&mut speaking, "said\n");
-            let heard = cluster.kogia(&["logs", &name]).out;
-            heard.contains("said").then_some(())
+            mouth.write_all(b"said\n").unwrap();
+            watching.has_heard(|line| line == "said").then_some(())
         });
-        watching.line("what was said", |line| line == "said");
+        speaker.kill().unwrap();
+        speaker.wait().unwrap();
     }
 }
 
