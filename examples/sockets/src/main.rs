@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         ["call", "udp", address, text] => call(|| call_udp(address, text)),
         _ => {
             eprintln!("usage: sockets serve tcp|udp ADDRESS:PORT\n       sockets call tcp|udp HOST:PORT TEXT");
-            return kogia_sdk::exit(2);
+            kogia_sdk::exit(2)
         }
     };
     match done {
