@@ -1,7 +1,7 @@
 //! An unmodified operator, written with `kube`, against a cluster: definition, controller, finalizer, status.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Cluster, Kubectl, eventually, root, run};
@@ -16,13 +16,17 @@ impl Drop for Operator {
     }
 }
 
-/// Builds the example as its user would; beside the tests, so that what they share is built once.
+/// The example, which `cargo test` builds with the tests; built here where somebody runs this test alone.
 fn built() -> PathBuf {
-    let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
-    let mut command = Command::new(env!("CARGO"));
-    command.args(["build", "--locked", "--package", "kogia", "--example", "operator"]).current_dir(root());
-    run(command.env("CARGO_TARGET_DIR", &target)).ok();
-    target.join("debug/examples/operator")
+    let program = Path::new(env!("CARGO_BIN_EXE_kogia")).with_file_name("examples").join("operator");
+    if !program.exists() {
+        let target = program.ancestors().nth(3).unwrap();
+        let mut command = Command::new(env!("CARGO"));
+        // With the features of all packages, so that nothing they share is built twice.
+        command.args(["build", "--locked", "--workspace", "--example", "operator"]).current_dir(root());
+        run(command.env("CARGO_TARGET_DIR", target)).ok();
+    }
+    program
 }
 
 #[test]
