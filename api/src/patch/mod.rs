@@ -33,10 +33,20 @@ pub fn json(target: &Value, operations: &Value) -> Result<Value, Status> {
     let mut copied = 0;
     for operation in &patch.0 {
         bound(&result, operation, &mut copied)?;
+        if is_absent(&result, operation) {
+            continue;
+        }
         json_patch::patch_unsafe(&mut result, std::slice::from_ref(operation))
             .map_err(|error| Status::new(422, "Invalid", format!("{}: {}", error.path, error.kind)))?;
     }
     Ok(result)
+}
+
+/// A test for `null` where nothing is: RFC 6902 lets it fail, Kubernetes lets it pass, and clients that add a first
+/// finalizer begin with it.
+fn is_absent(document: &Value, operation: &PatchOperation) -> bool {
+    let PatchOperation::Test(test) = operation else { return false };
+    test.value.is_null() && document.pointer(test.path.as_str()).is_none()
 }
 
 /// Refuses an operation that would nest too deep or, together with those before it, copy too much.
@@ -109,7 +119,14 @@ mod tests {
             {"op": "remove", "path": "/spec/list/0"},
         ]);
         assert_eq!(json(&target, &patch).unwrap(), json!({"spec": {"replicas": 3, "list": ["b", "c"]}}));
+        let first = json!([
+            {"op": "test", "path": "/spec/finalizers", "value": null},
+            {"op": "add", "path": "/spec/finalizers", "value": ["mine"]},
+        ]);
+        assert_eq!(json(&target, &first).unwrap()["spec"]["finalizers"], json!(["mine"]));
         for (patch, code) in [
+            (json!([{"op": "test", "path": "/spec/replicas", "value": null}]), 422),
+            (json!([{"op": "test", "path": "/spec/none", "value": 1}]), 422),
             (json!([{"op": "test", "path": "/spec/replicas", "value": 2}]), 422),
             (json!([{"op": "remove", "path": "/spec/none"}]), 422),
             (json!([{"op": "fly", "path": "/"}]), 400),
