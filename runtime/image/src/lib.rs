@@ -34,5 +34,5 @@ pub use error::ImageError;
 pub use images::{Images, Listed, Resolved};
 pub use pull::{Answer, PullError, Pulled, Source};
 pub use reference::Reference;
-pub use registry::{Body, BoxError, Registry};
+pub use registry::{Body, BoxError, Registry, RequestBody};
 pub use remote::Remote;

@@ -41,6 +41,11 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// What is answered.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
+/// The body of a request, whichever server it comes through.
+pub trait RequestBody: http_body::Body<Data = Bytes, Error: std::fmt::Display> + Send + Unpin {}
+
+impl<B: http_body::Body<Data = Bytes, Error: std::fmt::Display> + Send + Unpin> RequestBody for B {}
+
 const OCTETS: &str = "application/octet-stream";
 const DIGEST: &str = "docker-content-digest";
 
@@ -63,11 +68,7 @@ impl Registry {
     }
 
     /// Answers a request of somebody on this machine; never fails.
-    pub async fn answer<B>(&self, request: http::Request<B>) -> Response<Body>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin,
-        B::Error: std::fmt::Display,
-    {
+    pub async fn answer<B: RequestBody>(&self, request: http::Request<B>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let answer = match authority(&head) {
             Some(host) if names_this_machine(&host) => self.dispatch(&head, &host, body).await,
@@ -90,11 +91,7 @@ impl Registry {
         finished(answer, method)
     }
 
-    async fn dispatch<B>(&self, head: &Parts, host: &str, body: B) -> Result<Response<Body>, Refusal>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin,
-        B::Error: std::fmt::Display,
-    {
+    async fn dispatch<B: RequestBody>(&self, head: &Parts, host: &str, body: B) -> Result<Response<Body>, Refusal> {
         let query = head.uri.query().unwrap_or_default();
         let route = Route::parse(head.uri.path()).ok_or_else(|| {
             let message = format!("{} is not a path of the distribution API", head.uri.path());

@@ -2,13 +2,12 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::header::{CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-use super::{Body, DIGEST, Refusal, Registry, blocking, empty, insert, joined};
+use super::{Body, DIGEST, Refusal, Registry, RequestBody, blocking, empty, insert, joined};
 use crate::artifact::{self, Descriptor};
 use crate::images::{Images, Origin};
 use crate::incoming::{Feed, Incoming};
@@ -19,16 +18,12 @@ use crate::reference::Reference;
 impl Registry {
     /// `POST …/blobs/uploads/`: begins an upload, brings a whole blob (`?digest=`), or finds that the blob is here
     /// (`?mount=`): all repositories share their blobs.
-    pub(super) async fn begin_upload<B>(
+    pub(super) async fn begin_upload<B: RequestBody>(
         &self,
         repository: &str,
         query: &str,
         body: B,
-    ) -> Result<Response<Body>, Refusal>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin,
-        B::Error: std::fmt::Display,
-    {
+    ) -> Result<Response<Body>, Refusal> {
         if let Some(digest) = parameter(query, "mount") {
             let (images, wanted) = (self.images.clone(), digest.clone());
             if blocking(move || Ok(images.layout().check_blob(&wanted).is_ok())).await? {
@@ -49,17 +44,13 @@ impl Registry {
     }
 
     /// `PATCH`: the next piece. A `Content-Range` that does not go on where the last piece ended is refused.
-    pub(super) async fn append<B>(
+    pub(super) async fn append<B: RequestBody>(
         &self,
         headers: &HeaderMap,
         repository: &str,
         id: &str,
         body: B,
-    ) -> Result<Response<Body>, Refusal>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin,
-        B::Error: std::fmt::Display,
-    {
+    ) -> Result<Response<Body>, Refusal> {
         let incoming = self.uploads.take(id, Instant::now()).ok_or_else(Refusal::no_upload)?;
         let from =
             headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok()?.split('-').next()?.trim().parse().ok());
@@ -78,17 +69,13 @@ impl Registry {
     }
 
     /// `PUT …?digest=`: the last piece, possibly empty, and what all of them must be.
-    pub(super) async fn finish_upload<B>(
+    pub(super) async fn finish_upload<B: RequestBody>(
         &self,
         repository: &str,
         id: &str,
         query: &str,
         body: B,
-    ) -> Result<Response<Body>, Refusal>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin,
-        B::Error: std::fmt::Display,
-    {
+    ) -> Result<Response<Body>, Refusal> {
         let Some(digest) = parameter(query, "digest") else {
             let message = "an upload ends with ?digest=sha256:…".to_owned();
             return Err(Refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", message));
@@ -109,18 +96,14 @@ impl Registry {
     }
 
     /// `PUT …/manifests/…`: names what was pushed. Every blob it speaks of must be here.
-    pub(super) async fn put_manifest<B>(
+    pub(super) async fn put_manifest<B: RequestBody>(
         &self,
         headers: &HeaderMap,
         host: &str,
         repository: &str,
         reference: &str,
         body: B,
-    ) -> Result<Response<Body>, Refusal>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin,
-        B::Error: std::fmt::Display,
-    {
+    ) -> Result<Response<Body>, Refusal> {
         let named = Reference::parse(&format!("{host}/{repository}{}", joined(reference)))?;
         let bytes = whole(body, limits::DOCUMENT_BYTES_MAX).await?;
         let digest = digest_of(&bytes);
@@ -184,11 +167,7 @@ fn blobs_of(document: &Value) -> Vec<String> {
 }
 
 /// Takes in all of a body.
-async fn receive<B>(incoming: Incoming, mut body: B) -> Result<Incoming, Refusal>
-where
-    B: http_body::Body<Data = Bytes> + Send + Unpin,
-    B::Error: std::fmt::Display,
-{
+async fn receive<B: RequestBody>(incoming: Incoming, mut body: B) -> Result<Incoming, Refusal> {
     let feed = Feed::new(incoming);
     while let Some(frame) = body.frame().await {
         let frame =
@@ -202,11 +181,7 @@ where
     feed.close().await.map_err(|error| Refusal(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", error.to_string()))
 }
 
-async fn whole<B>(mut body: B, bytes_max: u64) -> Result<Vec<u8>, Refusal>
-where
-    B: http_body::Body<Data = Bytes> + Send + Unpin,
-    B::Error: std::fmt::Display,
-{
+async fn whole<B: RequestBody>(mut body: B, bytes_max: u64) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Refusal(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", error.to_string()))?;
