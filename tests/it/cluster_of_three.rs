@@ -9,7 +9,7 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Cluster, Kubectl, Ran, eventually, fetch, run, run_with_input};
+use crate::harness::{Cluster, Kubectl, Over, Ran, eventually, fetch, run, run_with_input};
 
 /// The contexts of the three members.
 const CONTEXTS: [&str; 3] = ["kogia", "kogia-2", "kogia-3"];
@@ -220,15 +220,6 @@ fn under_load(three: &Three, victim: usize, trouble: impl FnOnce()) -> Vec<Strin
         });
     });
     acknowledged.into_inner().unwrap()
-}
-
-/// Says that it is over when it goes.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{Cluster, Kubectl, PATIENCE, eventually};
+use crate::harness::{Cluster, Kubectl, Over, PATIENCE, eventually};
 
 /// What a Deployment wants and has.
 fn replicas(cluster: &Cluster, name: &str) -> (i64, i64) {
@@ -103,15 +103,6 @@ fn a_gateway_spreads_requests_by_weight() {
     );
 }
 
-/// Says that it is over when it goes.
-struct Last<'a>(&'a AtomicBool);
-
-impl Drop for Last<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn updates_and_scaling_under_load_lose_no_request() {
     let cluster = Cluster::start();
@@ -132,7 +123,7 @@ fn updates_and_scaling_under_load_lose_no_request() {
         };
         let askers: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
         // However this ends, the askers end with it.
-        let last = Last(&over);
+        let last = Over(&over);
         for generation in 2..4 {
             // Two restarts within a second are one for kubectl; a changed template is always a new one.
             kubectl.run(&cluster, &["set", "env", "deployment/hello", &format!("GENERATION={generation}")]).ok();

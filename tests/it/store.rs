@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{PATIENCE, eventually, run};
+use crate::harness::{Over, PATIENCE, eventually, run};
 
 /// An address on loopback that stays free until a member takes it: below the ports that outgoing connections are given.
 fn free_address() -> SocketAddr {
@@ -245,15 +245,6 @@ impl Ledger {
         let count = || self.acknowledged.lock().unwrap().len();
         let before = count();
         eventually("writes to be acknowledged", || (count() >= before + 100).then_some(()));
-    }
-}
-
-/// Says that it is over when it goes.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 
