@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// Pods on one node: address space, mappings and the API's list size all hold at ten thousand; the pod CIDR may allow
-/// fewer.
-pub const PODS_MAX: u32 = 10_000;
+/// Pods on one node: what the largest range of addresses holds. Address space, mappings and the API's list size were tried
+/// with ten thousand; the pod CIDR may allow fewer.
+pub const PODS_MAX: u32 = 16_000;
 
 /// How often the node renews its Lease (the kubelet's interval). It is lost after four missed ones.
 pub const LEASE_RENEW: Duration = Duration::from_secs(10);

@@ -22,7 +22,9 @@ use crate::pod_driver::{self, Known};
 pub(crate) async fn run(agent: Arc<Agent>, stop: CancellationToken) {
     let pods: Api<Pod> = Api::all(agent.config.client.clone());
     let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", agent.config.name));
-    let mut changes = watcher(pods, mine).default_backoff().boxed();
+    // Who wrote which field is of no use here and often half of an object.
+    let slim = watcher(pods, mine).default_backoff().modify(|pod| pod.metadata.managed_fields = None);
+    let mut changes = slim.boxed();
     let leftovers = ground::leftovers(&agent.config.data_dir).unwrap_or_default();
     let mut household = Household { agent, tasks: JoinSet::new(), pods: HashMap::new(), listed: None, leftovers };
     loop {
