@@ -1,11 +1,16 @@
-//! The rules of ValidatingAdmissionPolicies and their bindings: what they match, and that their expressions compile.
+//! The rules of ValidatingAdmissionPolicies and their bindings, and of webhooks: what they match, whom they ask, and that
+//! their expressions compile.
 //!
 //! Source: `pkg/apis/admissionregistration/validation`.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Report, items, names, text};
 use crate::cel::Program;
+use crate::status::Cause;
+
+/// As upstream bounds them.
+const CONDITIONS_MAX: usize = 64;
 
 const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
 
@@ -14,6 +19,8 @@ pub(super) fn check(name: &str, object: &Value, report: &mut Report) {
     match name {
         "validatingadmissionpolicies.admissionregistration.k8s.io" => policy(spec, report),
         "validatingadmissionpolicybindings.admissionregistration.k8s.io" => binding(spec, report),
+        "mutatingwebhookconfigurations.admissionregistration.k8s.io"
+        | "validatingwebhookconfigurations.admissionregistration.k8s.io" => webhooks(&object["webhooks"], report),
         _ => {}
     }
 }
@@ -32,13 +39,7 @@ fn policy(spec: &Value, report: &mut Report) {
         report.required("spec.matchConstraints.resourceRules", "");
     }
     rules(&spec["matchConstraints"], "spec.matchConstraints", report);
-    for (index, condition) in items(&spec["matchConditions"]).enumerate() {
-        let field = format!("spec.matchConditions[{index}]");
-        report.present(format!("{field}.name"), &condition["name"]);
-        report.named_if(&format!("{field}.name"), &condition["name"], names::qualified);
-        expression(condition, &format!("{field}.expression"), &known, "bool", report);
-    }
-    report.unique("spec.matchConditions", &spec["matchConditions"], "name");
+    conditions(spec, "spec", &known, report);
     known.push("variables");
     for (index, variable) in items(&spec["variables"]).enumerate() {
         let field = format!("spec.variables[{index}]");
@@ -74,6 +75,24 @@ fn policy(spec: &Value, report: &mut Report) {
     }
 }
 
+fn conditions(of: &Value, field: &str, known: &[&str], report: &mut Report) {
+    let list = format!("{field}.matchConditions");
+    for (index, condition) in items(&of["matchConditions"]).enumerate() {
+        let field = format!("{list}[{index}]");
+        report.present(format!("{field}.name"), &condition["name"]);
+        report.named_if(&format!("{field}.name"), &condition["name"], names::qualified);
+        expression(condition, &format!("{field}.expression"), known, "bool", report);
+    }
+    if items(&of["matchConditions"]).count() > CONDITIONS_MAX {
+        report.0.push(Cause {
+            reason: "FieldValueTooMany",
+            message: format!("Too many: must have at most {CONDITIONS_MAX} items"),
+            field: list.clone(),
+        });
+    }
+    report.unique(&list, &of["matchConditions"], "name");
+}
+
 fn expression(of: &Value, field: &str, known: &[&str], wanted: &str, report: &mut Report) {
     if text(of, "expression").trim().is_empty() {
         report.required(field, "expression is not specified");
@@ -96,22 +115,118 @@ fn compiled(source: &Value, field: &str, known: &[&str], wanted: &str, report: &
 fn rules(of: &Value, field: &str, report: &mut Report) {
     for list in ["resourceRules", "excludeResourceRules"] {
         for (index, rule) in items(&of[list]).enumerate() {
-            let field = format!("{field}.{list}[{index}]");
-            for part in ["apiGroups", "apiVersions", "operations", "resources"] {
-                if items(&rule[part]).next().is_none() {
-                    report.required(format!("{field}.{part}"), "");
-                }
-            }
-            for (at, operation) in items(&rule["operations"]).enumerate() {
-                let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
-                report.one_of(format!("{field}.operations[{at}]"), operation, &known);
-            }
-            report.one_of(format!("{field}.scope"), &rule["scope"], &["*", "Cluster", "Namespaced"]);
+            one_rule(rule, &format!("{field}.{list}[{index}]"), report);
         }
     }
     report.one_of(format!("{field}.matchPolicy"), &of["matchPolicy"], &["Equivalent", "Exact"]);
     for selector in ["namespaceSelector", "objectSelector"] {
         report.selector(&format!("{field}.{selector}"), &of[selector]);
+    }
+}
+
+/// `RuleWithOperations`.
+fn one_rule(rule: &Value, field: &str, report: &mut Report) {
+    for part in ["apiGroups", "apiVersions", "operations", "resources"] {
+        if items(&rule[part]).next().is_none() {
+            report.required(format!("{field}.{part}"), "");
+        }
+    }
+    for (at, operation) in items(&rule["operations"]).enumerate() {
+        let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+        report.one_of(format!("{field}.operations[{at}]"), operation, &known);
+    }
+    for (part, word) in [("apiGroups", "API groups"), ("apiVersions", "API versions"), ("operations", "operations")] {
+        if items(&rule[part]).any(|one| one == "*") && items(&rule[part]).count() > 1 {
+            let detail = format!("if '*' is present, must not specify other {word}");
+            report.invalid(format!("{field}.{part}"), &rule[part], &detail);
+        }
+    }
+    report.one_of(format!("{field}.scope"), &rule["scope"], &["*", "Cluster", "Namespaced"]);
+}
+
+/// The list of a Mutating- or a ValidatingWebhookConfiguration.
+fn webhooks(list: &Value, report: &mut Report) {
+    for (index, hook) in items(list).enumerate() {
+        let field = format!("webhooks[{index}]");
+        let name = text(hook, "name");
+        report.present(format!("{field}.name"), &hook["name"]);
+        report.named_if(&format!("{field}.name"), &hook["name"], names::subdomain);
+        if !name.is_empty() && name.split('.').count() < 3 {
+            let detail = "should be a domain with at least three segments separated by dots";
+            report.invalid(format!("{field}.name"), &hook["name"], detail);
+        }
+        for (index, rule) in items(&hook["rules"]).enumerate() {
+            one_rule(rule, &format!("{field}.rules[{index}]"), report);
+        }
+        report.one_of(format!("{field}.failurePolicy"), &hook["failurePolicy"], &["Fail", "Ignore"]);
+        report.one_of(format!("{field}.matchPolicy"), &hook["matchPolicy"], &["Equivalent", "Exact"]);
+        report.one_of(format!("{field}.reinvocationPolicy"), &hook["reinvocationPolicy"], &["IfNeeded", "Never"]);
+        if hook["sideEffects"].is_null() {
+            report.required(format!("{field}.sideEffects"), "must specify one of None, NoneOnDryRun");
+        }
+        report.one_of(format!("{field}.sideEffects"), &hook["sideEffects"], &["None", "NoneOnDryRun"]);
+        if hook["timeoutSeconds"].as_i64().is_some_and(|seconds| !(1..=30).contains(&seconds)) {
+            let detail = "the timeout value must be between 1 and 30 seconds";
+            report.invalid(format!("{field}.timeoutSeconds"), &hook["timeoutSeconds"], detail);
+        }
+        for selector in ["namespaceSelector", "objectSelector"] {
+            report.selector(&format!("{field}.{selector}"), &hook[selector]);
+        }
+        let versions = &hook["admissionReviewVersions"];
+        if items(versions).next().is_none() {
+            report.required(format!("{field}.admissionReviewVersions"), "must specify one of v1, v1beta1");
+        } else if !items(versions).any(|version| version == "v1" || version == "v1beta1") {
+            let detail = "must include at least one of v1, v1beta1";
+            report.invalid(format!("{field}.admissionReviewVersions"), versions, detail);
+        }
+        conditions(hook, &field, &["object", "oldObject", "request"], report);
+        client(&hook["clientConfig"], &format!("{field}.clientConfig"), report);
+    }
+    report.unique("webhooks", list, "name");
+}
+
+/// `WebhookClientConfig`.
+fn client(config: &Value, field: &str, report: &mut Report) {
+    let service = &config["service"];
+    match (config["url"].as_str(), service.is_object()) {
+        (Some(url), false) => url_of(url, &format!("{field}.url"), report),
+        (None, true) => {
+            for part in ["name", "namespace"] {
+                if text(service, part).is_empty() {
+                    report.required(format!("{field}.service.{part}"), &format!("service {part} is required"));
+                }
+            }
+            if !service["port"].is_null() {
+                report.port(format!("{field}.service.port"), &service["port"]);
+            }
+            let path = text(service, "path");
+            if !path.is_empty() && (!path.starts_with('/') || path.contains(['?', '#'])) {
+                report.invalid(format!("{field}.service.path"), &service["path"], "must start with a '/'");
+            }
+        }
+        _ => report.required(field, "exactly one of url or service is required"),
+    }
+}
+
+fn url_of(url: &str, field: &str, report: &mut Report) {
+    const FORM: &str = "; desired format: https://host[/path]";
+    let mut wrong = |why: &str| report.invalid(field, &json!(url), &format!("{why}{FORM}"));
+    let Some(rest) = url.strip_prefix("https://") else {
+        wrong("'https' is the only allowed URL scheme");
+        return;
+    };
+    let (host, path) = rest.find(['/', '?', '#']).map_or((rest, ""), |at| rest.split_at(at));
+    if host.is_empty() {
+        wrong("host must be specified");
+    }
+    if host.contains('@') {
+        wrong("user information is not permitted in the URL");
+    }
+    if path.contains('#') {
+        wrong("fragments are not permitted in the URL");
+    }
+    if path.contains('?') {
+        wrong("query parameters are not permitted in the URL");
     }
 }
 
@@ -150,7 +265,6 @@ fn binding(spec: &Value, report: &mut Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn told(name: &str, spec: &Value) -> Vec<String> {
         let mut report = Report::default();
@@ -199,5 +313,86 @@ mod tests {
             binding(json!([])),
             ["spec.validationActions: Required value: at least one validation action is required"]
         );
+    }
+
+    #[test]
+    fn a_webhook_says_whom_to_ask_about_what() {
+        let hook = json!({
+            "name": "labels.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {"url": "https://hooks.example.com/labels"},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+        });
+        let told = |field: &str, value: Value| {
+            let mut hook = hook.clone();
+            hook[field] = value;
+            let mut report = Report::default();
+            let name = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
+            check(name, &json!({"webhooks": [hook]}), &mut report);
+            let told = report.0.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message));
+            told.collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(told("name", json!("labels.example.com")), "");
+        for (field, value, expected) in [
+            (
+                "name",
+                json!("labels"),
+                "webhooks[0].name: Invalid value: \"labels\": should be a domain with at least three \
+                segments separated by dots",
+            ),
+            (
+                "sideEffects",
+                Value::Null,
+                "webhooks[0].sideEffects: Required value: must specify one of None, NoneOnDryRun",
+            ),
+            (
+                "sideEffects",
+                json!("Some"),
+                "webhooks[0].sideEffects: Unsupported value: \"Some\": supported values: \
+                \"None\", \"NoneOnDryRun\"",
+            ),
+            (
+                "timeoutSeconds",
+                json!(31),
+                "webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between \
+                1 and 30 seconds",
+            ),
+            (
+                "admissionReviewVersions",
+                json!(["v2"]),
+                "webhooks[0].admissionReviewVersions: Invalid value: [\"v2\"]: must \
+                include at least one of v1, v1beta1",
+            ),
+            (
+                "clientConfig",
+                json!({}),
+                "webhooks[0].clientConfig: Required value: exactly one of url or service is required",
+            ),
+            (
+                "clientConfig",
+                json!({"url": "http://x"}),
+                "webhooks[0].clientConfig.url: Invalid value: \"http://x\": 'https' \
+                is the only allowed URL scheme; desired format: https://host[/path]",
+            ),
+            (
+                "clientConfig",
+                json!({"service": {"name": "x"}}),
+                "webhooks[0].clientConfig.service.namespace: Required value: \
+                service namespace is required",
+            ),
+            (
+                "matchConditions",
+                json!([{"name": "x", "expression": "1"}]),
+                "webhooks[0].matchConditions[0].expression: \
+                Invalid value: \"1\": compilation failed: ERROR: <input>: must evaluate to bool",
+            ),
+            (
+                "rules",
+                json!([{"apiGroups": ["*", "apps"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["x"]}]),
+                "webhooks[0].rules[0].apiGroups: Invalid value: [\"*\",\"apps\"]: if '*' is present, must not specify other \
+                API groups",
+            ),
+        ] {
+            assert_eq!(told(field, value), expected);
+        }
     }
 }
