@@ -10,6 +10,7 @@
 //! * `discovery`, `openapi`, `table`: what clients want to know about resources, made from the same rows.
 //! * `auth`: certificates, tokens, impersonation; RBAC and the node's rights.
 //! * [`Relay`]: the way back to a pod's node, for its output and its ports; `stream`: conversations instead of answers.
+//! * `webhooks`: the way to servers that are asked about writes.
 //! * `images`: what lies on one node, handed to another.
 //! * [`Measured`], [`measure`]: what pods and nodes use, for `kubectl top` and autoscalers.
 //! * [`serve`]: TLS, connections, orderly end.
@@ -33,6 +34,7 @@ mod stream;
 mod table;
 mod usage;
 mod verbs;
+mod webhooks;
 
 use bytes::Bytes;
 

@@ -135,3 +135,10 @@ pub(crate) const USAGE_NODES_AT_ONCE: usize = 16;
 
 /// Longest such answer: ten thousand pods of four containers, 400 bytes each.
 pub(crate) const USAGE_BYTES_MAX: usize = 16 << 20;
+
+/// How many webhooks are called at the same time; further calls wait, within their own timeouts. Each holds a connection
+/// and an object of 1.5 MiB at most.
+pub(crate) const WEBHOOK_CALLS_MAX: usize = 256;
+
+/// Longest answer of a webhook: a patch that replaces the largest object there can be, in base64, with room beside it.
+pub(crate) const WEBHOOK_ANSWER_BYTES_MAX: usize = 3 << 20;

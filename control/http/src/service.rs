@@ -29,7 +29,7 @@ use crate::query::Query;
 use crate::relay::Relay;
 use crate::reply::{Reply, boxed, headless};
 use crate::usage::{self, Measured};
-use crate::{Body, BoxError, discovery, verbs};
+use crate::{Body, BoxError, discovery, verbs, webhooks};
 
 /// What the service is made of besides the state.
 #[derive(Clone)]
@@ -89,6 +89,7 @@ pub(crate) struct Inner {
 #[must_use]
 pub fn service(objects: Objects, config: Config) -> ApiService {
     let sessions = Arc::new(Semaphore::new(STREAM_SESSIONS_MAX));
+    objects.call_webhooks_by(webhooks::caller(config.node_relay.clone()));
     ApiService { inner: Arc::new(Inner { objects, config, openapi: OpenApi::default(), sessions }) }
 }
 

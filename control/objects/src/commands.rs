@@ -7,13 +7,15 @@ use api::{Action, Cause, Key, Object, Precondition, Resource, Status, View, meta
 use serde_json::{Value, json};
 
 use crate::admission::namespace_open;
-use crate::door::Decision;
+use crate::asked::Operation;
+use crate::door::{Decision, Queue};
 use crate::events::{self, Told};
 use crate::limits::BUDGET_RETRY_SECONDS;
 use crate::managed::{self, Writer};
 use crate::plan::Request;
 use crate::request::{DeleteOptions, Patch, User, WriteOptions};
 use crate::shape::Shape;
+use crate::webhooks::{self, Halt, Hearing};
 use crate::{Objects, now_ms};
 
 impl Objects {
@@ -30,17 +32,68 @@ impl Objects {
         body: &Value,
         options: &WriteOptions,
     ) -> Result<(), Status> {
-        let node = body["target"]["name"].as_str().filter(|node| !node.is_empty());
-        let node =
-            node.ok_or_else(|| Status::invalid("", "Binding", name, vec![Cause::required("target.name", "")]))?;
         let pods = self.resource("pods")?;
         let manager = manager_of(who, options);
-        let decide = |view: &View| {
-            let old = view.get(&pods.name, namespace, name).ok_or_else(|| Status::not_found(&pods.name, name))?;
-            let value = bound(old, node, body, &manager)?;
-            Ok(Decision::Put { key: old.key.clone(), base: Some(old.clone()), value, beside: Vec::new() })
+        let request = Request {
+            who,
+            resource: &pods,
+            namespace,
+            manager: &manager,
+            subresource: Some("binding"),
+            dry_run: options.dry_run,
+            now_ms: now_ms(),
         };
-        self.door.transact(options.dry_run, decide).await.map(|_| ())
+        let decide = |view: &View, hearing: &Hearing| {
+            let body = webhooks::command(view, hearing, &request, (Operation::Create, name), body)?;
+            let old = view.get(&pods.name, namespace, name).ok_or_else(|| Status::not_found(&pods.name, name))?;
+            let value = bound(old, &body, &manager)?;
+            Ok::<_, Halt>(Decision::Put { key: old.key.clone(), base: Some(old.clone()), value, beside: Vec::new() })
+        };
+        self.door.transact(options.dry_run, Queue::default(), decide).await.map(|_| ())
+    }
+
+    /// Asks webhooks about a conversation with an object (`exec`, `attach`, `portforward`, `proxy`) before it begins;
+    /// answers what they warn of. The options are those of the subresource, such as a v1 `PodExecOptions`.
+    ///
+    /// # Errors
+    /// 404, and what a webhook refuses it with.
+    pub async fn connect(
+        &self,
+        who: &User,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        options: &Value,
+    ) -> Result<Vec<String>, Status> {
+        if !webhooks::are_there(&self.view()) {
+            return Ok(Vec::new());
+        }
+        let request = Request {
+            who,
+            resource,
+            namespace,
+            manager: "",
+            subresource: Some(subresource),
+            dry_run: false,
+            now_ms: now_ms(),
+        };
+        self.consult(&request, (Operation::Connect, name), options).await
+    }
+
+    /// Asks webhooks about a command that is not a write of its own.
+    async fn consult(
+        &self,
+        request: &Request<'_>,
+        (operation, name): (Operation, &str),
+        body: &Value,
+    ) -> Result<Vec<String>, Status> {
+        let decide = |view: &View, hearing: &Hearing| {
+            let object = request.find(view, name)?;
+            webhooks::command(view, hearing, request, (operation, name), body)?;
+            Ok::<_, Halt>(Decision::Keep(object.clone()))
+        };
+        Ok(self.door.transact(request.dry_run, Queue::default(), decide).await?.warnings)
     }
 
     /// POST `pods/NAME/eviction`: deletes a pod unless a PodDisruptionBudget forbids it. The body is a policy/v1
@@ -53,8 +106,22 @@ impl Objects {
         let view = self.view();
         let view = if view.get(&pods.name, namespace, name).is_some() { view } else { self.fresh_view().await? };
         let pod = view.get(&pods.name, namespace, name).ok_or_else(|| Status::not_found(&pods.name, name))?;
+        if webhooks::are_there(&view) {
+            let request = Request {
+                who,
+                resource: &pods,
+                namespace,
+                manager: "",
+                subresource: Some("eviction"),
+                dry_run: options.dry_run,
+                now_ms: now_ms(),
+            };
+            let body = json!({"apiVersion": "policy/v1", "kind": "Eviction",
+                "metadata": {"name": name, "namespace": namespace}});
+            self.consult(&request, (Operation::Create, name), &body).await?;
+        }
         if counts_for_budgets(pod) {
-            self.door.transact(options.dry_run, |view| spend_budget(view, pod)).await?;
+            self.door.transact(options.dry_run, Queue::default(), |view, _| spend_budget(view, pod)).await?;
         }
         let same = Precondition { uid: Some(pod.uid().to_owned()), ..options.preconditions.clone() };
         let options = DeleteOptions { preconditions: same, ..options.clone() };
@@ -120,11 +187,11 @@ impl Objects {
     async fn tell(&self, told: &Told<'_>) -> Result<(), Status> {
         let uid = uuid::Uuid::new_v4().to_string();
         let events = self.resource(events::EVENTS)?;
-        let decide = |view: &View| {
+        let decide = |view: &View, _: &Hearing| {
             namespace_open(view, &events, told.namespace(), "")?;
-            Ok(told.decide(view, &uid, now_ms()))
+            Ok::<_, Status>(told.decide(view, &uid, now_ms()))
         };
-        self.door.transact(false, decide).await.map(|_| ())
+        self.door.transact(false, Queue::default(), decide).await.map(|_| ())
     }
 
     fn resource(&self, name: &str) -> Result<Arc<Resource>, Status> {
@@ -142,7 +209,10 @@ fn manager_of(who: &User, options: &WriteOptions) -> String {
 }
 
 /// The pod with a node (`BindingREST.setPodHostAndAnnotations`).
-fn bound(pod: &Object, node: &str, binding: &Value, manager: &str) -> Result<Value, Status> {
+fn bound(pod: &Object, binding: &Value, manager: &str) -> Result<Value, Status> {
+    let node = binding["target"]["name"].as_str().filter(|node| !node.is_empty());
+    let missing = || Status::invalid("", "Binding", pod.name(), vec![Cause::required("target.name", "")]);
+    let node = node.ok_or_else(missing)?;
     let conflict = |why: String| Status::conflict("pods/binding", pod.name(), &why);
     if binding["metadata"]["uid"].as_str().is_some_and(|uid| !uid.is_empty() && uid != pod.uid()) {
         return Err(conflict("the pod is another one than the binding means".into()));

@@ -2,10 +2,11 @@
 //!
 //! Every write is a pure decision over a [`View`] followed by one transaction. If somebody else wrote first, the
 //! decision is made anew from the new picture, a bounded number of times. A decision that writes nothing (a refusal, an
-//! object that is as it should be) is checked against a fresh picture before it is given.
+//! object that is as it should be) is checked against a fresh picture before it is given. One that waits for webhooks is
+//! made again when they have answered; nothing is held meanwhile.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use api::{Key, Object, Status, View, kinds::Resource};
 use bytes::Bytes;
@@ -17,7 +18,8 @@ use crate::admission::quota;
 use crate::allocate;
 use crate::cache::Cache;
 use crate::error::refused;
-use crate::limits::{ATTEMPTS_MAX, MEETINGS, OBJECT_BYTES_MAX, WRITE_WAIT};
+use crate::limits::{ATTEMPTS_MAX, MEETINGS, OBJECT_BYTES_MAX, QUESTIONS_MAX, WRITE_WAIT};
+use crate::webhooks::{Caller, Halt, Hearing, Question};
 
 /// What is to be written, decided from one picture.
 #[derive(Debug)]
@@ -67,12 +69,31 @@ pub(crate) enum Effect {
 pub(crate) struct Done {
     pub(crate) object: Arc<Object>,
     pub(crate) effect: Effect,
+    /// What webhooks warn of.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Whom a writer has to wait for.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Queue<'a> {
+    /// Whether it may take an address or a port.
+    pub(crate) allocates: bool,
+    /// The namespace in whose quotas it may count.
+    pub(crate) counts_in: Option<&'a str>,
+}
+
+impl<'a> Queue<'a> {
+    /// The queue of those who write objects of a resource.
+    pub(crate) fn of(resource: &Resource, namespace: &'a str, counts: bool) -> Self {
+        Self { allocates: allocate::may_claim(&resource.name), counts_in: counts.then_some(namespace) }
+    }
 }
 
 /// What a writer holds while it is its turn.
-pub(crate) struct Turn<'a> {
+struct Turn<'a> {
     _allocation: Option<MutexGuard<'a, ()>>,
     _quota: Option<MutexGuard<'a, ()>>,
+    meeting: Option<MutexGuard<'a, ()>>,
 }
 
 /// The way in.
@@ -86,21 +107,36 @@ pub(crate) struct Door {
     quotas: [Mutex<()>; MEETINGS],
     /// Writers of one object that met each other take turns from then on, so that none of them starves.
     meetings: [Mutex<()>; MEETINGS],
+    /// The way to webhooks.
+    pub(crate) webhooks: OnceLock<Caller>,
 }
 
 impl Door {
     pub(crate) fn new(store: Store, cache: Cache) -> Self {
         let locks = || [const { Mutex::const_new(()) }; MEETINGS];
-        Self { store, cache, allocation: Mutex::default(), quotas: locks(), meetings: locks() }
+        Self {
+            store,
+            cache,
+            allocation: Mutex::default(),
+            quotas: locks(),
+            meetings: locks(),
+            webhooks: OnceLock::new(),
+        }
     }
 
-    /// The turn to write an object that may take an address or a port, or counts in quotas.
-    pub(crate) async fn turn(&self, resource: &Resource, namespace: &str, counts: bool) -> Turn<'_> {
-        let allocation = if allocate::may_claim(&resource.name) { Some(self.allocation.lock().await) } else { None };
-        let counted = counts && quota::has_quotas(&self.cache.view(), namespace);
-        let place = meeting(&Key::new(api::quota::QUOTAS, namespace, ""));
-        let quota = if counted { Some(self.quotas[place].lock().await) } else { None };
-        Turn { _allocation: allocation, _quota: quota }
+    /// The turn to write, once all that came before have written; `contended` is what the writer met others at.
+    async fn turn(&self, queue: Queue<'_>, contended: Option<&Key>) -> Turn<'_> {
+        let allocation = if queue.allocates { Some(self.allocation.lock().await) } else { None };
+        let counted = queue.counts_in.filter(|namespace| quota::has_quotas(&self.cache.view(), namespace));
+        let quota = match counted {
+            Some(namespace) => Some(self.quotas[meeting(&Key::new(api::quota::QUOTAS, namespace, ""))].lock().await),
+            None => None,
+        };
+        let meeting = match contended {
+            Some(key) => Some(self.meetings[meeting(key)].lock().await),
+            None => None,
+        };
+        Turn { _allocation: allocation, _quota: quota, meeting }
     }
 
     /// A picture at least as new as every write that was acknowledged before the call, on any member.
@@ -110,45 +146,78 @@ impl Door {
     }
 
     /// Decides and writes until nobody else wrote first.
-    pub(crate) async fn transact(
+    pub(crate) async fn transact<E: Into<Halt>>(
         &self,
         dry_run: bool,
-        mut decide: impl FnMut(&View) -> Result<Decision, Status> + Send,
+        queue: Queue<'_>,
+        mut decide: impl FnMut(&View, &Hearing) -> Result<Decision, E> + Send,
     ) -> Result<Done, Status> {
+        let mut hearing = Hearing::new(self.cache.catalog());
+        let (mut checked, mut contended) = (false, None);
+        let mut turn = self.turn(queue, None).await;
         let mut view = self.cache.view();
-        let mut checked = false;
-        let mut contended = None;
-        let mut turn = None;
-        for _ in 0..ATTEMPTS_MAX {
-            let decision = decide(&view);
+        while hearing.attempt < ATTEMPTS_MAX {
+            let decision = match decide(&view, &hearing).map_err(Into::into) {
+                Ok(decision) => Ok(decision),
+                Err(Halt::Refused(refusal)) => Err(refusal),
+                Err(Halt::Ask(questions)) => {
+                    // Nobody waits for a server of somebody else's but who asks it.
+                    drop(turn);
+                    Box::pin(self.ask(&mut hearing, questions)).await?;
+                    turn = self.turn(queue, contended.as_ref()).await;
+                    view = self.cache.view();
+                    continue;
+                }
+            };
             if !checked && leaves_unwritten(&decision) {
                 let fresh = self.fresh_view().await?;
                 checked = true;
                 if fresh.revision() != view.revision() {
                     view = fresh;
+                    hearing.attempt += 1;
                     continue;
                 }
             }
-            let decision = decision?;
-            match self.carry_out(decision, dry_run).await? {
-                Ok(done) => return Ok(done),
+            match self.carry_out(decision?, dry_run).await? {
+                Ok(done) => return Ok(Done { warnings: hearing.warnings(), ..done }),
                 Err(key) => {
-                    if turn.is_none() {
-                        turn = Some(self.meetings[meeting(&key)].lock().await);
+                    if turn.meeting.is_none() {
+                        turn.meeting = Some(self.meetings[meeting(&key)].lock().await);
                     }
                     contended = Some(key);
                 }
             }
+            hearing.attempt += 1;
             (view, checked) = (self.fresh_view().await?, true);
         }
         let key = contended.ok_or_else(|| Status::unavailable("the cluster's state changes too fast"))?;
         Err(Status::modified(&key.resource, &key.name))
     }
 
+    /// Puts questions to webhooks, all at once.
+    async fn ask(&self, hearing: &mut Hearing, questions: Vec<Question>) -> Result<(), Status> {
+        if hearing.count() + questions.len() > QUESTIONS_MAX {
+            let message = format!("the write would ask webhooks more than {QUESTIONS_MAX} times");
+            return Err(Status::unavailable(message));
+        }
+        let calls = questions.into_iter().map(|question| async {
+            let uid = uuid::Uuid::new_v4().to_string();
+            let came = match self.webhooks.get() {
+                Some(caller) => caller(self.cache.view(), question.call(&uid)).await,
+                None => Err("this server does not reach webhooks yet".to_owned()),
+            };
+            (question, uid, came)
+        });
+        for (question, uid, came) in futures::future::join_all(calls).await {
+            hearing.hear(question, &uid, came);
+        }
+        Ok(())
+    }
+
     /// Writes a decision; the inner `Err` says that somebody else wrote first.
     async fn carry_out(&self, decision: Decision, dry_run: bool) -> Result<Result<Done, Key>, Status> {
         let (key, base, mut value, effect, beside) = match decision {
-            Decision::Keep(object) => return Ok(Ok(Done { object, effect: Effect::Unchanged })),
+            Decision::Keep(object) => return Ok(Ok(Done { object, effect: Effect::Unchanged, warnings: Vec::new() })),
             Decision::Put { key, base: None, value, beside } => (key, None, value, Effect::Created, beside),
             Decision::Put { key, base, value, beside } => (key, base, value, Effect::Changed, beside),
             Decision::Remove { base, last } => (base.key.clone(), Some(base), last, Effect::Removed, Vec::new()),
@@ -160,7 +229,8 @@ impl Door {
         }
         if dry_run {
             let revision = base.map_or_else(|| self.cache.view().revision(), |base| base.revision);
-            return Ok(Ok(Done { object: Arc::new(Object::new(key, revision, value)), effect }));
+            let object = Arc::new(Object::new(key, revision, value));
+            return Ok(Ok(Done { object, effect, warnings: Vec::new() }));
         }
         let mut txn = transaction(&key, base.as_deref(), (effect != Effect::Removed).then_some((&value, bytes)));
         for other in beside {
@@ -174,7 +244,7 @@ impl Door {
         let view = self.cache.at_least(reply.revision, WRITE_WAIT).await.ok();
         let seen = view.as_ref().and_then(|view| view.at(&key)).filter(|object| object.revision == reply.revision);
         let object = seen.cloned().unwrap_or_else(|| Arc::new(Object::new(key, reply.revision, value)));
-        Ok(Ok(Done { object, effect }))
+        Ok(Ok(Done { object, effect, warnings: Vec::new() }))
     }
 }
 

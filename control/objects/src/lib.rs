@@ -8,7 +8,8 @@
 //! * [`request`]: what callers say and hear. `verbs`: create, update, patch, delete. `commands`: binding, eviction,
 //!   actions of drivers.
 //! * `door`: decide, write, wait. `plan`: the decisions. `life`: metadata, generation, deletion. `admission`,
-//!   `allocate`: what the cluster decides. `policies`: what users forbid. `scale`, `events`: other shapes of the same state.
+//!   `allocate`: what the cluster decides. `asked`: a write as others are told of it; `policies`, `webhooks`: those others.
+//!   `scale`, `events`: other shapes of the same state.
 //! * `fields`, `shape`, `apply`, `managed`: server-side apply and `managedFields`.
 //! * `cache`: the view and its follower. `definitions`: which resources it makes. [`changes`]: the ring that watchers read.
 
@@ -24,6 +25,7 @@ use raft_store::Store;
 mod admission;
 mod allocate;
 mod apply;
+mod asked;
 mod cache;
 pub mod changes;
 mod cluster_ips;
@@ -42,6 +44,7 @@ pub mod request;
 mod scale;
 mod shape;
 mod verbs;
+mod webhooks;
 
 #[cfg(test)]
 mod scenarios;
@@ -52,6 +55,7 @@ pub use changes::{Changes, ChangesEnd};
 pub use error::OpenError;
 pub use request::{DeleteOptions, Deleted, Patch, Propagation, User, WriteOptions, Written};
 pub use scale::scale_of;
+pub use webhooks::{Call as WebhookCall, Caller as WebhookCaller, Place as WebhookPlace};
 
 use cache::Cache;
 use door::Door;
@@ -70,6 +74,12 @@ impl Objects {
     pub async fn open(store: Store) -> Result<Self, OpenError> {
         let cache = Cache::open(&store).await?;
         Ok(Self { door: Arc::new(Door::new(store, cache)) })
+    }
+
+    /// Says how webhooks are called. Until then those that must be asked cannot be, and what they guard is refused.
+    /// Only the first caller counts.
+    pub fn call_webhooks_by(&self, caller: WebhookCaller) {
+        let _ = self.door.webhooks.set(caller);
     }
 
     /// The resources that are served: Kubernetes' own and those that definitions established by now.

@@ -91,7 +91,8 @@ pub(crate) fn store_version(resource: &Resource, value: &mut Value) {
     }
 }
 
-fn replace(object: &mut Value, field: &str, value: Option<Value>) {
+/// Sets a field of an object, or takes it away.
+pub(crate) fn replace(object: &mut Value, field: &str, value: Option<Value>) {
     let Some(object) = object.as_object_mut() else { return };
     match value {
         Some(value) => object.insert(field.into(), value),

@@ -58,3 +58,7 @@ pub(crate) const BUDGET_RETRY_SECONDS: u32 = 10;
 
 /// From how many free addresses more a writer chooses each time that another member took its choice.
 pub(crate) const ALLOCATION_SPREAD: usize = 8;
+
+/// How many questions one write may put to webhooks: some fifty of them, again for each time that somebody else wrote
+/// first, and far fewer than a loop would.
+pub(crate) const QUESTIONS_MAX: usize = 256;

@@ -10,11 +10,13 @@ use api::{Cause, Key, Object, Resource, Status, View, defaults, validate};
 use serde_json::{Value, json};
 
 use crate::admission::{Entrant, admit, definition_open, namespace_open, quota};
+use crate::allocate;
 use crate::door::{Beside, Decision};
 use crate::life;
 use crate::managed::{self, Conflict, Writer};
 use crate::request::{DeleteOptions, User};
 use crate::shape::Shape;
+use crate::webhooks::{self, Halt, Hearing};
 
 /// What does not change while a request is decided again and again.
 pub(crate) struct Request<'a> {
@@ -29,11 +31,21 @@ pub(crate) struct Request<'a> {
 }
 
 /// Random parts of a new object.
+#[derive(Clone)]
 pub(crate) struct Chance {
     pub(crate) uid: String,
     pub(crate) suffix: [u8; 5],
     /// How many free addresses and ports to leave to others.
     pub(crate) skip: usize,
+}
+
+/// What is peculiar to objects on their way in for the first time.
+#[derive(Default)]
+struct Born {
+    /// How many free addresses and ports to leave to others.
+    skip: usize,
+    /// Whether the name was made up.
+    nameless: bool,
 }
 
 impl Request<'_> {
@@ -117,35 +129,37 @@ impl Request<'_> {
     pub(crate) fn create(
         &self,
         view: &View,
+        hearing: &Hearing,
         mut value: Value,
         chance: &Chance,
         managed: Option<Value>,
-    ) -> Result<Decision, Status> {
+    ) -> Result<Decision, Halt> {
         let resource = self.resource;
         let base = meta::text(&value, "generateName").to_owned();
-        if meta::name(&value).is_empty() {
+        let nameless = meta::name(&value).is_empty();
+        if nameless {
             if base.is_empty() {
                 let cause = Cause::required("metadata.name", "name or generateName is required");
-                return Err(self.invalid("", vec![cause]));
+                return Err(self.invalid("", vec![cause]).into());
             }
             let name = meta::generate_name(&base, chance.suffix);
             meta::metadata_mut(&mut value).insert("name".into(), json!(name));
         }
         let name = meta::name(&value).to_owned();
         if !meta::text(&value, "resourceVersion").is_empty() {
-            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+            return Err(Status::bad_request("resourceVersion should not be set on objects to be created").into());
         }
         namespace_open(view, resource, self.namespace, &name)?;
         definition_open(view, resource, &name)?;
         if view.get(&resource.name, self.namespace, &name).is_some() {
-            return Err(Status::already_exists(&resource.name, &name));
+            return Err(Status::already_exists(&resource.name, &name).into());
         }
         let now = self.now();
         life::give_birth(resource, &mut value, &chance.uid, &now);
-        self.let_in(view, None, &mut value, chance.skip)?;
+        self.let_in(view, hearing, None, &mut value, &Born { skip: chance.skip, nameless })?;
         let causes = validate::create(resource, &value);
         if !causes.is_empty() {
-            return Err(self.invalid(&name, causes));
+            return Err(self.invalid(&name, causes).into());
         }
         match managed {
             Some(managed) => {
@@ -160,18 +174,57 @@ impl Request<'_> {
         Ok(Decision::Put { key: self.key(&name), base: None, value, beside })
     }
 
-    fn let_in(&self, view: &View, old: Option<&Object>, value: &mut Value, skip: usize) -> Result<(), Status> {
-        defaults::apply(self.resource, value);
-        let entrant = Entrant { who: self.who, resource: self.resource, namespace: self.namespace, old, skip };
-        admit(view, &entrant, value)?;
-        // What admission put in has defaults too (`roundTrip` of kube-apiserver's mutating phase).
-        defaults::apply(self.resource, value);
+    /// Everything that may still change the object: defaults, the cluster, webhooks. What webhooks put in has defaults
+    /// too and is looked at by the cluster again; addresses are given out when all have had their say.
+    fn let_in(
+        &self,
+        view: &View,
+        hearing: &Hearing,
+        old: Option<&Object>,
+        value: &mut Value,
+        born: &Born,
+    ) -> Result<(), Halt> {
+        let entrant =
+            Entrant { who: self.who, resource: self.resource, namespace: self.namespace, old, skip: born.skip };
+        let fill = |value: &mut Value, admits: bool| -> Result<(), Status> {
+            defaults::apply(self.resource, value);
+            if admits {
+                admit(view, &entrant, value)?;
+                // What admission put in has defaults too (`roundTrip` of kube-apiserver's mutating phase).
+                defaults::apply(self.resource, value);
+            }
+            Ok(())
+        };
+        let claims = allocate::may_claim(&self.resource.name);
+        fill(value, !claims)?;
+        let status = value.get("status").cloned();
+        let before = old.map_or(&Value::Null, |old| &old.value);
+        let changed = webhooks::mutate(view, hearing, self, before, value, born.nameless)?;
+        if changed {
+            match old {
+                Some(old) => {
+                    self.narrow(&old.value, value);
+                    life::carry_over(self.resource, &old.value, value, self.subresource);
+                }
+                None if self.resource.has_status => life::replace(value, "status", status),
+                None => {}
+            }
+        }
+        if changed || claims {
+            fill(value, true)?;
+        }
         life::store_version(self.resource, value);
         Ok(())
     }
 
     /// PUT: a new version of `old`. The body has been identified. 409 when it was made from another version.
-    pub(crate) fn replace(&self, view: &View, old: &Arc<Object>, new: Value) -> Result<Decision, Status> {
+    pub(crate) fn replace(
+        &self,
+        view: &View,
+        hearing: &Hearing,
+        old: &Arc<Object>,
+        new: Value,
+    ) -> Result<Decision, Halt> {
         let uid = meta::uid(&new);
         if !uid.is_empty() && uid != old.uid() {
             let same = api::Precondition { uid: Some(uid.to_owned()), revision: None };
@@ -179,23 +232,24 @@ impl Request<'_> {
         }
         let revision = meta::text(&new, "resourceVersion");
         if !revision.is_empty() && revision != old.revision.to_string() {
-            return Err(Status::modified(&self.resource.name, old.name()));
+            return Err(Status::modified(&self.resource.name, old.name()).into());
         }
-        self.change(view, old, new, None)
+        self.change(view, hearing, old, new, None)
     }
 
     /// Any change of a stored object to `new`, in which `managed` is already decided by an Apply, or not.
     pub(crate) fn change(
         &self,
         view: &View,
+        hearing: &Hearing,
         old: &Arc<Object>,
         mut new: Value,
         managed: Option<Value>,
-    ) -> Result<Decision, Status> {
+    ) -> Result<Decision, Halt> {
         let resource = self.resource;
         self.narrow(&old.value, &mut new);
         life::carry_over(resource, &old.value, &mut new, self.subresource);
-        self.let_in(view, Some(old), &mut new, 0)?;
+        self.let_in(view, hearing, Some(old), &mut new, &Born::default())?;
         life::count_generation(resource, &old.value, &mut new);
         let mut causes: Vec<Cause> = life::check_finalizers(&old.value, &new).into_iter().collect();
         causes.extend(match self.subresource {
@@ -203,7 +257,7 @@ impl Request<'_> {
             None => validate::update(resource, &old.value, &new),
         });
         if !causes.is_empty() {
-            return Err(self.invalid(old.name(), causes));
+            return Err(self.invalid(old.name(), causes).into());
         }
         match managed {
             Some(managed) => {
@@ -261,29 +315,29 @@ impl Request<'_> {
     pub(crate) fn apply(
         &self,
         view: &View,
+        hearing: &Hearing,
         name: &str,
-        config: &Value,
-        force: bool,
+        (config, force): (&Value, bool),
         chance: &Chance,
-    ) -> Result<Decision, Status> {
+    ) -> Result<Decision, Halt> {
         let (now, api_version) = (self.now(), self.resource.api_version());
         let writer = self.writer(&api_version, &now);
         let old = view.get(&self.resource.name, self.namespace, name);
         if old.is_none() && self.subresource.is_some() {
-            return Err(Status::not_found(&self.resource.name, name));
+            return Err(Status::not_found(&self.resource.name, name).into());
         }
         let identity = json!({"apiVersion": api_version, "kind": self.resource.kind, "metadata": {"name": name}});
         let live = old.map_or(&identity, |old| &old.value);
         let revision = meta::text(config, "resourceVersion");
         if !revision.is_empty() && old.is_none_or(|old| revision != old.revision.to_string()) {
-            return Err(Status::modified(&self.resource.name, name));
+            return Err(Status::modified(&self.resource.name, name).into());
         }
         let applied = managed::apply(self.shape(), live, config, &writer, force);
         let mut merged = applied.map_err(|conflicts| conflict(&conflicts))?;
         let managed = meta::metadata_mut(&mut merged).remove("managedFields").unwrap_or_default();
         match old {
-            Some(old) => self.change(view, old, merged, Some(managed)),
-            None => self.create(view, merged, chance, Some(managed)),
+            Some(old) => self.change(view, hearing, old, merged, Some(managed)),
+            None => self.create(view, hearing, merged, chance, Some(managed)),
         }
     }
 

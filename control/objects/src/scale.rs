@@ -7,7 +7,11 @@ use serde_json::{Map, Value, json};
 /// The Scale of an object of a resource that has one.
 #[must_use]
 pub fn scale_of(resource: &Resource, object: &Object) -> Value {
-    let value = &object.value;
+    shown(resource, &object.value)
+}
+
+/// [`scale_of`] an object that is not stored yet.
+pub(crate) fn shown(resource: &Resource, value: &Value) -> Value {
     let mut metadata = Map::new();
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(text) = value["metadata"].get(field) {
@@ -39,7 +43,7 @@ fn at<'v>(value: &'v Value, path: &[String]) -> &'v Value {
 }
 
 /// Sets the wanted number of replicas where the resource has it.
-fn set_replicas(resource: &Resource, value: &mut Value, replicas: Value) {
+pub(crate) fn set_replicas(resource: &Resource, value: &mut Value, replicas: Value) {
     let own: Vec<&str> = match paths(resource) {
         Some(paths) => paths.spec_replicas.iter().map(String::as_str).collect(),
         None => vec!["spec", "replicas"],

@@ -8,13 +8,14 @@ use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
 use crate::admission::quota;
-use crate::door::{Decision, Done, Effect};
+use crate::door::{Decision, Done, Effect, Queue};
 use crate::life::check_preconditions;
 use crate::limits::{ALLOCATION_SPREAD, DELETIONS_AT_ONCE};
 use crate::plan::{Chance, Request};
 use crate::policies;
 use crate::request::{DeleteOptions, Deleted, Patch, User, WriteOptions, Written};
 use crate::scale::{applied_scale, scale_of, scaled};
+use crate::webhooks::{self, Halt, Hearing};
 use crate::{Objects, now_ms};
 
 /// Resources that a PUT may create (`AllowCreateOnUpdate` of their strategies).
@@ -38,17 +39,22 @@ const CREATED_BY_PUT: [&str; 14] = [
 /// Where the random parts of an object that may be made come from.
 #[derive(Default)]
 struct Dice {
-    throws: usize,
+    thrown: Vec<Chance>,
 }
 
 impl Dice {
-    /// A throw for the next time that the request is decided. Only the first takes the first free address: whoever
-    /// decides again may have lost it to another member, and would again if both went on along the same line.
-    fn throw(&mut self) -> Chance {
-        let spread = self.throws * ALLOCATION_SPREAD;
-        self.throws += 1;
-        let skip = if spread == 0 { 0 } else { rand::random_range(0..spread) };
-        Chance { uid: uuid::Uuid::new_v4().to_string(), suffix: rand::random(), skip }
+    /// The throw for an attempt, the same however often it is decided; `again` is for a name that was taken. Only the
+    /// first attempt takes the first free address: whoever decides again may have lost it to another member, and would
+    /// again if both went on along the same line.
+    fn throw(&mut self, attempt: usize, again: bool) -> Chance {
+        let place = attempt * 2 + usize::from(again);
+        while self.thrown.len() <= place {
+            let spread = self.thrown.len() / 2 * ALLOCATION_SPREAD;
+            let skip = if spread == 0 { 0 } else { rand::random_range(0..spread) };
+            let uid = self.thrown.first().map_or_else(|| uuid::Uuid::new_v4().to_string(), |first| first.uid.clone());
+            self.thrown.push(Chance { uid, suffix: rand::random(), skip });
+        }
+        self.thrown[place].clone()
     }
 }
 
@@ -94,7 +100,8 @@ fn stored_row(resource: &Resource) -> Option<Arc<Resource>> {
     if versions::is_converted(resource) { Catalog::builtin().by_name(&resource.name).cloned() } else { None }
 }
 
-fn written(done: Done, warnings: Vec<String>) -> Written {
+fn written(done: Done, mut warnings: Vec<String>) -> Written {
+    warnings.extend(done.warnings);
     Written { object: done.object, created: done.effect == Effect::Created, warnings }
 }
 
@@ -119,13 +126,22 @@ impl Objects {
         let row = stored_row(resource);
         let request = request.about(row.as_deref().unwrap_or(resource));
         let counts = quota::may_count(resource, true, None);
-        let _turn = self.door.turn(resource, namespace, counts).await;
         let mut dice = Dice::default();
         let named = !meta::name(&body).is_empty();
-        let mut made = generated(|view: &View| request.create(view, body.clone(), &dice.throw(), None), named);
+        let mut made = |view: &View, hearing: &Hearing, again: bool| {
+            request.create(view, hearing, body.clone(), &dice.throw(hearing.attempt, again), None)
+        };
         let mut told = Vec::new();
-        let decide = |view: &View| policies::judge(view, &request, false, made(view)?, &mut told);
-        let done = self.door.transact(options.dry_run, decide).await?;
+        let decide = |view: &View, hearing: &Hearing| {
+            let decision = match made(view, hearing, false) {
+                // A generated name that is taken already is no refusal of the request.
+                Err(Halt::Refused(taken)) if !named && taken.reason == "AlreadyExists" => made(view, hearing, true),
+                decision => decision,
+            };
+            judged(view, hearing, &request, false, decision?, &mut told)
+        };
+        let queue = Queue::of(resource, namespace, counts);
+        let done = self.door.transact(options.dry_run, queue, decide).await?;
         warnings.append(&mut told);
         Ok(written(done, warnings))
     }
@@ -160,19 +176,20 @@ impl Objects {
         let request = request.about(row.as_deref().unwrap_or(resource));
         let may_create = subresource.is_none() && CREATED_BY_PUT.contains(&&*resource.name);
         let counts = quota::may_count(resource, may_create, subresource);
-        let _turn = self.door.turn(resource, namespace, counts).await;
         let mut dice = Dice::default();
-        let mut changed = |view: &View| match request.find(view, name) {
-            Ok(old) if is_scale => request.change(view, old, scaled(resource, old, &body)?, None),
-            Ok(old) => request.replace(view, old, body.clone()),
+        let mut changed = |view: &View, hearing: &Hearing| match request.find(view, name) {
+            Ok(old) if is_scale => request.change(view, hearing, old, scaled(resource, old, &body)?, None),
+            Ok(old) => request.replace(view, hearing, old, body.clone()),
             Err(_) if may_create && meta::uid(&body).is_empty() => {
-                request.create(view, body.clone(), &dice.throw(), None)
+                request.create(view, hearing, body.clone(), &dice.throw(hearing.attempt, false), None)
             }
-            Err(missing) => Err(missing),
+            Err(missing) => Err(missing.into()),
         };
         let mut told = Vec::new();
-        let decide = |view: &View| policies::judge(view, &request, false, changed(view)?, &mut told);
-        let done = self.door.transact(options.dry_run, decide).await?;
+        let decide =
+            |view: &View, hearing: &Hearing| judged(view, hearing, &request, false, changed(view, hearing)?, &mut told);
+        let queue = Queue::of(resource, namespace, counts);
+        let done = self.door.transact(options.dry_run, queue, decide).await?;
         warnings.append(&mut told);
         Ok(written(done, warnings))
     }
@@ -222,24 +239,25 @@ impl Objects {
         let stored = request.about(row.as_deref().unwrap_or(resource));
         let creating = matches!(patch, Patch::Apply { .. }) && request.subresource.is_none();
         let counts = quota::may_count(resource, creating, request.subresource);
-        let _turn = self.door.turn(resource, request.namespace, counts).await;
         let mut dice = Dice::default();
-        let mut changed = |view: &View| {
+        let mut changed = |view: &View, hearing: &Hearing| {
             if let Patch::Apply { body, force } = &patch {
-                return stored.apply(view, name, body, *force, &dice.throw());
+                return stored.apply(view, hearing, name, (body, *force), &dice.throw(hearing.attempt, false));
             }
             let old = request.find(view, name)?;
             check_preconditions(old, precondition)?;
             let (new, found) = patched(request, old, &patch, options)?;
             warnings = found;
             if request.subresource == Some("scale") {
-                return request.change(view, old, scaled(resource, old, &new)?, None);
+                return request.change(view, hearing, old, scaled(resource, old, &new)?, None);
             }
-            stored.replace(view, old, new)
+            stored.replace(view, hearing, old, new)
         };
         let mut told = Vec::new();
-        let decide = |view: &View| policies::judge(view, &stored, false, changed(view)?, &mut told);
-        let done = self.door.transact(options.dry_run, decide).await?;
+        let decide =
+            |view: &View, hearing: &Hearing| judged(view, hearing, &stored, false, changed(view, hearing)?, &mut told);
+        let queue = Queue::of(resource, request.namespace, counts);
+        let done = self.door.transact(options.dry_run, queue, decide).await?;
         warnings.append(&mut told);
         Ok(written(done, warnings))
     }
@@ -259,11 +277,11 @@ impl Objects {
         let write = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
         let request = request(who, resource, namespace, None, &write);
         let mut told = Vec::new();
-        let decide = |view: &View| {
+        let decide = |view: &View, hearing: &Hearing| {
             let decision = request.delete(request.find(view, name)?, options)?;
-            policies::judge(view, &request, true, decision, &mut told)
+            judged(view, hearing, &request, true, decision, &mut told)
         };
-        let done = self.door.transact(options.dry_run, decide).await?;
+        let done = self.door.transact(options.dry_run, Queue::default(), decide).await?;
         Ok(match done.effect {
             Effect::Removed => Deleted::Gone(done.object),
             _ => Deleted::Pending(done.object),
@@ -299,15 +317,17 @@ impl Objects {
     }
 }
 
-/// A generated name that is taken already is no refusal of the request: the picture is asked again with another one.
-fn generated(
-    mut decide: impl FnMut(&View) -> Result<Decision, Status> + Send,
-    named: bool,
-) -> impl FnMut(&View) -> Result<Decision, Status> + Send {
-    move |view| match decide(view) {
-        Err(taken) if !named && taken.reason == "AlreadyExists" => decide(view),
-        decision => decision,
-    }
+/// What others make of a decision: policies, then validating webhooks.
+fn judged(
+    view: &View,
+    hearing: &Hearing,
+    request: &Request<'_>,
+    deletes: bool,
+    decision: Decision,
+    told: &mut Vec<String>,
+) -> Result<Decision, Halt> {
+    let decision = policies::judge(view, request, deletes, decision, told)?;
+    webhooks::judge(view, hearing, request, deletes, decision)
 }
 
 /// The object after a patch that is not an apply, fitted to its type.

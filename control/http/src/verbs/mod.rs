@@ -12,6 +12,7 @@ mod write;
 
 pub(crate) use output::until;
 pub(crate) use page::{Filter, Start};
+pub(crate) use proxy::reach;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Place, read};
 use crate::Body;
 use crate::limits::{STREAM_PIECE_BYTES, STREAM_PIECES_MAX};
+use crate::relay::Relay;
 use crate::reply::{Content, Reply, boxed};
 use crate::service::{Call, Inner};
 use crate::stream::{Target, connect};
@@ -55,6 +56,11 @@ fn named(text: &str) -> Result<Named<'_>, Status> {
     }
 }
 
+/// The name of the object in the name of what is asked.
+pub(super) fn object(text: &str) -> Result<&str, Status> {
+    Ok(named(text)?.name)
+}
+
 /// Any method of `NAME/proxy/PATH`.
 pub(super) async fn proxy(inner: &Inner, call: &Call, body: Body, place: &Place, path: &str) -> Result<Reply, Status> {
     let picture = read::picture(inner, call).await?;
@@ -78,11 +84,8 @@ pub(super) async fn proxy(inner: &Inner, call: &Call, body: Body, place: &Place,
         "services" => endpoint(&picture, &place.namespace, &named)?,
         _ => pod_port(&picture, &place.namespace, &named)?,
     };
-    let node = pod.field("spec.nodeName").as_str().filter(|node| !node.is_empty());
-    let node = node.ok_or_else(|| Status::unavailable(format!("pod {} has no node", pod.name())))?.to_owned();
     let authority = format!("{}:{port}", pod.field("status.podIP").as_str().unwrap_or("pod"));
-    let relay = inner.config.node_relay.clone();
-    let target = Target { relay, node, namespace: pod.namespace().to_owned(), pod: pod.name().to_owned() };
+    let target = target(&inner.config.node_relay, pod)?;
     let near = open(&target, port).await.map_err(Status::unavailable)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(near)).await.map_err(unreachable)?;
     let connection = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -91,6 +94,37 @@ pub(super) async fn proxy(inner: &Inner, call: &Call, body: Body, place: &Place,
     }));
     let response = sender.send_request(request(call, body, path, &authority)?).await.map_err(unreachable)?;
     Ok(answered(response.map(boxed), call.stop.clone(), Held { _session: session, _connection: Some(connection) }))
+}
+
+/// The way to a pod through its node.
+fn target(relay: &Relay, pod: &Object) -> Result<Target, Status> {
+    let node = pod.field("spec.nodeName").as_str().filter(|node| !node.is_empty());
+    let node = node.ok_or_else(|| Status::unavailable(format!("pod {} has no node", pod.name())))?.to_owned();
+    Ok(Target { relay: relay.clone(), node, namespace: pod.namespace().to_owned(), pod: pod.name().to_owned() })
+}
+
+/// The way to a pod behind a Service.
+pub(crate) struct Reached {
+    target: Target,
+    port: u16,
+    /// Whether the Service's port says that it speaks plain HTTP (`appProtocol: http`).
+    pub(crate) is_plain: bool,
+}
+
+impl Reached {
+    /// A connection to the pod's port.
+    pub(crate) async fn open(self) -> Result<DuplexStream, String> {
+        open(&self.target, self.port).await
+    }
+}
+
+/// A ready pod behind a port of a Service.
+pub(crate) fn reach(view: &View, relay: &Relay, namespace: &str, name: &str, port: u16) -> Result<Reached, Status> {
+    let port = port.to_string();
+    let named = Named { scheme: "", name, port: &port };
+    let is_plain = service_port(view, namespace, &named)?["appProtocol"] == "http";
+    let (pod, port) = endpoint(view, namespace, &named)?;
+    Ok(Reached { target: target(relay, pod)?, port, is_plain })
 }
 
 fn unreachable(error: impl std::fmt::Display) -> Status {
@@ -117,18 +151,23 @@ fn pod_port<'v>(view: &'v View, namespace: &str, named: &Named<'_>) -> Result<(&
     Ok((pod, port))
 }
 
-/// A ready endpoint of the Service behind one of its ports.
-fn endpoint<'v>(view: &'v View, namespace: &str, named: &Named<'_>) -> Result<(&'v Object, u16), Status> {
+/// The port of the Service that is meant, which is its first one where none is named.
+fn service_port<'v>(view: &'v View, namespace: &str, named: &Named<'_>) -> Result<&'v serde_json::Value, Status> {
     let name = named.name;
     let service = view.get("services", namespace, name).ok_or_else(|| Status::not_found("services", name))?;
-    let none = || Status::unavailable(format!("no endpoints available for service {name:?}"));
     let mut ports = service.field("spec.ports").as_array().into_iter().flatten();
     let is_meant = |port: &&serde_json::Value| {
         named.port.is_empty() || port["name"] == named.port || port["port"].as_u64() == named.port.parse().ok()
     };
-    let port = ports
-        .find(is_meant)
-        .ok_or_else(|| Status::unavailable(format!("no service port {:?} found for service {name:?}", named.port)))?;
+    let missing = || Status::unavailable(format!("no service port {:?} found for service {name:?}", named.port));
+    ports.find(is_meant).ok_or_else(missing)
+}
+
+/// A ready endpoint of the Service behind one of its ports.
+fn endpoint<'v>(view: &'v View, namespace: &str, named: &Named<'_>) -> Result<(&'v Object, u16), Status> {
+    let name = named.name;
+    let none = || Status::unavailable(format!("no endpoints available for service {name:?}"));
+    let port = service_port(view, namespace, named)?;
     let port_name = port["name"].as_str().unwrap_or_default();
     let mut ready = Vec::new();
     for slice in view.list_in("endpointslices.discovery.k8s.io", namespace) {

@@ -3,7 +3,7 @@
 use api::json::Decoded;
 use api::{Object, Status};
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Form, Place, now_ms, output, proxy, read, write};
 use crate::reply::Reply;
@@ -28,6 +28,55 @@ pub(super) async fn dispatch(
         return Err(Status::method_not_allowed());
     }
     let name = row.name;
+    let warnings = match connection(call, name, &row.kind, rest) {
+        Some(options) => {
+            let (objects, who, resource) = (&inner.objects, &call.user, &place.resource);
+            // `http:web:8080` is a way to say `web`.
+            let object = if name == "proxy" { proxy::object(&place.name)? } else { &place.name };
+            objects.connect(who, resource, &place.namespace, object, name, &options).await?
+        }
+        None => Vec::new(),
+    };
+    let reply = answer(inner, call, body, place, (name, verb), rest).await?;
+    Ok(reply.warn(&warnings))
+}
+
+/// The options of a conversation, as webhooks are shown them; `None` for what is none.
+fn connection(call: &Call, subresource: &str, kind: &str, rest: &str) -> Option<Value> {
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    match subresource {
+        "exec" | "attach" => {
+            for stream in ["stdin", "stdout", "stderr", "tty"] {
+                if matches!(call.query.flag(stream), Ok(true)) {
+                    options[stream] = json!(true);
+                }
+            }
+            if let Some(container) = call.query.get("container") {
+                options["container"] = json!(container);
+            }
+            let command: Vec<&str> = call.query.all("command").collect();
+            if !command.is_empty() {
+                options["command"] = json!(command);
+            }
+        }
+        "portforward" => {
+            let ports = call.query.all("ports").flat_map(|list| list.split(','));
+            options["ports"] = ports.filter_map(|port| port.trim().parse::<u16>().ok()).collect();
+        }
+        "proxy" => options["path"] = json!(format!("/{rest}")),
+        _ => return None,
+    }
+    Some(options)
+}
+
+async fn answer(
+    inner: &Inner,
+    call: &Call,
+    body: Body,
+    place: &Place,
+    (name, verb): (&str, &str),
+    rest: &str,
+) -> Result<Reply, Status> {
     match (name, verb) {
         ("log", "get") => output::output(inner, call, place).await,
         ("portforward", _) => {

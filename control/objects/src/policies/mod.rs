@@ -5,50 +5,21 @@
 //! judged. The expressions see `object`, `oldObject`, `request`, `params`, `namespaceObject` and `variables`; there is no
 //! `authorizer`.
 
-mod matching;
 mod policy;
 
 use api::cel::{Failure, Run, Scope};
 use api::limits::CEL_TOTAL_COST_MAX;
 use api::selector::LabelSelector;
 use api::{Catalog, Cause, Object, Status, View, custom::DEFINITIONS, meta};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::asked::{Asked, Operation};
 use crate::door::Decision;
 use crate::plan::Request;
 use policy::{Policy, Validation};
 
 const POLICIES: &str = "validatingadmissionpolicies.admissionregistration.k8s.io";
 const BINDINGS: &str = "validatingadmissionpolicybindings.admissionregistration.k8s.io";
-
-/// What is done to an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
-    Create,
-    Update,
-    Delete,
-}
-
-impl Operation {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Create => "CREATE",
-            Self::Update => "UPDATE",
-            Self::Delete => "DELETE",
-        }
-    }
-}
-
-/// One write, as policies see it.
-struct Asked<'a> {
-    request: &'a Request<'a>,
-    operation: Operation,
-    name: &'a str,
-    /// Null for a deletion.
-    object: &'a Value,
-    /// Null for a creation.
-    old: &'a Value,
-}
 
 /// Lets a decision pass, or refuses it. `warnings` gets what bindings warn of.
 pub(crate) fn judge(
@@ -79,7 +50,7 @@ pub(crate) fn judge(
         object: if operation == Operation::Delete { &Value::Null } else { object },
         old: base.map_or(&Value::Null, |base| &base.value),
     };
-    let told = asked.told(view);
+    let told = Told { request: asked.told(request.resource), namespace: asked.home(view) };
     for binding in view.list(BINDINGS) {
         asked.bound(view, binding, &told, warnings)?;
     }
@@ -99,20 +70,6 @@ enum Finding<'p> {
 }
 
 impl Asked<'_> {
-    fn told(&self, view: &View) -> Told {
-        let Request { who, resource, namespace, subresource, dry_run, .. } = *self.request;
-        let kind = json!({"group": resource.group, "version": resource.version, "kind": resource.kind});
-        let plural = json!({"group": resource.group, "version": resource.version, "resource": resource.plural});
-        let request = json!({
-            "kind": kind, "resource": plural, "requestKind": kind, "requestResource": plural,
-            "subResource": subresource.unwrap_or_default(), "requestSubResource": subresource.unwrap_or_default(),
-            "name": self.name, "namespace": namespace, "operation": self.operation.word(), "dryRun": dry_run,
-            "userInfo": {"username": who.name, "uid": who.uid, "groups": who.groups, "extra": who.extra},
-        });
-        let home = view.get("namespaces", "", namespace).map_or(Value::Null, |home| home.value.clone());
-        Told { request, namespace: home }
-    }
-
     fn bound(&self, view: &View, binding: &Object, told: &Told, warnings: &mut Vec<String>) -> Result<(), Status> {
         let name = binding.field("spec.policyName").as_str().unwrap_or_default();
         let Some(policy) = view.get(POLICIES, "", name).and_then(|policy| policy.typed::<Policy>()) else {

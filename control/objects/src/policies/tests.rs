@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::{ChangeKind, Key};
+use serde_json::json;
 
 use super::*;
 use crate::request::User;

@@ -10,6 +10,7 @@ use crate::{DeleteOptions, Deleted, Objects, Patch, Propagation, User, Validatio
 mod endings;
 mod pictures;
 mod quotas;
+mod webhooks;
 
 /// A door to a store of its own, with the namespace `default`.
 pub(crate) struct House {
