@@ -29,4 +29,5 @@ mod streams;
 mod suite;
 mod tidy;
 mod tutorials;
+mod webhooks;
 mod workloads;
