@@ -178,10 +178,7 @@ fn a_server_outside_is_asked_over_tls() {
         .collect();
     assert_eq!(told, [("CREATE", false), ("CREATE", true), ("UPDATE", false), ("DELETE", false)]);
     let (_, first) = reviews.iter().find(|(path, _)| path == "warn").unwrap();
-    assert_eq!(
-        (&first["userInfo"]["username"], &first["object"]["data"]["a"]),
-        (&json!("kogia-admin"), &json!("1"))
-    );
+    assert_eq!((&first["userInfo"]["username"], &first["object"]["data"]["a"]), (&json!("kogia-admin"), &json!("1")));
 }
 
 #[test]
