@@ -17,6 +17,7 @@ mod forward;
 mod harness;
 mod images;
 mod joining;
+mod kube_client;
 mod kubectl;
 mod misbehave;
 mod network;
