@@ -7,8 +7,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
+use serde_json::Value;
 
+use crate::meta;
 use crate::object::{Key, Object};
+use crate::selector::{LabelSelector, Operator};
 
 /// What happened to one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,12 @@ pub struct Change {
 /// The namespace and the name: how objects of one resource are sorted.
 type Place = (Arc<str>, Arc<str>);
 
+/// Resources whose objects are looked for by label all the time: by every Service, budget and autoscaler.
+const LABELLED: [&str; 2] = ["endpointslices.discovery.k8s.io", "pods"];
+
+/// A label with its value, of one resource: `pods app=web`.
+type Term = Arc<str>;
+
 /// Every object of the cluster at one revision.
 #[derive(Clone, Default)]
 pub struct View {
@@ -48,6 +57,9 @@ pub struct View {
     dependents: OrdMap<Arc<str>, OrdSet<Key>>,
     /// `spec.nodeName` → keys of the pods bound there.
     on_node: OrdMap<Arc<str>, OrdSet<Key>>,
+    /// One entry per label of each object of [`LABELLED`], sorted as the objects are. One flat tree: most labels are
+    /// shared by few objects, and a tree of trees would cost more than the objects.
+    labelled: OrdSet<(Term, Place)>,
 }
 
 impl View {
@@ -95,6 +107,41 @@ impl View {
             .map(|(_, object)| object)
     }
 
+    /// The objects of a resource that a selector selects, in one namespace, or in all if that is empty; sorted by
+    /// namespace and name.
+    pub fn select<'a: 's, 's>(
+        &'a self,
+        resource: &str,
+        namespace: &str,
+        selector: &'s LabelSelector,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + Send + 's> {
+        let namespace: Arc<str> = namespace.into();
+        let found = self.select_from(resource, (namespace.clone(), Arc::from("")), selector);
+        Box::new(found.take_while(move |object| namespace.is_empty() || object.key.namespace == namespace))
+    }
+
+    /// The selected objects at or after a place. Where the selector wants one value of a label, and the resource's labels
+    /// are indexed, only objects that have it are looked at.
+    pub fn select_from<'a: 's, 's>(
+        &'a self,
+        resource: &str,
+        from: (Arc<str>, Arc<str>),
+        selector: &'s LabelSelector,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + Send + 's> {
+        let wanted = move |object: &&'a Arc<Object>| selector.matches(meta::labels(&object.value));
+        let mut requirements = selector.requirements().iter();
+        let exact = requirements.find(|wanted| wanted.operator == Operator::In && wanted.values.len() == 1);
+        let Some(objects) = self.resources.get(resource) else { return Box::new(std::iter::empty()) };
+        let Some(exact) = exact.filter(|_| LABELLED.contains(&resource)) else {
+            let rest = objects.range((Bound::Included(from), Bound::Unbounded));
+            return Box::new(rest.map(|(_, object)| object).filter(wanted));
+        };
+        let term = term(resource, &exact.key, &exact.values[0]);
+        let places = self.labelled.range((Bound::Included((term.clone(), from)), Bound::Unbounded));
+        let places = places.take_while(move |(other, _)| *other == term);
+        Box::new(places.filter_map(|(_, place)| objects.get(place)).filter(wanted))
+    }
+
     /// How many objects of a resource there are.
     #[must_use]
     pub fn count(&self, resource: &str) -> usize {
@@ -139,6 +186,8 @@ impl View {
         if let Some(old) = &previous {
             self.unindex(old);
         }
+        let lives = kind != ChangeKind::Deleted;
+        self.relabel(previous.as_deref(), lives.then_some(&**object));
         let key = &object.key;
         let place = (key.namespace.clone(), key.name.clone());
         if kind == ChangeKind::Deleted {
@@ -153,6 +202,27 @@ impl View {
             self.index(object);
         }
         previous
+    }
+
+    /// Most changes leave an object's labels as they are, and cost nothing here.
+    fn relabel(&mut self, old: Option<&Object>, new: Option<&Object>) {
+        let Some(one) = new.or(old).filter(|one| LABELLED.contains(&&*one.key.resource)) else { return };
+        let labels = |of: Option<&Object>| of.map_or(&Value::Null, |of| meta::labels(&of.value)).clone();
+        let (before, after) = (labels(old), labels(new));
+        if before == after {
+            return;
+        }
+        let place = (one.key.namespace.clone(), one.key.name.clone());
+        let terms = |labels: &Value| -> Vec<Term> {
+            let labels = labels.as_object().into_iter().flatten();
+            labels.filter_map(|(key, value)| Some(term(&one.key.resource, key, value.as_str()?))).collect()
+        };
+        for gone in terms(&before) {
+            self.labelled.remove(&(gone, place.clone()));
+        }
+        for come in terms(&after) {
+            self.labelled.insert((come, place.clone()));
+        }
     }
 
     fn index(&mut self, object: &Object) {
@@ -176,6 +246,11 @@ impl View {
             forget(&mut self.on_node, node, &object.key);
         }
     }
+}
+
+/// Neither a resource nor a label has a space or `=` in it.
+fn term(resource: &str, key: &str, value: &str) -> Term {
+    format!("{resource} {key}={value}").into()
 }
 
 fn bound_to(object: &Object) -> Option<&str> {
@@ -204,6 +279,8 @@ mod tests {
                 [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": owner, "controller": true}]},
             "spec": {"nodeName": node},
         });
+        let mut value = value;
+        value["metadata"]["labels"] = json!({"app": owner, "name": name});
         Arc::new(Object::new(Key::new("pods", namespace, name), revision, value))
     }
 
@@ -228,6 +305,49 @@ mod tests {
     }
 
     #[test]
+    fn a_selector_finds_what_looking_at_everything_finds() {
+        let mut view = View::default();
+        let mut revision = 0;
+        let mut put = |view: &mut View, resource: &str, number: usize, app: usize, kind: ChangeKind| {
+            revision += 1;
+            let (namespace, name) = (["a", "b", "ab"][number % 3], format!("x{number}"));
+            let labels = json!({"app": format!("v{app}"), "odd": (number % 2 == 1).to_string()});
+            let value = json!({"metadata": {"name": name, "namespace": namespace, "labels": labels}});
+            view.apply(kind, &Arc::new(Object::new(Key::new(resource, namespace, name), revision, value)));
+        };
+        for number in 0..60 {
+            for resource in ["pods", "endpointslices.discovery.k8s.io", "configmaps"] {
+                put(&mut view, resource, number, number % 4, ChangeKind::Added);
+            }
+            // Some get another label later, some lose their place altogether.
+            if number % 5 == 0 {
+                put(&mut view, "pods", number, 9, ChangeKind::Modified);
+            }
+            if number % 7 == 0 {
+                put(&mut view, "pods", number, 9, ChangeKind::Deleted);
+            }
+        }
+        for text in ["app=v1", "app=v9", "app=v1,odd=true", "odd=false,app in (v0,v2)", "app!=v1", "!app", "", "app=v"]
+        {
+            let selector = LabelSelector::parse(text).unwrap();
+            for resource in ["pods", "endpointslices.discovery.k8s.io", "configmaps", "secrets"] {
+                for namespace in ["", "a", "b", "ab", "none"] {
+                    let all = view.list(resource).filter(|object| {
+                        (namespace.is_empty() || object.namespace() == namespace)
+                            && selector.matches(meta::labels(&object.value))
+                    });
+                    let found = names(view.select(resource, namespace, &selector));
+                    assert_eq!(found, names(all), "{resource} {namespace} {text}");
+                }
+            }
+            let from: Place = ("ab".into(), "x5".into());
+            let all = view.list_from("pods", from.clone());
+            let all = all.filter(|object| selector.matches(meta::labels(&object.value)));
+            assert_eq!(names(view.select_from("pods", from, &selector)), names(all), "{text}");
+        }
+    }
+
+    #[test]
     fn deletion_leaves_nothing_behind() {
         let mut view = View::default();
         view.apply(ChangeKind::Added, &pod("a", "x", 1, "n1", "u1"));
@@ -235,6 +355,7 @@ mod tests {
         assert!(
             view.resources.is_empty() && view.uids.is_empty() && view.dependents.is_empty() && view.on_node.is_empty()
         );
+        assert!(view.labelled.is_empty());
         assert_eq!(view.revision(), 2);
     }
 }

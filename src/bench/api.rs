@@ -21,6 +21,8 @@ use crate::store::load::{self, Load, Measured, Work};
 const CLIENTS: [usize; 2] = [1, 32];
 /// How many lists of them are taken.
 const LISTS: usize = 5;
+/// How many pods share a label that is listed by.
+const PART_PODS: usize = 10;
 /// Writes that every watcher must see.
 const FAN_OUT_WRITES: usize = 50;
 /// How many watchers connect at one time: more handshakes than that only wait for each other.
@@ -154,7 +156,7 @@ async fn get(dir: &Path, clients: usize, millis: u64) -> anyhow::Result<Measured
     .await
 }
 
-/// Fills up to so many pods and lists them all.
+/// Fills up to so many pods and lists them all, and then ten of them.
 async fn list(dir: &Path, pods: usize, rows: &mut Rows) -> anyhow::Result<()> {
     let client = connect(dir).await?;
     let there = client.get(PODS_PATH).await?["items"].as_array().map_or(0, Vec::len);
@@ -164,7 +166,9 @@ async fn list(dir: &Path, pods: usize, rows: &mut Rows) -> anyhow::Result<()> {
         let connections = Arc::clone(&connections);
         async move {
             for turn in (at..missing).step_by(CONNECT_AT_ONCE) {
-                post(&connections[at], PODS_PATH, &pod(&format!("fill-{turn}"))).await?;
+                let mut pod = pod(&format!("fill-{turn}"));
+                pod["metadata"]["labels"]["part"] = json!((turn / PART_PODS).to_string());
+                post(&connections[at], PODS_PATH, &pod).await?;
             }
             anyhow::Ok(())
         }
@@ -180,6 +184,15 @@ async fn list(dir: &Path, pods: usize, rows: &mut Rows) -> anyhow::Result<()> {
     }
     rows.note("api.list_ms", "ms", median(millis));
     rows.note("api.list_mib", "MiB", bytes as f64 / f64::from(1 << 20));
+    let part = format!("{PODS_PATH}?labelSelector=part%3D0&resourceVersion=0");
+    let mut millis = Vec::new();
+    for _ in 0..LISTS {
+        let start = Instant::now();
+        let found = client.get(&part).await?["items"].as_array().map_or(0, Vec::len);
+        anyhow::ensure!(missing < PART_PODS || found == PART_PODS, "{found} pods were selected");
+        millis.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    rows.note("api.list_selected_ms", "ms", median(millis));
     Ok(())
 }
 

@@ -75,8 +75,8 @@ pub(crate) fn reconcile(world: &World<'_>, key: &Key) -> Vec<Action> {
 }
 
 fn pods_of(view: &View, budget: &Object, selector: &LabelSelector) -> Vec<Arc<Object>> {
-    let pods = view.list_in("pods", budget.namespace()).filter(|pod| !pods::is_finished(pod));
-    pods.filter(|pod| selector.matches(&pod.value["metadata"]["labels"])).cloned().collect()
+    let pods = view.select("pods", budget.namespace(), selector);
+    pods.filter(|pod| !pods::is_finished(pod)).cloned().collect()
 }
 
 /// Evicted pods that have not been seen leaving yet, and when the first of them is given up: then its eviction came

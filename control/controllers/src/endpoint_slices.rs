@@ -63,9 +63,8 @@ pub(crate) struct Backend<'a> {
 pub(crate) fn backends<'a>(view: &'a View, service: &Object, ipv6: bool) -> Vec<Backend<'a>> {
     let Some(selector) = selector(service) else { return Vec::new() };
     let unready_too = service.field("spec.publishNotReadyAddresses") == true;
-    let selected = view.list_in("pods", service.namespace()).filter(|pod| {
-        !pods::is_finished(pod) && pods::node(pod).is_some() && selector.matches(&pod.value["metadata"]["labels"])
-    });
+    let selected = view.select("pods", service.namespace(), &selector);
+    let selected = selected.filter(|pod| !pods::is_finished(pod) && pods::node(pod).is_some());
     let backend = |pod: &'a Arc<Object>| {
         let address = addresses(pod).into_iter().find(|address| address.contains(':') == ipv6)?;
         let leaving = pod.deletion_timestamp().is_some();

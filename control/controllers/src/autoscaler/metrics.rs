@@ -64,12 +64,9 @@ enum Figure {
 
 impl<'a> Pods<'a> {
     pub(super) fn of(world: &'a World<'a>, namespace: &'a str, selector: &LabelSelector) -> Self {
-        let selected = world.view.list_in("pods", namespace).filter(|pod| {
-            selector.matches(&pod.value["metadata"]["labels"])
-                && pod.deletion_timestamp().is_none()
-                && pods::phase(pod) != "Failed"
-        });
-        Self { world, list: selected.collect() }
+        let selected = world.view.select("pods", namespace, selector);
+        let live = selected.filter(|pod| pod.deletion_timestamp().is_none() && pods::phase(pod) != "Failed");
+        Self { world, list: live.collect() }
     }
 
     fn figure(&self, pod: &Object, resource: &str, container: Option<&str>) -> Figure {

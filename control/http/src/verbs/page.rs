@@ -75,7 +75,8 @@ impl Filter {
                 || (*object.key.namespace == *self.namespace
                     && (self.name.is_empty() || *object.key.name <= *self.name))
         };
-        Box::new(view.list_from(&self.resource, first).take_while(within).filter(|object| self.wants(object)))
+        let found = view.select_from(&self.resource, first, &self.labels);
+        Box::new(found.take_while(within).filter(|object| self.wants(object)))
     }
 }
 

@@ -4,6 +4,7 @@
 //! at one of its ready endpoints. The connection is the one that `port-forward` makes. Neither upgrades nor TLS behind the
 //! proxy are served.
 
+use api::selector::LabelSelector;
 use api::{Object, Status, View};
 use bytes::Bytes;
 use http::header::{self, HeaderName};
@@ -11,6 +12,7 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -170,10 +172,8 @@ fn endpoint<'v>(view: &'v View, namespace: &str, named: &Named<'_>) -> Result<(&
     let port = service_port(view, namespace, named)?;
     let port_name = port["name"].as_str().unwrap_or_default();
     let mut ready = Vec::new();
-    for slice in view.list_in("endpointslices.discovery.k8s.io", namespace) {
-        if slice.label("kubernetes.io/service-name") != Some(name) {
-            continue;
-        }
+    let of_service = LabelSelector::from_labels(&json!({"kubernetes.io/service-name": name}));
+    for slice in view.select("endpointslices.discovery.k8s.io", namespace, &of_service) {
         let mut ports = slice.field("ports").as_array().into_iter().flatten();
         let port = ports.find(|port| port["name"].as_str().unwrap_or_default() == port_name);
         let Some(port) = port.and_then(|port| u16::try_from(port["port"].as_u64()?).ok()) else { continue };
