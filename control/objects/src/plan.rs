@@ -31,7 +31,6 @@ pub(crate) struct Request<'a> {
 }
 
 /// Random parts of a new object.
-#[derive(Clone)]
 pub(crate) struct Chance {
     pub(crate) uid: String,
     pub(crate) suffix: [u8; 5],

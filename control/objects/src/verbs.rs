@@ -36,25 +36,30 @@ const CREATED_BY_PUT: [&str; 14] = [
     "services",
 ];
 
-/// Where the random parts of an object that may be made come from.
-#[derive(Default)]
+/// Where the random parts of an object that may be made come from. What webhooks are shown stays the same however often
+/// the object is decided, or they would be asked again for nothing.
 struct Dice {
-    thrown: Vec<Chance>,
+    uid: String,
+    /// The second is for a name that was taken.
+    suffixes: [[u8; 5]; 2],
+    /// One per attempt.
+    skips: Vec<usize>,
 }
 
 impl Dice {
-    /// The throw for an attempt, the same however often it is decided; `again` is for a name that was taken. Only the
-    /// first attempt takes the first free address: whoever decides again may have lost it to another member, and would
-    /// again if both went on along the same line.
+    fn new() -> Self {
+        let uid = uuid::Uuid::new_v4().to_string();
+        Self { uid, suffixes: [rand::random(), rand::random()], skips: Vec::new() }
+    }
+
+    /// Only the first attempt takes the first free address: whoever decides again may have lost it to another member,
+    /// and would again if both went on along the same line.
     fn throw(&mut self, attempt: usize, again: bool) -> Chance {
-        let place = attempt * 2 + usize::from(again);
-        while self.thrown.len() <= place {
-            let spread = self.thrown.len() / 2 * ALLOCATION_SPREAD;
-            let skip = if spread == 0 { 0 } else { rand::random_range(0..spread) };
-            let uid = self.thrown.first().map_or_else(|| uuid::Uuid::new_v4().to_string(), |first| first.uid.clone());
-            self.thrown.push(Chance { uid, suffix: rand::random(), skip });
+        while self.skips.len() <= attempt {
+            let spread = self.skips.len() * ALLOCATION_SPREAD;
+            self.skips.push(if spread == 0 { 0 } else { rand::random_range(0..spread) });
         }
-        self.thrown[place].clone()
+        Chance { uid: self.uid.clone(), suffix: self.suffixes[usize::from(again)], skip: self.skips[attempt] }
     }
 }
 
@@ -126,7 +131,7 @@ impl Objects {
         let row = stored_row(resource);
         let request = request.about(row.as_deref().unwrap_or(resource));
         let counts = quota::may_count(resource, true, None);
-        let mut dice = Dice::default();
+        let mut dice = Dice::new();
         let named = !meta::name(&body).is_empty();
         let mut made = |view: &View, hearing: &Hearing, again: bool| {
             request.create(view, hearing, body.clone(), &dice.throw(hearing.attempt, again), None)
@@ -176,7 +181,7 @@ impl Objects {
         let request = request.about(row.as_deref().unwrap_or(resource));
         let may_create = subresource.is_none() && CREATED_BY_PUT.contains(&&*resource.name);
         let counts = quota::may_count(resource, may_create, subresource);
-        let mut dice = Dice::default();
+        let mut dice = Dice::new();
         let mut changed = |view: &View, hearing: &Hearing| match request.find(view, name) {
             Ok(old) if is_scale => request.change(view, hearing, old, scaled(resource, old, &body)?, None),
             Ok(old) => request.replace(view, hearing, old, body.clone()),
@@ -239,7 +244,7 @@ impl Objects {
         let stored = request.about(row.as_deref().unwrap_or(resource));
         let creating = matches!(patch, Patch::Apply { .. }) && request.subresource.is_none();
         let counts = quota::may_count(resource, creating, request.subresource);
-        let mut dice = Dice::default();
+        let mut dice = Dice::new();
         let mut changed = |view: &View, hearing: &Hearing| {
             if let Patch::Apply { body, force } = &patch {
                 return stored.apply(view, hearing, name, (body, *force), &dice.throw(hearing.attempt, false));
