@@ -315,23 +315,23 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_webhook_says_whom_to_ask_about_what() {
-        let hook = json!({
+    /// What is said of a webhook with one field set to something else.
+    fn webhook(field: &str, value: Value) -> String {
+        let mut hook = json!({
             "name": "labels.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
             "clientConfig": {"url": "https://hooks.example.com/labels"},
             "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
         });
-        let told = |field: &str, value: Value| {
-            let mut hook = hook.clone();
-            hook[field] = value;
-            let mut report = Report::default();
-            let name = "mutatingwebhookconfigurations.admissionregistration.k8s.io";
-            check(name, &json!({"webhooks": [hook]}), &mut report);
-            let told = report.0.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message));
-            told.collect::<Vec<_>>().join("; ")
-        };
-        assert_eq!(told("name", json!("labels.example.com")), "");
+        hook[field] = value;
+        let mut report = Report::default();
+        check("mutatingwebhookconfigurations.admissionregistration.k8s.io", &json!({"webhooks": [hook]}), &mut report);
+        let told = report.0.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message));
+        told.collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn a_webhook_says_whom_to_ask_about_what() {
+        assert_eq!(webhook("name", json!("labels.example.com")), "");
         for (field, value, expected) in [
             (
                 "name",
@@ -392,7 +392,7 @@ mod tests {
                 API groups",
             ),
         ] {
-            assert_eq!(told(field, value), expected);
+            assert_eq!(webhook(field, value), expected);
         }
     }
 }
