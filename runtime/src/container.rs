@@ -22,7 +22,7 @@ use crate::node::Agent;
 use crate::output::ContainerOutput;
 use crate::rooms::{self, Room};
 use crate::terms::terms;
-use crate::{exec, settings, volumes};
+use crate::{exec, settings, toolbox, volumes};
 
 /// The port of an HTTP component whose container declares none.
 const HTTP_PORT_DEFAULT: u16 = 8080;
@@ -84,10 +84,12 @@ pub(crate) async fn prepare(
     let (wanted, variables, volumes) = (container.clone(), env.clone(), ground.volumes.clone());
     let root = ground.folder.join("roots").join(&container.name);
     let folders = root.clone();
+    let is_toolbox = container.image.as_deref().is_some_and(toolbox::is_meant);
     let mounts = tokio::task::spawn_blocking(move || {
         let mounts = volumes::mounts(&wanted, &variables, &volumes, &stage)?;
         let made = rooms::make_root(&folders, &mounts);
-        made.map(|()| mounts).map_err(|error| format!("the folder for its root cannot be made: {error}"))
+        let seen = |()| if is_toolbox { rooms::with_root(mounts, &folders) } else { mounts };
+        made.map(seen).map_err(|error| format!("the folder for its root cannot be made: {error}"))
     })
     .await;
     let mounts = mounts.map_err(|error| StartError::run(error.to_string()))?.map_err(StartError::config)?;
@@ -101,7 +103,7 @@ pub(crate) async fn prepare(
     let (console, input) = Console::new(Arc::new(files), stdin, once, terminal);
     let spec = ContainerSpec {
         name: container.name.clone(),
-        args: arguments(container, &env),
+        args: arguments(container, is_toolbox.then_some("toolbox"), &env),
         env,
         memory_limit_bytes: limit(container, "memory").map(|memory| memory.bytes()).and_then(|n| u64::try_from(n).ok()),
         cpu_request_millis: request(container, "cpu").map(|cpu| cpu.millis()).and_then(|n| u64::try_from(n).ok()),

@@ -99,11 +99,16 @@ pub(crate) fn environment(
     Ok(variables.in_order)
 }
 
-/// `argv`: the command, or the container's name where the component itself is the command, then the arguments.
-pub(crate) fn arguments(container: &k8s::Container, environment: &[(String, String)]) -> Vec<String> {
+/// `argv`: the command, then the arguments. Where the component itself is the command it is called `program`, or like its
+/// container.
+pub(crate) fn arguments(
+    container: &k8s::Container,
+    program: Option<&str>,
+    environment: &[(String, String)],
+) -> Vec<String> {
     let variables = Variables { in_order: environment.to_vec() };
     let command = container.command.clone().filter(|command| !command.is_empty());
-    let command = command.unwrap_or_else(|| vec![container.name.clone()]);
+    let command = command.unwrap_or_else(|| vec![program.unwrap_or(&container.name).to_owned()]);
     command.iter().chain(container.args.iter().flatten()).map(|word| variables.expand(word)).collect()
 }
 

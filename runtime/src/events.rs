@@ -23,7 +23,8 @@ pub(crate) struct Note {
     pub(crate) namespace: String,
     pub(crate) pod: String,
     pub(crate) uid: String,
-    pub(crate) container: Option<String>,
+    /// The container it is about: `spec.containers{web}`.
+    pub(crate) field_path: Option<String>,
     /// `Normal` or `Warning`.
     pub(crate) severity: &'static str,
     pub(crate) reason: &'static str,
@@ -136,7 +137,7 @@ impl Writer {
                 namespace: Some(note.namespace.clone()),
                 name: Some(note.pod.clone()),
                 uid: Some(note.uid.clone()),
-                field_path: note.container.as_ref().map(|container| format!("spec.containers{{{container}}}")),
+                field_path: note.field_path.clone(),
                 ..k8s::ObjectReference::default()
             },
             type_: Some(note.severity.to_owned()),
@@ -196,7 +197,7 @@ mod tests {
             namespace: text("default"),
             pod: text("web"),
             uid: text("u1"),
-            container: Some(text("web")),
+            field_path: Some(text("spec.containers{web}")),
             severity: "Normal",
             reason,
             message: text(message),

@@ -28,6 +28,7 @@ mod environment;
 mod events;
 mod exec;
 mod ground;
+mod hooks;
 mod host;
 pub mod ingress;
 mod kubelet;

@@ -55,6 +55,9 @@ pub const VOLUME_BYTES_MAX: usize = 16 << 20;
 /// Probes of one kind that wait for an answer: the machine asks again only after the last answer.
 pub const PROBE_TIME_MAX: Duration = Duration::from_secs(300);
 
+/// Bytes of a gRPC health answer that are read: it holds one number.
+pub(crate) const HEALTH_BYTES_MAX: usize = 4 << 10;
+
 /// Memory of the machine that guests may hold together; the rest is the node's and the system's, so that a guest
 /// without a limit ends before the machine does.
 pub(crate) const GUEST_MEMORY_PERCENT: u64 = 75;

@@ -30,7 +30,9 @@ use crate::patch::difference;
 use crate::retry::{Retry, is_gone};
 use crate::rooms::Rooms;
 use crate::roster::Tenant;
-use crate::{exec, probes, storage, volumes};
+use crate::{storage, volumes};
+
+mod asking;
 
 /// The pod's object as the watch has it.
 #[derive(Clone, Debug)]
@@ -138,14 +140,8 @@ impl Driver {
     fn new(agent: Arc<Agent>, pod: Arc<k8s::Pod>) -> Self {
         let seat = Seat { host_addresses: agent.config.addresses.clone() };
         let machine = Machine::new((*pod).clone(), seat, now_ms());
-        let folder = output_folder(&agent, &pod);
-        let spec = pod.spec.iter();
-        let containers = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
-        let output =
-            |container: &k8s::Container| (container.name.clone(), ContainerOutput::new(folder.join(&container.name)));
-        let outputs = Arc::new(containers.map(output).collect());
         let published = serde_json::to_value(&pod.status).unwrap_or_default();
-        let driver = Self {
+        let mut driver = Self {
             agent,
             pod,
             machine,
@@ -154,7 +150,7 @@ impl Driver {
             address: None,
             images: HashMap::new(),
             live: HashMap::new(),
-            outputs,
+            outputs: Arc::default(),
             rooms: Rooms::default(),
             published,
             wanted: None,
@@ -163,6 +159,7 @@ impl Driver {
             removed: false,
             ending: Ending::Not,
         };
+        driver.open_outputs();
         // What ended before the node was restarted; whatever starts again takes it back.
         driver.finish_outputs(&driver.pod.status.clone().unwrap_or_default());
         driver
@@ -172,6 +169,7 @@ impl Driver {
     fn see(&mut self, known: &Known) {
         self.pod = known.pod.clone();
         self.removed |= known.removed;
+        self.open_outputs();
         let (pod, outputs, rooms) = (self.pod.clone(), self.outputs.clone(), self.rooms.clone());
         self.agent.roster.put(Tenant { pod, outputs, rooms });
         self.object_to_overruling();
@@ -179,6 +177,21 @@ impl Driver {
             self.step(Input::StopRequested { grace_seconds });
         }
         self.step(Input::PodChanged(Box::new((*self.pod).clone())));
+    }
+
+    /// Every container has a place for its output; ephemeral ones may come at any time.
+    fn open_outputs(&mut self) {
+        let Some(spec) = &self.pod.spec else { return };
+        let guests = spec.ephemeral_containers.iter().flatten().map(|guest| &guest.name);
+        let others = spec.init_containers.iter().flatten().chain(&spec.containers).map(|container| &container.name);
+        let new: Vec<&String> = others.chain(guests).filter(|name| !self.outputs.contains_key(*name)).collect();
+        if new.is_empty() {
+            return;
+        }
+        let folder = output_folder(&self.agent, &self.pod);
+        let opened = new.into_iter().map(|name| (name.clone(), ContainerOutput::new(folder.join(name))));
+        let known = self.outputs.iter().map(|(name, output)| (name.clone(), output.clone()));
+        self.outputs = Arc::new(known.chain(opened).collect());
     }
 
     /// While its node was taken for lost, somebody else may have said that the pod is not ready. What this node last said
@@ -266,18 +279,8 @@ impl Driver {
                     live.kill.cancel();
                 }
             }
-            PodAction::Probe { container, attempt, kind } => {
-                let Some(spec) = self.container(&container) else { return };
-                let (agent, address, room) = (self.agent.clone(), self.address, self.rooms.get(&container));
-                self.outcomes.spawn(async move {
-                    let answer = match (probes::command(&spec, kind), room) {
-                        (Some((command, limit)), Some(room)) => exec::run(&agent, &room, &command, limit).await,
-                        (Some(_), None) => Err("the container does not run".to_owned()),
-                        (None, _) => probes::ask(&agent.config.fabric, &spec, address, kind).await,
-                    };
-                    Outcome::Reported(Input::ProbeAnswered { container, attempt, kind, answer })
-                });
-            }
+            PodAction::Probe { container, attempt, kind } => self.probe(container, attempt, kind),
+            PodAction::RunHook { container, attempt, hook } => self.run_hook(container, attempt, hook),
             PodAction::UpdateStatus(status) => self.want(&status),
             PodAction::Tell { severity, reason, message, container } => {
                 self.agent.events.tell(self.note(severity, reason, message, container));
@@ -419,7 +422,9 @@ impl Driver {
 
     /// A container that is shown as terminated is not started again: its followers have seen all.
     fn finish_outputs(&self, status: &k8s::PodStatus) {
-        for container in status.init_container_statuses.iter().chain(&status.container_statuses).flatten() {
+        let lists =
+            [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+        for container in lists.into_iter().flatten().flatten() {
             let over = container.state.as_ref().is_some_and(|state| state.terminated.is_some());
             if let (true, Some(output)) = (over, self.outputs.get(&container.name)) {
                 output.finish();
@@ -493,7 +498,9 @@ impl Driver {
     fn container(&self, name: &str) -> Option<k8s::Container> {
         let spec = self.pod.spec.as_ref()?;
         let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
-        all.find(|container| container.name == name).cloned()
+        let mut guests = spec.ephemeral_containers.iter().flatten();
+        let guest = || guests.find(|guest| guest.name == name).map(|guest| pod::as_container(guest, spec));
+        all.find(|container| container.name == name).cloned().or_else(guest)
     }
 
     fn api(&self) -> (Api<k8s::Pod>, String, String) {
@@ -507,7 +514,9 @@ impl Driver {
         let meta = &self.pod.metadata;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let (namespace, pod, uid) = (text(&meta.namespace), text(&meta.name), text(&meta.uid));
-        Note { namespace, pod, uid, container, severity, reason, message }
+        let list = container.as_deref().map(|name| list_of(&self.pod, name));
+        let field_path = list.zip(container).map(|(list, name)| format!("spec.{list}{{{name}}}"));
+        Note { namespace, pod, uid, field_path, severity, reason, message }
     }
 }
 
@@ -516,6 +525,18 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.rooms.close_all();
         self.tear_down();
+    }
+}
+
+/// The list in a pod's specification that a container stands in.
+fn list_of(pod: &k8s::Pod, name: &str) -> &'static str {
+    let Some(spec) = &pod.spec else { return "containers" };
+    if spec.init_containers.iter().flatten().any(|container| container.name == name) {
+        "initContainers"
+    } else if spec.ephemeral_containers.iter().flatten().any(|guest| guest.name == name) {
+        "ephemeralContainers"
+    } else {
+        "containers"
     }
 }
 

@@ -35,12 +35,16 @@ pub(crate) struct Room {
 impl Room {
     /// The mounts of a toolbox in this container: those of the container and, unless it has its own, a root.
     pub(crate) fn toolbox_mounts(&self) -> Vec<Mount> {
-        let mut mounts = self.spec.mounts.clone();
-        if !mounts.iter().any(|mount| mount.guest == "/") {
-            mounts.push(Mount { host: self.root.clone(), guest: "/".to_owned(), read_only: true });
-        }
-        mounts
+        with_root(self.spec.mounts.clone(), &self.root)
     }
+}
+
+/// The mounts with a root under them, unless they have one.
+pub(crate) fn with_root(mut mounts: Vec<Mount>, root: &Path) -> Vec<Mount> {
+    if !mounts.iter().any(|mount| mount.guest == "/") {
+        mounts.push(Mount { host: root.to_owned(), guest: "/".to_owned(), read_only: true });
+    }
+    mounts
 }
 
 /// Makes the folders of a container's [`Room::root`].

@@ -204,6 +204,64 @@ fn every_kubectl_copies_files_both_ways() {
     assert!(refused.contains("nowhere"), "{refused}");
 }
 
+/// A container that prints what it is told, ends with its teller, and is started again.
+const TELLER: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: teller}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: main, image: toolbox, command: [cat], stdin: true, stdinOnce: true}]
+";
+
+#[test]
+fn a_follower_sees_every_line_over_rotations_and_restarts() {
+    let Some(kubectl) = Kubectl::newest() else { return };
+    let cluster = Cluster::start();
+    cluster.apply(TELLER).ok();
+    running(&cluster, "teller");
+    let log = cluster.scratch().join("followed");
+    let mut following = kubectl.command(&cluster, &["logs", "-f", "teller"]);
+    let mut following =
+        following.stdin(Stdio::null()).stdout(fs::File::create(&log).unwrap()).stderr(Stdio::null()).spawn().unwrap();
+    let tell = |text: &str| run_with_input(&mut kubectl.command(&cluster, &["attach", "-i", "teller"]), text).ok();
+    let restarted = |count: i64| {
+        eventually(&format!("restart {count}"), || {
+            let status = cluster.find("pod", "teller")?["status"]["containerStatuses"][0].clone();
+            (status["restartCount"] == count && status["state"]["running"].is_object()).then_some(())
+        });
+    };
+    // The follower holds the first file before the third begins, which is when the first is removed.
+    tell("first words\n");
+    eventually("the follower to hear", || fs::read_to_string(&log).unwrap().contains("first words").then_some(()));
+    restarted(1);
+    // Two rotations: three files of 10 MiB each, with a time before every line.
+    let lines: Vec<String> = (0..160_000).map(|number| format!("{number:0>100}")).collect();
+    tell(&(lines.join("\n") + "\n"));
+    tell_until(&kubectl, &cluster, "last words\n");
+    let told = eventually("the follower to hear the last words", || {
+        let told = fs::read_to_string(&log).unwrap();
+        told.ends_with("last words\n").then_some(told)
+    });
+    following.kill().unwrap();
+    following.wait().unwrap();
+    let heard: Vec<&str> = told.lines().collect();
+    assert_eq!((heard[0], heard[heard.len() - 1]), ("first words", "last words"));
+    let wrong = heard[1..heard.len() - 1].iter().zip(&lines).position(|(heard, told)| heard != told);
+    assert_eq!((heard.len() - 2, wrong), (lines.len(), None), "lines are lost, doubled or out of order");
+    // What is kept is bounded, and what comes last is there.
+    let kept = kubectl.run(&cluster, &["logs", "teller", "--previous"]).ok();
+    assert!(kept.len() < 22 << 20 && kept.ends_with(&format!("{}\n", lines[lines.len() - 1])), "{} bytes", kept.len());
+}
+
+/// Tells it to the container once that runs again.
+fn tell_until(kubectl: &Kubectl, cluster: &Cluster, text: &str) {
+    eventually("the container to listen", || {
+        let mut attach = kubectl.command(cluster, &["attach", "-i", "teller"]);
+        (run_with_input(&mut attach, text).code == Some(0)).then_some(())
+    });
+}
+
 #[test]
 fn every_kubectl_shows_what_pods_use() {
     let all = Kubectl::all();

@@ -36,7 +36,12 @@ fn definition(object: &mut Object) {
 /// What one message gets wherever it stands; `name` is without `k8s.io/api/`.
 pub(super) fn of_message(name: &str, map: &mut Object) {
     match name {
-        "core/v1.Container" | "core/v1.EphemeralContainer" => container(map),
+        "core/v1.Container" => container(map),
+        "core/v1.EphemeralContainer" => {
+            // Kubernetes has no answer here and refuses; every node of this cluster has one.
+            set(map, "image", || json!("toolbox"));
+            container(map);
+        }
         "core/v1.PodSpec" => service_account(map),
         "core/v1.Volume" if map.keys().all(|key| key == "name") => set(map, "emptyDir", || json!({})),
         "core/v1.ServiceSpec" => service(map),

@@ -33,7 +33,12 @@ pub(super) fn check_spec(spec: &Value, field: &str, report: &mut Report) {
             if !name.is_empty() && !seen.insert(name) {
                 report.duplicate(format!("{field}.name"), &container["name"]);
             }
-            check_container(container, &field, &volumes, spec["hostNetwork"] == true, report);
+            check_container(container, &field, &volumes, spec, report);
+            match list {
+                "initContainers" if container["restartPolicy"] != "Always" => check_plain_init(container, &field, report),
+                "ephemeralContainers" => check_guest(container, &field, spec, report),
+                _ => {}
+            }
         }
     }
     let at = |name: &str| format!("{field}.{name}");
@@ -79,7 +84,39 @@ pub(super) fn check_new(pod: &Value, report: &mut Report) {
     }
 }
 
-fn check_container(container: &Value, field: &str, volumes: &HashSet<&str>, host: bool, report: &mut Report) {
+/// An init container runs to its end: nothing asks after it and nothing waits for it.
+fn check_plain_init(container: &Value, field: &str, report: &mut Report) {
+    for name in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+        if container[name].is_object() {
+            let detail = "may not be set for init containers without restartPolicy=Always";
+            report.forbidden(format!("{field}.{name}"), detail);
+        }
+    }
+}
+
+/// An ephemeral container looks into a pod, and no service may rest on it.
+fn check_guest(container: &Value, field: &str, spec: &Value, report: &mut Report) {
+    let detail = "cannot be set for an Ephemeral Container";
+    let fixed = ["ports", "resources", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resizePolicy"];
+    for name in fixed.iter().chain(&["restartPolicy"]) {
+        let value = &container[*name];
+        if !value.is_null() && *value != json!({}) && *value != json!([]) {
+            report.forbidden(format!("{field}.{name}"), detail);
+        }
+    }
+    for (index, mount) in items(&container["volumeMounts"]).enumerate() {
+        for name in ["subPath", "subPathExpr"].iter().filter(|name| !text(mount, name).is_empty()) {
+            report.forbidden(format!("{field}.volumeMounts[{index}].{name}"), detail);
+        }
+    }
+    let target = text(container, "targetContainerName");
+    let mut others = ["containers", "initContainers"].into_iter().flat_map(|list| items(&spec[list]));
+    if !target.is_empty() && !others.any(|other| text(other, "name") == target) {
+        report.not_found(format!("{field}.targetContainerName"), &container["targetContainerName"]);
+    }
+}
+
+fn check_container(container: &Value, field: &str, volumes: &HashSet<&str>, spec: &Value, report: &mut Report) {
     let at = |name: &str| format!("{field}.{name}");
     report.present(at("name"), &container["name"]);
     report.named_if(&at("name"), &container["name"], names::label);
@@ -91,7 +128,7 @@ fn check_container(container: &Value, field: &str, volumes: &HashSet<&str>, host
     report.one_of(at("imagePullPolicy"), &container["imagePullPolicy"], &["Always", "IfNotPresent", "Never"]);
     let policies = &["File", "FallbackToLogsOnError"];
     report.one_of(at("terminationMessagePolicy"), &container["terminationMessagePolicy"], policies);
-    ports(&container["ports"], &at("ports"), host, report);
+    ports(&container["ports"], &at("ports"), spec["hostNetwork"] == true, report);
     for (index, variable) in items(&container["env"]).enumerate() {
         environment(variable, &format!("{field}.env[{index}]"), report);
     }
@@ -111,6 +148,7 @@ fn check_container(container: &Value, field: &str, volumes: &HashSet<&str>, host
         let (hook, field) = (&container["lifecycle"][name], format!("{field}.lifecycle.{name}"));
         if hook.is_object() {
             handler(hook, &["exec", "httpGet", "sleep", "tcpSocket"], &field, report);
+            pause(&hook["sleep"], &spec["terminationGracePeriodSeconds"], &field, report);
         }
     }
 }
@@ -248,6 +286,15 @@ fn handler(handler: &Value, kinds: &[&str], field: &str, report: &mut Report) {
     report.one_of(format!("{field}.httpGet.scheme"), &handler["httpGet"]["scheme"], &["HTTP", "HTTPS"]);
     if handler["grpc"].is_object() {
         report.port(format!("{field}.grpc.port"), &handler["grpc"]["port"]);
+    }
+}
+
+/// A hook that only waits must be over within the pod's grace period.
+fn pause(sleep: &Value, grace: &Value, field: &str, report: &mut Report) {
+    let (Some(seconds), Some(grace)) = (sleep["seconds"].as_i64(), grace.as_i64()) else { return };
+    if !(0..=grace).contains(&seconds) {
+        let detail = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+        report.invalid(format!("{field}.sleep"), &sleep["seconds"], &detail);
     }
 }
 

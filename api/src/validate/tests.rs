@@ -162,6 +162,39 @@ fn a_pod_is_mostly_fixed() {
 }
 
 #[test]
+fn hooks_are_for_containers_that_stay_and_end_in_time() {
+    let hooked = |hook: Value| created("pods", one_container(json!({"lifecycle": {"preStop": hook}})));
+    for hook in [
+        json!({"sleep": {"seconds": 30}}),
+        json!({"sleep": {"seconds": 0}}),
+        json!({"tcpSocket": {"port": 80}}),
+        json!({"exec": {"command": ["true"]}}),
+    ] {
+        assert_eq!(hooked(hook), NONE);
+    }
+    assert_eq!(
+        hooked(json!({"sleep": {"seconds": 31}})),
+        ["spec.containers[0].lifecycle.preStop.sleep: Invalid value: 31: must be non-negative and less than \
+          terminationGracePeriodSeconds (30)"]
+    );
+    assert_eq!(
+        hooked(json!({})),
+        ["spec.containers[0].lifecycle.preStop: Required value: must specify a handler type"]
+    );
+    let init = |policy: Value| {
+        let init = json!({"name": "i", "image": "b", "restartPolicy": policy,
+            "lifecycle": {"postStart": {"exec": {"command": ["true"]}}}});
+        created("pods", pod(json!({"initContainers": [init], "containers": [{"name": "a", "image": "b"}]})))
+    };
+    assert_eq!(init(json!("Always")), NONE);
+    assert_eq!(
+        init(Value::Null),
+        ["spec.initContainers[0].lifecycle: Forbidden: may not be set for init containers without \
+          restartPolicy=Always"]
+    );
+}
+
+#[test]
 fn a_pods_parts_change_through_subresources() {
     let pod = |image: &str, cpu: &str, guests: Value| {
         let resources = json!({"requests": {"cpu": cpu}});
@@ -187,6 +220,25 @@ fn a_pods_parts_change_through_subresources() {
         changed("ephemeralcontainers", pod("b", "1", json!([{"name": "g", "image": "y"}]))),
         ["spec.ephemeralContainers: Forbidden: existing ephemeral containers \"g\" may not be changed"]
     );
+    let guest = |extra: Value| {
+        let mut guest = json!({"name": "h", "image": "x"});
+        guest.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        changed("ephemeralcontainers", pod("b", "1", json!([{"name": "g", "image": "x"}, guest])))
+    };
+    assert_eq!(guest(json!({"targetContainerName": "a", "stdin": true, "tty": true, "resources": {}})), NONE);
+    assert_eq!(
+        guest(json!({"targetContainerName": "g"})),
+        ["spec.ephemeralContainers[1].targetContainerName: Not found: \"g\""]
+    );
+    for (field, value) in [
+        ("ports", json!([{"containerPort": 80}])),
+        ("resources", json!({"limits": {"cpu": "1"}})),
+        ("readinessProbe", json!({"tcpSocket": {"port": 80}})),
+        ("lifecycle", json!({"preStop": {"sleep": {"seconds": 1}}})),
+    ] {
+        let refused = format!("spec.ephemeralContainers[1].{field}: Forbidden: cannot be set for an Ephemeral Container");
+        assert_eq!(guest(json!({field: value})), [refused]);
+    }
     let same = json!([{"name": "g", "image": "x"}]);
     assert_eq!(changed("resize", pod("b", "2", same.clone())), NONE);
     assert_eq!(

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as k8s;
 
 use crate::container::{Exit, ImageFault};
+use crate::hook::Hook;
 use crate::probe::ProbeKind;
 
 /// What a pod's node gives it.
@@ -79,6 +80,17 @@ pub enum Input {
         /// What went wrong, for the event.
         answer: Result<(), String>,
     },
+    /// A lifecycle hook is over.
+    HookEnded {
+        /// Which container.
+        container: String,
+        /// Which attempt of the container it was.
+        attempt: i32,
+        /// Which hook.
+        hook: Hook,
+        /// What went wrong.
+        answer: Result<(), String>,
+    },
     /// The pod object changed: images may be new, and conditions of other writers.
     PodChanged(Box<k8s::Pod>),
     /// The pod uses more of the node's disk than it may.
@@ -140,6 +152,15 @@ pub enum PodAction {
         attempt: i32,
         /// What.
         kind: ProbeKind,
+    },
+    /// Do what the container wants done at this moment of its life.
+    RunHook {
+        /// Which.
+        container: String,
+        /// Which attempt of it, to be given back.
+        attempt: i32,
+        /// What.
+        hook: Hook,
     },
     /// Write this status. Only the newest counts.
     UpdateStatus(Box<k8s::PodStatus>),

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::backoff::Backoff;
+use crate::leaving::Leaving;
 use crate::limits::{MESSAGE_BYTES_MAX, PULL_ERROR_SHOWN_MS, START_RETRY_MS};
 use crate::probe::{ProbeKind, Schedule, Verdict};
 
@@ -17,6 +18,15 @@ pub enum Role {
     Sidecar,
     /// What the pod is for.
     Main,
+    /// Came later to look into the pod; runs once.
+    Ephemeral,
+}
+
+impl Role {
+    /// Whether it stands among the init containers.
+    pub(crate) fn is_init(self) -> bool {
+        matches!(self, Self::Init | Self::Sidecar)
+    }
 }
 
 /// How a container ended.
@@ -84,6 +94,11 @@ pub(crate) enum State {
         message: String,
         retry_ms: i64,
     },
+    /// It runs, and its `postStart` hook does; `failed` says what came of it if it ends the container.
+    PostStart {
+        started_ms: i64,
+        failed: Option<String>,
+    },
     Running {
         started_ms: i64,
     },
@@ -105,8 +120,8 @@ pub(crate) struct Container {
     pub(crate) image_id: String,
     pub(crate) started: bool,
     pub(crate) ready: bool,
-    /// The grace that was given when it was asked to stop.
-    pub(crate) stopping: Option<i64>,
+    /// Once it is to end: how far that has come.
+    pub(crate) leaving: Option<Leaving>,
     /// It is stopped in order to be started anew, whatever the restart policy says.
     pub(crate) replacing: bool,
     probes: Vec<Schedule>,
@@ -119,12 +134,12 @@ pub(crate) fn time(ms: i64) -> Time {
 }
 
 impl Container {
-    pub(crate) fn new(spec: k8s::Container, is_init: bool) -> Self {
-        let role = match (is_init, spec.restart_policy.as_deref()) {
-            (true, Some("Always")) => Role::Sidecar,
-            (true, _) => Role::Init,
-            (false, _) => Role::Main,
-        };
+    /// The role of an init container.
+    pub(crate) fn init_role(spec: &k8s::Container) -> Role {
+        if spec.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init }
+    }
+
+    pub(crate) fn new(spec: k8s::Container, role: Role) -> Self {
         Self {
             spec,
             role,
@@ -134,7 +149,7 @@ impl Container {
             image_id: String::new(),
             started: false,
             ready: false,
-            stopping: None,
+            leaving: None,
             replacing: false,
             probes: Vec::new(),
             crashes: Backoff::default(),
@@ -172,9 +187,14 @@ impl Container {
         matches!(self.state, State::Running { .. })
     }
 
+    /// Whether its code runs, also where it does not count as running.
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.state, State::Running { .. } | State::PostStart { .. })
+    }
+
     /// Whether something of it is alive on the node.
     pub(crate) fn is_alive(&self) -> bool {
-        matches!(self.state, State::Running { .. } | State::Starting)
+        self.is_up() || matches!(self.state, State::Starting)
     }
 
     pub(crate) fn exit_code(&self) -> Option<i32> {
@@ -185,6 +205,7 @@ impl Container {
     pub(crate) fn restarts_under(&self, policy: &str) -> bool {
         let failed = self.last.as_ref().is_some_and(|last| last.exit_code != 0);
         match (self.role, policy) {
+            (Role::Ephemeral, _) => false,
             _ if self.replacing => true,
             (Role::Sidecar, _) | (Role::Main, "Always") => true,
             (Role::Init, "Always") | (_, "OnFailure") => failed,
@@ -223,15 +244,15 @@ impl Container {
         self.state = State::StartFailed { reason, message, retry_ms: now_ms + START_RETRY_MS };
     }
 
-    pub(crate) fn begin(&mut self, now_ms: i64) {
-        self.state = State::Running { started_ms: now_ms };
+    pub(crate) fn begin(&mut self, started_ms: i64) {
+        self.state = State::Running { started_ms };
         let probes = [
             (ProbeKind::Startup, &self.spec.startup_probe),
             (ProbeKind::Readiness, &self.spec.readiness_probe),
             (ProbeKind::Liveness, &self.spec.liveness_probe),
         ];
         let schedules =
-            probes.into_iter().filter_map(|(kind, probe)| Some(Schedule::new(kind, probe.as_ref()?, now_ms)));
+            probes.into_iter().filter_map(|(kind, probe)| Some(Schedule::new(kind, probe.as_ref()?, started_ms)));
         self.probes = schedules.collect();
         self.started = self.spec.startup_probe.is_none();
         self.ready = self.started && self.spec.readiness_probe.is_none();
@@ -249,7 +270,7 @@ impl Container {
         });
         self.state = State::Ended;
         self.probes.clear();
-        (self.started, self.ready, self.stopping) = (false, false, None);
+        (self.started, self.ready, self.leaving) = (false, false, None);
     }
 
     /// A failed pull is `ErrImagePull` for a moment, then `ImagePullBackOff`. True when that has just changed.
@@ -297,18 +318,21 @@ impl Container {
                 self.ready = verdict == Verdict::Passed;
                 false
             }
-            (ProbeKind::Startup | ProbeKind::Liveness, Some(Verdict::Failed)) => self.stopping.is_none(),
+            (ProbeKind::Startup | ProbeKind::Liveness, Some(Verdict::Failed)) => self.leaving.is_none(),
             _ => false,
         }
     }
 
     pub(crate) fn wake_at(&self) -> Option<i64> {
+        if let Some(leaving) = &self.leaving {
+            return leaving.wake_at();
+        }
         match self.state {
             State::PullFailed { shown: "ErrImagePull", failed_ms, .. } => Some(failed_ms + PULL_ERROR_SHOWN_MS),
             State::PullFailed { retry_ms: at, .. }
             | State::StartFailed { retry_ms: at, .. }
             | State::CrashLoop { until_ms: at, .. } => Some(at),
-            State::Running { .. } if self.stopping.is_none() => {
+            State::Running { .. } => {
                 let started = self.started;
                 let askable = |probe: &&Schedule| started != (probe.kind == ProbeKind::Startup);
                 self.probes.iter().filter(askable).filter_map(Schedule::wake_at).min()

@@ -12,6 +12,8 @@
 //! * [`Input`] and [`PodAction`]: the two alphabets.
 //! * [`Machine`]: order of containers, stopping, deadlines.
 //! * `container`: one container's states and restarts; `backoff`: how long it waits.
+//! * `ephemeral`: containers that come while the pod runs.
+//! * [`Hook`]: what is done after a start and before an end; `leaving`: the way to an end.
 //! * [`probe`]: when a probe is due and what its answers mean.
 //! * `status`: what all that looks like in `pod.status`.
 #![forbid(unsafe_code)]
@@ -19,6 +21,9 @@
 mod action;
 mod backoff;
 mod container;
+mod ephemeral;
+mod hook;
+mod leaving;
 pub mod limits;
 mod machine;
 pub mod probe;
@@ -31,5 +36,7 @@ mod simulation;
 
 pub use action::{Fetched, Input, PodAction, Seat};
 pub use container::{Exit, ImageFault, Role};
+pub use ephemeral::as_container;
+pub use hook::Hook;
 pub use machine::Machine;
 pub use probe::ProbeKind;

@@ -15,6 +15,9 @@ pub const PULL_ERROR_SHOWN_MS: i64 = 2_000;
 /// Wait before a container whose configuration was incomplete is tried again: people are waiting for it.
 pub const START_RETRY_MS: i64 = 10_000;
 
+/// What a container has after its `preStop` hook at the least, even where the hook took all of the grace (the kubelet's).
+pub const GRACE_AFTER_HOOK_MS: i64 = 2_000;
+
 /// Longest termination message in bytes (Kubernetes' own bound).
 pub const MESSAGE_BYTES_MAX: usize = 4096;
 

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1 as k8s;
 
 use crate::action::{Fetched, Input, PodAction, Seat};
 use crate::container::{Container, Exit, ImageFault, Role, State};
+use crate::hook::Hook;
 use crate::limits::{EVICTION_GRACE_MS, GRACE_SECONDS, START_RETRY_MS};
 use crate::probe::ProbeKind;
 
@@ -25,7 +26,7 @@ pub struct Machine {
     pub(crate) seat: Seat,
     pub(crate) ground: Ground,
     pub(crate) addresses: Vec<IpAddr>,
-    /// Init containers in their order, then the others.
+    /// Init containers in their order, then the others, then ephemeral ones.
     pub(crate) containers: Vec<Container>,
     pub(crate) started_ms: i64,
     /// Being deleted.
@@ -46,18 +47,11 @@ impl Machine {
         let status = pod.status.clone().unwrap_or_default();
         let spec = pod.spec.clone().unwrap_or_default();
         let policy = spec.restart_policy.unwrap_or_else(|| "Always".to_owned());
-        let inits = spec.init_containers.into_iter().flatten().map(|container| (container, true));
-        let mains = spec.containers.into_iter().map(|container| (container, false));
-        let mut containers: Vec<Container> =
-            inits.chain(mains).map(|(spec, init)| Container::new(spec, init)).collect();
-        let known = [&status.init_container_statuses, &status.container_statuses];
-        for known in known.into_iter().flatten().flatten() {
-            if let Some(container) = containers.iter_mut().find(|container| container.name() == known.name) {
-                container.adopt(known, &policy, now_ms);
-            }
-        }
+        let inits = spec.init_containers.into_iter().flatten().map(|spec| (Container::init_role(&spec), spec));
+        let mains = spec.containers.into_iter().map(|spec| (Role::Main, spec));
+        let containers = inits.chain(mains).map(|(role, spec)| Container::new(spec, role)).collect();
         let started_ms = status.start_time.as_ref().map_or(now_ms, |time| time.0.as_millisecond());
-        Self {
+        let mut machine = Self {
             pod,
             seat,
             ground: Ground::Absent,
@@ -67,9 +61,18 @@ impl Machine {
             stopping: false,
             failure: None,
             deadline_ms: None,
-            published: status,
+            published: status.clone(),
             forgotten: false,
+        };
+        machine.admit_guests();
+        let known =
+            [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses];
+        for known in known.into_iter().flatten().flatten() {
+            if let Some(container) = machine.container(&known.name) {
+                container.adopt(&known, &policy, now_ms);
+            }
         }
+        machine
     }
 
     /// Takes one input and appends what follows from it. After [`PodAction::Forget`] nothing does.
@@ -99,14 +102,16 @@ impl Machine {
             }
             Input::ContainerExited { container, exit } => self.container_exited(&container, exit, now_ms, actions),
             Input::ProbeAnswered { container, attempt, kind, answer } => {
-                self.probe_answered(&container, attempt, kind, answer, actions);
+                self.probe_answered(&container, attempt, kind, answer, now_ms, actions);
             }
-            Input::PodChanged(pod) => self.pod_changed(*pod, actions),
+            Input::HookEnded { container, attempt, hook, answer } => {
+                self.hook_ended(&container, attempt, hook, answer, now_ms, actions);
+            }
+            Input::PodChanged(pod) => self.pod_changed(*pod, now_ms, actions),
             Input::Evicted { message } => self.evicted(message, now_ms, actions),
             Input::StopRequested { grace_seconds } => {
                 self.stopping = true;
-                let deadline = now_ms + grace_seconds.max(0) * 1000;
-                self.deadline_ms = Some(self.deadline_ms.map_or(deadline, |earlier| earlier.min(deadline)));
+                self.end_by(now_ms + grace_seconds.max(0) * 1000, now_ms);
             }
         }
         self.settle(now_ms, actions);
@@ -116,7 +121,8 @@ impl Machine {
     #[must_use]
     pub fn wake_at(&self) -> Option<i64> {
         if self.is_ending() {
-            return self.deadline_ms.filter(|_| self.containers.iter().any(|c| c.is_alive() && c.stopping != Some(0)));
+            let wake = |c: &Container| c.leaving.map_or(self.deadline_ms, |leaving| leaving.wake_at());
+            return self.containers.iter().filter(|container| container.is_alive()).filter_map(wake).min();
         }
         let retry = match self.ground {
             Ground::Failed { retry_ms } => Some(retry_ms),
@@ -139,6 +145,7 @@ impl Machine {
         if self.is_ending() {
             self.stop_next(now_ms, actions);
         }
+        actions.extend(self.containers.iter_mut().filter_map(|container| container.press(now_ms)));
         let over = self.is_over();
         if over && self.ground != Ground::TornDown {
             if self.ground != Ground::Absent {
@@ -171,16 +178,24 @@ impl Machine {
             Ground::Ready => {}
             Ground::Failed { .. } | Ground::Requested | Ground::TornDown => return,
         }
-        for index in 0..self.containers.len() {
+        let (guests, others): (Vec<usize>, Vec<usize>) =
+            (0..self.containers.len()).partition(|index| self.containers[*index].role == Role::Ephemeral);
+        guests.into_iter().for_each(|index| self.advance_container(index, now_ms, actions));
+        let mut held = false;
+        for index in others {
+            if held && matches!(self.containers[index].state, State::Created) {
+                continue;
+            }
             self.advance_container(index, now_ms, actions);
             let container = &mut self.containers[index];
-            for kind in if container.stopping.is_none() { container.ask(now_ms) } else { Vec::new() } {
+            for kind in if container.leaving.is_none() { container.ask(now_ms) } else { Vec::new() } {
                 let (container, attempt) = (container.name().to_owned(), container.restarts);
                 actions.push(PodAction::Probe { container, attempt, kind });
             }
             if !may_pass(container) {
                 break;
             }
+            held |= holds(container);
         }
     }
 
@@ -209,28 +224,33 @@ impl Machine {
 
     /// Asks the next containers to end: main ones together, then sidecars one by one, last first.
     fn stop_next(&mut self, now_ms: i64, actions: &mut Vec<PodAction>) {
-        let in_grace = now_ms + self.grace_seconds() * 1000;
-        let deadline = *self.deadline_ms.get_or_insert(in_grace);
+        if self.deadline_ms.is_none() {
+            self.end_by(now_ms + self.grace_seconds() * 1000, now_ms);
+        }
+        let deadline = self.deadline_ms.unwrap_or(now_ms);
         let grace_ms = (deadline - now_ms).max(0);
         let main_alive = self.containers.iter().any(|c| c.role != Role::Sidecar && c.is_alive());
         let mut sidecar_asked = false;
         for container in self.containers.iter_mut().rev().filter(|container| container.is_alive()) {
             let turn = if container.role == Role::Sidecar { !main_alive && !sidecar_asked } else { true };
             sidecar_asked |= container.role == Role::Sidecar;
-            let ask = match container.stopping {
-                None => turn || grace_ms == 0,
-                Some(given) => grace_ms == 0 && given > 0,
-            };
-            if !ask {
+            if container.leaving.is_some() || !(turn || grace_ms == 0) {
                 continue;
             }
-            let name = container.name().to_owned();
-            if container.stopping.is_none() {
-                actions.push(tell("Normal", "Killing", format!("Stopping container {name}"), Some(&name)));
-            }
-            container.stopping = Some(grace_ms);
-            actions.push(PodAction::StopContainer { container: name, grace_ms });
+            let name = container.name();
+            actions.push(tell("Normal", "Killing", format!("Stopping container {name}"), Some(name)));
+            actions.push(container.leave(grace_ms, now_ms));
         }
+    }
+
+    /// Whatever still runs then is ended by force.
+    fn end_by(&mut self, deadline_ms: i64, now_ms: i64) {
+        if self.deadline_ms.is_some_and(|earlier| earlier <= deadline_ms) {
+            return;
+        }
+        self.deadline_ms = Some(deadline_ms);
+        let leaving = self.containers.iter_mut().filter_map(|container| container.leaving.as_mut());
+        leaving.for_each(|leaving| leaving.hasten(deadline_ms, now_ms));
     }
 
     fn image_ready(&mut self, name: &str, image_id: String, fetched: Option<Fetched>, actions: &mut Vec<PodAction>) {
@@ -274,9 +294,49 @@ impl Machine {
 
     fn container_started(&mut self, name: &str, now_ms: i64, actions: &mut Vec<PodAction>) {
         let Some(container) = self.container(name).filter(|c| matches!(c.state, State::Starting)) else { return };
-        container.begin(now_ms);
         actions.push(tell("Normal", "Created", format!("Created container: {name}"), Some(name)));
         actions.push(tell("Normal", "Started", format!("Started container {name}"), Some(name)));
+        if Hook::PostStart.handler(&container.spec).is_none() {
+            return container.begin(now_ms);
+        }
+        container.state = State::PostStart { started_ms: now_ms, failed: None };
+        actions.push(container.run(Hook::PostStart));
+    }
+
+    /// The kubelet keeps what a hook said out of the events, for there may be secrets in it.
+    fn hook_ended(
+        &mut self,
+        name: &str,
+        attempt: i32,
+        hook: Hook,
+        answer: Result<(), String>,
+        now_ms: i64,
+        actions: &mut Vec<PodAction>,
+    ) {
+        let grace_ms = self.grace_seconds() * 1000;
+        let Some(container) = self.container(name).filter(|c| c.is_up() && c.restarts == attempt) else { return };
+        match (hook, &mut container.state, answer) {
+            (Hook::PostStart, State::PostStart { started_ms, failed: None }, Ok(())) => {
+                let started_ms = *started_ms;
+                container.begin(started_ms);
+            }
+            (Hook::PostStart, State::PostStart { failed: failed @ None, .. }, Err(why)) => {
+                *failed = Some(why);
+                actions.push(tell("Warning", "FailedPostStartHook", "PostStartHook failed".to_owned(), Some(name)));
+                if container.leaving.is_none() {
+                    actions.push(tell("Normal", "Killing", "FailedPostStartHook".to_owned(), Some(name)));
+                    actions.push(container.leave(grace_ms, now_ms));
+                }
+            }
+            (Hook::PreStop, _, answer) => {
+                let over = container.pre_stop_over(now_ms);
+                if over.is_some() && answer.is_err() {
+                    actions.push(tell("Warning", "FailedPreStopHook", "PreStopHook failed".to_owned(), Some(name)));
+                }
+                actions.extend(over);
+            }
+            _ => {}
+        }
     }
 
     fn start_failed(
@@ -290,13 +350,13 @@ impl Machine {
         let Some(container) = self.container(name).filter(|c| matches!(c.state, State::Starting)) else { return };
         actions.push(tell("Warning", "Failed", format!("Error: {message}"), Some(name)));
         container.start_failed(reason, message, now_ms);
-        container.stopping = None;
+        container.leaving = None;
     }
 
     fn container_exited(&mut self, name: &str, exit: Exit, now_ms: i64, actions: &mut Vec<PodAction>) {
         let Some(container) = self.container(name).filter(|container| container.is_alive()) else { return };
         let started_ms = match container.state {
-            State::Running { started_ms } => started_ms,
+            State::Running { started_ms } | State::PostStart { started_ms, .. } => started_ms,
             _ => now_ms,
         };
         match &exit {
@@ -321,6 +381,7 @@ impl Machine {
         attempt: i32,
         kind: ProbeKind,
         answer: Result<(), String>,
+        now_ms: i64,
         actions: &mut Vec<PodAction>,
     ) {
         let (policy, ending, pod_grace) = (self.restart_policy().to_owned(), self.is_ending(), self.grace_seconds());
@@ -340,13 +401,12 @@ impl Machine {
         let what_next = if policy == "Never" { "will be stopped" } else { "will be restarted" };
         let message = format!("Container {name} failed {} probe, {what_next}", kind.name().to_lowercase());
         actions.push(tell("Normal", "Killing", message, Some(name)));
-        container.stopping = Some(grace_ms);
-        actions.push(PodAction::StopContainer { container: name.to_owned(), grace_ms });
+        actions.push(container.leave(grace_ms, now_ms));
     }
 
     /// A container whose image changed is started anew (`kubectl set image pod/…`); nothing else in a pod's
     /// containers may change.
-    fn pod_changed(&mut self, pod: k8s::Pod, actions: &mut Vec<PodAction>) {
+    fn pod_changed(&mut self, pod: k8s::Pod, now_ms: i64, actions: &mut Vec<PodAction>) {
         let grace_ms = self.grace_seconds() * 1000;
         let spec = pod.spec.iter();
         let specs = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
@@ -359,11 +419,14 @@ impl Machine {
             if container.is_alive() && container.role != Role::Init {
                 let message = format!("Container {} definition changed, will be restarted", spec.name);
                 actions.push(tell("Normal", "Killing", message, Some(&spec.name)));
-                (container.replacing, container.stopping) = (true, Some(grace_ms));
-                actions.push(PodAction::StopContainer { container: spec.name.clone(), grace_ms });
+                container.replacing = true;
+                if container.leaving.is_none() {
+                    actions.push(container.leave(grace_ms, now_ms));
+                }
             }
         }
         self.pod = pod;
+        self.admit_guests();
     }
 
     /// The pod fails, and its containers have as long as the kubelet gives for this.
@@ -373,7 +436,7 @@ impl Machine {
         }
         actions.push(tell("Warning", "Evicted", message.clone(), None));
         self.failure = Some(("Evicted", message));
-        self.deadline_ms = Some(now_ms + EVICTION_GRACE_MS);
+        self.end_by(now_ms + EVICTION_GRACE_MS, now_ms);
     }
 
     /// Nothing is to be started any more.
@@ -403,7 +466,7 @@ impl Machine {
 
     /// Every init container ended well and every sidecar has started.
     pub(crate) fn is_initialized(&self) -> bool {
-        self.containers.iter().filter(|container| container.role != Role::Main).all(may_pass)
+        self.containers.iter().filter(|container| container.role.is_init()).all(may_pass)
     }
 
     pub(crate) fn restart_policy(&self) -> &str {
@@ -434,11 +497,18 @@ impl Machine {
 /// Whether the container after this one in the order may be looked at.
 fn may_pass(container: &Container) -> bool {
     match container.role {
-        Role::Main => true,
+        Role::Main | Role::Ephemeral => true,
         // Once it had started the way is free for good, also while it restarts.
         Role::Sidecar => container.started || container.restarts > 0,
         Role::Init => container.exit_code() == Some(0),
     }
+}
+
+/// Whether those after it wait to be started for the first time: until its `postStart` hook has run, or it has turned out
+/// not to start.
+fn holds(container: &Container) -> bool {
+    let starts = matches!(container.state, State::Pulling | State::Starting | State::PostStart { .. });
+    starts && container.last.is_none() && Hook::PostStart.handler(&container.spec).is_some()
 }
 
 fn tell(severity: &'static str, reason: &'static str, message: String, container: Option<&str>) -> PodAction {

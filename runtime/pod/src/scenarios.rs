@@ -9,7 +9,7 @@ use std::path::Path;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::{Exit, ImageFault, Input, Machine, PodAction, ProbeKind, Seat};
+use crate::{Exit, Hook, ImageFault, Input, Machine, PodAction, ProbeKind, Seat};
 
 #[test]
 fn every_story_ends_as_written() {
@@ -93,6 +93,12 @@ impl Story {
                 self.step(Input::ContainerExited { container: text(1), exit });
             }
             ["answer", _, kind, answer] => self.answer(text(1), kind, *answer == "yes"),
+            ["hook", _, which, how] => {
+                let (container, hook) = (text(1), hook(which));
+                let attempt = self.machine().containers.iter().find(|c| c.name() == container).unwrap().restarts;
+                let answer = if *how == "done" { Ok(()) } else { Err("no such file".to_owned()) };
+                self.step(Input::HookEnded { container, attempt, hook, answer });
+            }
             ["evicted", ..] => self.step(Input::Evicted { message: rest(1) }),
             ["stop", grace] => self.step(Input::StopRequested { grace_seconds: grace.parse().unwrap() }),
             ["set-image", name, image] => {
@@ -100,6 +106,14 @@ impl Story {
                 let containers = &mut pod.spec.as_mut().unwrap().containers;
                 containers.iter_mut().find(|c| c.name == **name).unwrap().image = Some((*image).to_owned());
                 self.step(Input::PodChanged(Box::new(pod)));
+            }
+            ["debug", name] => {
+                let mut pod = self.machine().pod.clone();
+                let image = Some("toolbox".to_owned());
+                let guest =
+                    k8s::EphemeralContainer { name: (*name).to_owned(), image, ..k8s::EphemeralContainer::default() };
+                pod.spec.as_mut().unwrap().ephemeral_containers.get_or_insert_default().push(guest);
+                self.step_keeping(Input::PodChanged(Box::new(pod)));
             }
             ["restart-node"] => {
                 let old = self.machine();
@@ -164,6 +178,9 @@ impl Story {
                 PodAction::SetUpPod => self.asked.push(set_up()),
                 PodAction::PullImage { container, .. } => self.asked.push(image_ready(container)),
                 PodAction::StartContainer { container, .. } => self.asked.push(Input::ContainerStarted { container }),
+                PodAction::RunHook { container, attempt, hook } => {
+                    self.asked.push(Input::HookEnded { container, attempt, hook, answer: Ok(()) });
+                }
                 _ => {}
             }
         }
@@ -191,7 +208,12 @@ fn image_ready(container: String) -> Input {
     Input::ImageReady { container, image_id: "example@sha256:1".to_owned(), fetched: None }
 }
 
-/// `restart=Never main=a,b init=x sidecar=y grace=5 deadline=60 probe=liveness`
+fn hook(name: &str) -> Hook {
+    if name == "postStart" { Hook::PostStart } else { Hook::PreStop }
+}
+
+/// `restart=Never main=a,b init=x sidecar=y grace=5 deadline=60 probe=liveness hook=preStop`; probes and hooks are the
+/// first main container's.
 fn pod(options: &[&str]) -> k8s::Pod {
     let mut spec = k8s::PodSpec::default();
     for option in options {
@@ -220,6 +242,14 @@ fn pod(options: &[&str]) -> k8s::Pod {
                 "liveness" => spec.containers[0].liveness_probe = Some(probe),
                 _ => spec.containers[0].readiness_probe = Some(probe),
             },
+            "hook" => {
+                let lifecycle = spec.containers[0].lifecycle.get_or_insert_default();
+                let handler = Some(k8s::LifecycleHandler::default());
+                match hook(value) {
+                    Hook::PostStart => lifecycle.post_start = handler,
+                    Hook::PreStop => lifecycle.pre_stop = handler,
+                }
+            }
             _ => panic!("no such option: {option}"),
         }
     }
@@ -236,6 +266,7 @@ fn line(action: &PodAction) -> String {
         PodAction::StartContainer { container, attempt } => format!("start {container} #{attempt}"),
         PodAction::StopContainer { container, grace_ms } => format!("stop {container} within {} s", grace_ms / 1000),
         PodAction::Probe { container, attempt, kind } => format!("ask {container} #{attempt}: {}", kind.name()),
+        PodAction::RunHook { container, attempt, hook } => format!("run {hook:?} of {container} #{attempt}"),
         PodAction::UpdateStatus(status) => status_line(status),
         PodAction::Tell { severity, reason, message, .. } => format!("{severity} {reason}: {message}"),
         PodAction::TearDownPod => "tear down".to_owned(),
@@ -251,7 +282,9 @@ fn status_line(status: &k8s::PodStatus) -> String {
     }
     let ended =
         |t: &k8s::ContainerStateTerminated| format!("{}/{}", t.reason.as_deref().unwrap_or_default(), t.exit_code);
-    for c in status.init_container_statuses.iter().chain(&status.container_statuses).flatten() {
+    let lists =
+        [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    for c in lists.into_iter().flatten().flatten() {
         let state = c.state.clone().unwrap_or_default();
         let now = match (state.waiting, state.terminated) {
             (Some(waiting), _) => waiting.reason.unwrap_or_default(),

@@ -108,6 +108,9 @@ impl World {
                 let over = phase == "Succeeded" || phase == "Failed";
                 assert!(!over || self.alive.is_empty(), "seed {seed}: {phase} while {:?} are alive", self.alive);
             }
+            PodAction::RunHook { container, attempt, .. } => {
+                assert_eq!(self.alive.get(container), Some(attempt), "seed {seed}: {action:?} of one that is not alive");
+            }
             PodAction::Probe { .. } | PodAction::Tell { .. } => {}
         }
     }
@@ -143,6 +146,10 @@ impl World {
             PodAction::StartContainer { container, .. } => {
                 self.alive.remove(&container);
                 Input::StartFailed { container, reason: "CreateContainerError", message }
+            }
+            PodAction::RunHook { container, attempt, hook } => {
+                let answer = if good { Ok(()) } else { Err(message) };
+                Input::HookEnded { container, attempt, hook, answer }
             }
             PodAction::Probe { container, attempt, kind } => {
                 let answer = if good { Ok(()) } else { Err(message) };
@@ -211,6 +218,8 @@ impl World {
 }
 
 fn pod(dice: &mut Dice) -> k8s::Pod {
+    let hook = Some(k8s::LifecycleHandler::default());
+    let hooks = k8s::Lifecycle { post_start: hook.clone(), pre_stop: hook, ..k8s::Lifecycle::default() };
     let mut container = |name: &str, policy: Option<&str>| {
         let probe = |asked: bool| asked.then(|| k8s::Probe { period_seconds: Some(3), ..k8s::Probe::default() });
         k8s::Container {
@@ -220,6 +229,7 @@ fn pod(dice: &mut Dice) -> k8s::Pod {
             readiness_probe: probe(dice.roll(3) == 0),
             liveness_probe: probe(dice.roll(3) == 0),
             startup_probe: probe(dice.roll(4) == 0),
+            lifecycle: (dice.roll(3) == 0).then(|| hooks.clone()),
             ..k8s::Container::default()
         }
     };

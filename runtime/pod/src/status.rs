@@ -14,7 +14,8 @@ impl Machine {
         let mut mains = self.statuses(|role| role == Role::Main);
         // The kubelet sorts by name; init containers stay in their order.
         mains.sort_by(|a, b| a.name.cmp(&b.name));
-        let inits = self.statuses(|role| role != Role::Main);
+        let inits = self.statuses(Role::is_init);
+        let guests = self.statuses(|role| role == Role::Ephemeral);
         let phase = self.phase();
         let hosts: Vec<String> = self.seat.host_addresses.iter().map(ToString::to_string).collect();
         let pods: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
@@ -32,7 +33,7 @@ impl Machine {
             qos_class: known.qos_class.or_else(|| Some(qos_class(self.pod.spec.as_ref()).to_owned())),
             container_statuses: Some(mains),
             init_container_statuses: (!inits.is_empty()).then_some(inits),
-            ephemeral_container_statuses: known.ephemeral_container_statuses,
+            ephemeral_container_statuses: (!guests.is_empty()).then_some(guests),
             nominated_node_name: known.nominated_node_name,
             ..k8s::PodStatus::default()
         }
@@ -50,6 +51,7 @@ impl Machine {
         let ready = match container.role {
             Role::Init => container.exit_code() == Some(0),
             Role::Sidecar | Role::Main => container.ready,
+            Role::Ephemeral => false,
         };
         k8s::ContainerStatus {
             name: container.name().to_owned(),
@@ -94,8 +96,9 @@ impl Machine {
                 let message = format!("back-off {wait} restarting failed container={name} pod={pod}");
                 waiting("CrashLoopBackOff", Some(message))
             }
-            State::Created | State::Pulling | State::Starting | State::Ended => {
-                let has_inits = self.containers.iter().any(|container| container.role != Role::Main);
+            State::PostStart { failed: Some(why), .. } => waiting("PostStartHookError", Some(why.clone())),
+            State::Created | State::Pulling | State::Starting | State::PostStart { .. } | State::Ended => {
+                let has_inits = self.containers.iter().any(|container| container.role.is_init()) && container.role != Role::Ephemeral;
                 waiting(if has_inits { "PodInitializing" } else { "ContainerCreating" }, None)
             }
         }
@@ -127,7 +130,7 @@ impl Machine {
         } else {
             Err(("ContainersNotInitialized", format!("containers with incomplete status: [{uninitialized}]")))
         };
-        let unready = self.names(|c| c.role != Role::Init && !c.ready);
+        let unready = self.names(|c| matches!(c.role, Role::Sidecar | Role::Main) && !c.ready);
         let containers_ready = match terminal {
             Some(reason) => Err((reason, String::new())),
             None if unready.is_empty() => Ok(()),

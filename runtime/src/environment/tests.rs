@@ -94,7 +94,7 @@ fn whole_maps_come_first_and_single_variables_win() {
     let expected = [("HOSTNAME", "web-1"), ("P_TOKEN", "hush"), ("COLOR", "blue"), ("SIZE", "s"), ("BOTH", "s hush")];
     assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let container = pod(&container).spec.unwrap().containers.remove(0);
-    assert_eq!(arguments(&container, &found), ["web", "--size=s"]);
+    assert_eq!(arguments(&container, None, &found), ["web", "--size=s"]);
     let names = references(&container);
     assert_eq!(names.config_maps.into_iter().collect::<Vec<_>>(), ["ghost", "settings"]);
     let container = json!({"name": "web", "envFrom": [{"configMapRef": {"name": "ghost"}}]});

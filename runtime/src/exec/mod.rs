@@ -84,12 +84,19 @@ impl Program {
 ///
 /// # Errors
 /// What it said, or why it could not be run, when it did not exit with 0 in time.
-pub(crate) async fn run(agent: &Agent, room: &Room, command: &[String], limit: Duration) -> Result<(), String> {
+pub(crate) async fn run(agent: &Agent, room: &Room, command: &[String], limit: Option<Duration>) -> Result<(), String> {
     let program = program(agent, room, command).await.map_err(|(_, why)| why)?;
     let words = Arc::new(Words::default());
     let running = program.run(agent, room, None, words.clone(), false, room.over.child_token());
-    let late = |_| format!("command timed out: {:?} timed out after {limit:?}", command.join(" "));
-    match tokio::time::timeout(limit, running).await.map_err(late)? {
+    let exit = match limit {
+        Some(limit) => tokio::time::timeout(limit, running).await.ok(),
+        None => Some(running.await),
+    };
+    let Some(exit) = exit else {
+        let limit = limit.unwrap_or_default();
+        return Err(format!("command timed out: {:?} timed out after {limit:?}", command.join(" ")));
+    };
+    match exit {
         Exit::Code(0) => Ok(()),
         Exit::Code(_) => Err(words.text()),
         other => Err(format!("{}{other}", words.text())),

@@ -214,6 +214,8 @@ impl Typing {
                     self.interrupt.cancel();
                 }
                 self.pass(typed.input.into()).await?;
+                // As on any terminal this is the program's own end of input, whoever else may come later.
+                self.ends |= typed.ended;
                 (!typed.ended).then_some(())
             }
             channels::CLOSE if frame.bytes.first() == Some(&channels::STDIN) => None,

@@ -3,7 +3,7 @@
 //! A component has no file system but its volumes and no programs beside it, so this one stands in for `/bin`. It is
 //! plain `std`, built for `wasm32-wasip2` by the node's build script, and runs in the pod's network, volumes,
 //! environment and limits. Options are those people use, with the meaning they have elsewhere; anything else is refused
-//! by name, never ignored. There is no shell, and a failure is exit code 1: WASI knows no other from `std`.
+//! by name, never ignored. There is no shell; on a terminal and without a command it asks for one line by line. A a failure is exit code 1: WASI knows no other from `std`.
 
 #![forbid(unsafe_code)]
 
@@ -11,12 +11,15 @@ mod digest;
 mod files;
 mod listing;
 mod net;
+mod prompt;
 mod tar;
 mod text;
 mod words;
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
+
+pub use prompt::talk;
 
 /// Where a command reads and writes.
 pub struct Streams<'a> {
@@ -98,10 +101,19 @@ fn find(command: &str) -> Option<(&'static str, Command)> {
     TABLE.iter().find(|(known, _)| *known == name).copied()
 }
 
+/// Whether `args` name no command: `toolbox` alone.
+#[must_use]
+pub fn is_bare(args: &[String]) -> bool {
+    matches!(args, [] | [_]) && args.iter().all(is_own)
+}
+
+fn is_own(word: &String) -> bool {
+    word.rsplit('/').next() == Some("toolbox")
+}
+
 /// Runs the command that `args` name: `ls -l /data`, or `toolbox ls -l /data`.
 pub fn run(args: &[String], streams: &mut Streams<'_>) -> ExitCode {
-    let own = |word: &String| word.rsplit('/').next() == Some("toolbox");
-    let args = if args.first().is_some_and(own) { &args[1..] } else { args };
+    let args = if args.first().is_some_and(is_own) { &args[1..] } else { args };
     let Some((command, rest)) = args.split_first() else {
         let list = commands().collect::<Vec<_>>().join(" ");
         return finish("toolbox", writeln!(streams.stdout, "{list}").map_err(Failure::from), streams);

@@ -1,11 +1,14 @@
-//! Asking a container whether it is well: HTTP and TCP, from the node, over the virtual network; or a command inside it.
+//! Asking a container whether it is well: HTTP, TCP and gRPC, from the node, over the virtual network; or a command
+//! inside it.
 //!
-//! Refused with a sentence in the pod's events: gRPC and TLS.
+//! Refused with a sentence in the pod's events: TLS.
+
+mod grpc;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderName, HeaderValue, Request, StatusCode};
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use network::{Body, Fabric};
@@ -27,21 +30,27 @@ pub(crate) async fn ask(
     let limit = limit(probe);
     let seconds = limit.as_secs();
     if let Some(get) = &probe.http_get {
-        let target = SocketAddr::new(address, port(&get.port, container)?);
-        let path = get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
-        let url = format!("http://{target}{path}");
-        if get.scheme.as_deref() == Some("HTTPS") {
-            return Err("HTTPS probes are not offered by this node".to_owned());
-        }
-        let answer = tokio::time::timeout(limit, http_get(fabric, get, target, path)).await;
-        let late = |_| Err(format!("Get \"{url}\": context deadline exceeded (no answer within {seconds} s)"));
-        return answer.unwrap_or_else(late);
+        let url = url(get, container, address)?;
+        let answer = tokio::time::timeout(limit, self::get(fabric, container, get, address, USER_AGENT)).await;
+        let Ok(answer) = answer else {
+            return Err(format!("Get \"{url}\": context deadline exceeded (no answer within {seconds} s)"));
+        };
+        return match answer?.as_u16() {
+            200..400 => Ok(()),
+            status => Err(format!("HTTP probe failed with statuscode: {status}")),
+        };
     }
     if let Some(tcp) = &probe.tcp_socket {
         let target = SocketAddr::new(address, port(&tcp.port, container)?);
         return fabric.connect(target).map(drop).map_err(|error| format!("dial tcp {target}: {error}"));
     }
-    Err("this node offers httpGet, tcpSocket and exec probes only".to_owned())
+    if let Some(asked) = &probe.grpc {
+        let port = u16::try_from(asked.port).map_err(|_| format!("couldn't find port: {}", asked.port))?;
+        let (target, service) = (SocketAddr::new(address, port), asked.service.as_deref().unwrap_or_default());
+        let answer = tokio::time::timeout(limit, grpc::check(fabric, target, service)).await;
+        return answer.unwrap_or_else(|_| Err(format!("timeout: health rpc did not complete within {seconds}s")));
+    }
+    Err("the probe asks for nothing".to_owned())
 }
 
 /// The command of an exec probe, and how long it may take.
@@ -63,13 +72,39 @@ fn limit(probe: &k8s::Probe) -> Duration {
     Duration::from_secs(seconds).min(PROBE_TIME_MAX)
 }
 
-async fn http_get(fabric: &Fabric, get: &k8s::HTTPGetAction, target: SocketAddr, path: &str) -> Result<(), String> {
-    let url = format!("http://{target}{path}");
+/// What the container reads in `User-Agent`.
+const USER_AGENT: &str = "kube-probe/1.33";
+
+fn url(get: &k8s::HTTPGetAction, container: &k8s::Container, address: IpAddr) -> Result<String, String> {
+    let target = SocketAddr::new(address, port(&get.port, container)?);
+    Ok(format!("http://{target}{}", path(get)))
+}
+
+fn path(get: &k8s::HTTPGetAction) -> &str {
+    get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/")
+}
+
+/// Asks a container over HTTP, from the node, and returns the status of its answer.
+///
+/// # Errors
+/// Why there was no answer.
+pub(crate) async fn get(
+    fabric: &Fabric,
+    container: &k8s::Container,
+    get: &k8s::HTTPGetAction,
+    address: IpAddr,
+    user_agent: &'static str,
+) -> Result<StatusCode, String> {
+    if get.scheme.as_deref() == Some("HTTPS") {
+        return Err("HTTPS is not offered by this node".to_owned());
+    }
+    let target = SocketAddr::new(address, port(&get.port, container)?);
+    let (url, path) = (url(get, container, address)?, path(get));
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let mut request = Request::builder()
         .uri(path)
         .header(http::header::HOST, target.to_string())
-        .header(http::header::USER_AGENT, "kube-probe/1.33")
+        .header(http::header::USER_AGENT, user_agent)
         .header(http::header::ACCEPT, "*/*")
         .body(network::body::empty())
         .map_err(|error| format!("Get \"{url}\": {error}"))?;
@@ -81,10 +116,7 @@ async fn http_get(fabric: &Fabric, get: &k8s::HTTPGetAction, target: SocketAddr,
     let target = fabric.dial(target).map_err(|error| format!("Get \"{url}\": dial tcp {target}: {error}"))?;
     let response: http::Response<Body> =
         target.send(request).await.map_err(|error| format!("Get \"{url}\": {error}"))?;
-    match response.status().as_u16() {
-        200..400 => Ok(()),
-        status => Err(format!("HTTP probe failed with statuscode: {status}")),
-    }
+    Ok(response.status())
 }
 
 /// A port by number or by the name the container gives it.
@@ -145,10 +177,10 @@ mod tests {
             (get("/slow", json!(8080)), "context deadline exceeded"),
             (get("/", json!(9)), "dial tcp 10.42.0.9:9"),
             (get("/", json!("ghost")), "couldn't find port"),
-            (json!({"httpGet": {"port": 8080, "scheme": "HTTPS"}}), "HTTPS probes are not offered"),
+            (json!({"httpGet": {"port": 8080, "scheme": "HTTPS"}}), "HTTPS is not offered"),
             (json!({"tcpSocket": {"port": 8080}}), ""),
             (json!({"tcpSocket": {"port": 9}}), "dial tcp 10.42.0.9:9"),
-            (json!({"grpc": {"port": 8080}}), "httpGet, tcpSocket and exec probes only"),
+            (json!({"grpc": {"port": 9}}), "error: failed to connect service at \"10.42.0.9:9\": connection refused"),
         ];
         for (probe, complaint) in table {
             let container = json!({
