@@ -237,8 +237,10 @@ fn logs(tenant: &Tenant, container: &str, query: &str) -> Result<Response<Body>,
 
 fn waiting_reason(pod: &k8s::Pod, container: &str) -> String {
     let status = pod.status.iter();
-    let all =
-        status.flat_map(|status| status.init_container_statuses.iter().chain(&status.container_statuses).flatten());
+    let all = status.flat_map(|status| {
+        let guests = &status.ephemeral_container_statuses;
+        status.init_container_statuses.iter().chain(&status.container_statuses).chain(guests).flatten()
+    });
     let found =
         all.filter(|status| status.name == container).find_map(|status| status.state.as_ref()?.waiting.as_ref());
     found.and_then(|waiting| waiting.reason.clone()).unwrap_or_else(|| "ContainerCreating".to_owned())

@@ -422,8 +422,7 @@ impl Driver {
 
     /// A container that is shown as terminated is not started again: its followers have seen all.
     fn finish_outputs(&self, status: &k8s::PodStatus) {
-        let lists =
-            [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+        let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
         for container in lists.into_iter().flatten().flatten() {
             let over = container.state.as_ref().is_some_and(|state| state.terminated.is_some());
             if let (true, Some(output)) = (over, self.outputs.get(&container.name)) {

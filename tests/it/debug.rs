@@ -95,6 +95,8 @@ fn ephemeral_containers_come_and_stay_as_they_are() {
     let cluster = Cluster::start();
     let spec = "{containers: [{name: main, image: toolbox, command: [sleep, infinity]}]}";
     cluster.apply(&format!("{{apiVersion: v1, kind: Pod, metadata: {{name: web}}, spec: {spec}}}")).ok();
+    // A pod that runs is written by nobody else.
+    eventually("the pod to run", || (cluster.find("pod", "web")?["status"]["phase"] == "Running").then_some(()));
     let change = |change: &dyn Fn(&mut Value)| {
         let mut pod = cluster.get("pod", "web");
         change(&mut pod["spec"]["ephemeralContainers"]);

@@ -35,7 +35,9 @@ pub(super) fn check_spec(spec: &Value, field: &str, report: &mut Report) {
             }
             check_container(container, &field, &volumes, spec, report);
             match list {
-                "initContainers" if container["restartPolicy"] != "Always" => check_plain_init(container, &field, report),
+                "initContainers" if container["restartPolicy"] != "Always" => {
+                    check_plain_init(container, &field, report)
+                }
                 "ephemeralContainers" => check_guest(container, &field, spec, report),
                 _ => {}
             }

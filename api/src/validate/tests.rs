@@ -236,7 +236,8 @@ fn a_pods_parts_change_through_subresources() {
         ("readinessProbe", json!({"tcpSocket": {"port": 80}})),
         ("lifecycle", json!({"preStop": {"sleep": {"seconds": 1}}})),
     ] {
-        let refused = format!("spec.ephemeralContainers[1].{field}: Forbidden: cannot be set for an Ephemeral Container");
+        let refused =
+            format!("spec.ephemeralContainers[1].{field}: Forbidden: cannot be set for an Ephemeral Container");
         assert_eq!(guest(json!({field: value})), [refused]);
     }
     let same = json!([{"name": "g", "image": "x"}]);

@@ -65,8 +65,7 @@ impl Machine {
             forgotten: false,
         };
         machine.admit_guests();
-        let known =
-            [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses];
+        let known = [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses];
         for known in known.into_iter().flatten().flatten() {
             if let Some(container) = machine.container(&known.name) {
                 container.adopt(&known, &policy, now_ms);

@@ -282,8 +282,7 @@ fn status_line(status: &k8s::PodStatus) -> String {
     }
     let ended =
         |t: &k8s::ContainerStateTerminated| format!("{}/{}", t.reason.as_deref().unwrap_or_default(), t.exit_code);
-    let lists =
-        [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
     for c in lists.into_iter().flatten().flatten() {
         let state = c.state.clone().unwrap_or_default();
         let now = match (state.waiting, state.terminated) {

@@ -109,7 +109,11 @@ impl World {
                 assert!(!over || self.alive.is_empty(), "seed {seed}: {phase} while {:?} are alive", self.alive);
             }
             PodAction::RunHook { container, attempt, .. } => {
-                assert_eq!(self.alive.get(container), Some(attempt), "seed {seed}: {action:?} of one that is not alive");
+                assert_eq!(
+                    self.alive.get(container),
+                    Some(attempt),
+                    "seed {seed}: {action:?} of one that is not alive"
+                );
             }
             PodAction::Probe { .. } | PodAction::Tell { .. } => {}
         }

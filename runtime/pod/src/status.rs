@@ -98,7 +98,8 @@ impl Machine {
             }
             State::PostStart { failed: Some(why), .. } => waiting("PostStartHookError", Some(why.clone())),
             State::Created | State::Pulling | State::Starting | State::PostStart { .. } | State::Ended => {
-                let has_inits = self.containers.iter().any(|container| container.role.is_init()) && container.role != Role::Ephemeral;
+                let has_inits = self.containers.iter().any(|container| container.role.is_init())
+                    && container.role != Role::Ephemeral;
                 waiting(if has_inits { "PodInitializing" } else { "ContainerCreating" }, None)
             }
         }

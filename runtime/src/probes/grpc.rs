@@ -175,7 +175,10 @@ mod tests {
         tokio::spawn(async move {
             while let Ok(conn) = listener.accept().await {
                 let answer = service_fn(move |request: Request<Incoming>| async move {
-                    assert_eq!((request.uri().path(), &request.headers()["te"]), (METHOD, &"trailers".parse().unwrap()));
+                    assert_eq!(
+                        (request.uri().path(), &request.headers()["te"]),
+                        (METHOD, &"trailers".parse().unwrap())
+                    );
                     let asked = request.into_body().collect().await.unwrap().to_bytes();
                     let (frame, code): (&'static [u8], _) = match asked.get(7..).unwrap_or_default() {
                         _ if deaf => (b"", UNIMPLEMENTED),
@@ -187,7 +190,8 @@ mod tests {
                     let mut trailers = HeaderMap::new();
                     trailers.insert("grpc-status", code.parse().unwrap());
                     trailers.insert("grpc-message", "who?".parse().unwrap());
-                    let body = Full::new(Bytes::from_static(frame)).with_trailers(std::future::ready(Some(Ok(trailers))));
+                    let body =
+                        Full::new(Bytes::from_static(frame)).with_trailers(std::future::ready(Some(Ok(trailers))));
                     Ok::<_, std::convert::Infallible>(Response::new(body))
                 });
                 let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -201,7 +205,8 @@ mod tests {
         let fabric = Fabric::new(network::Config::default());
         let address = IpAddr::from([10, 42, 0, 9]);
         let name = "db".to_owned();
-        let identity = PodIdentity { namespace: "d".to_owned(), hostname: name.clone(), name, addresses: vec![address] };
+        let identity =
+            PodIdentity { namespace: "d".to_owned(), hostname: name.clone(), name, addresses: vec![address] };
         let net = fabric.attach(identity);
         serve(&net, 80, false);
         serve(&net, 81, true);
