@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use control::pki;
 use control::trust::{self, client_tls};
 use runtime::members::{self, Servers};
+use runtime::network::ApiServers;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -64,6 +65,10 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
         client: client.clone(),
         tables: client.clone(),
         bind: args.bind,
+        api_servers: ApiServers::new({
+            let servers = servers.clone();
+            move || servers.addresses()
+        }),
         doors: None,
         registry: None,
         overlay: overlay::Config {

@@ -13,6 +13,7 @@ use control::member::Record;
 use control::server::{self, ControlPlane, FOUNDER, Peers};
 use control::trust::{ClientConfig, Credentials, client_tls};
 use runtime::members::{self, Servers};
+use runtime::network::ApiServers;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -115,6 +116,7 @@ impl Cluster {
             client: client.clone(),
             tables: kube::Client::new(control.in_process(User::system("system:kogia-network")), "default"),
             bind: config.bind,
+            api_servers: api_servers(&control),
             wasi_0_3: config.wasi_0_3,
             doors: Some(Doors { http, https, fallback: control.ingress_identity()? }),
             registry: Some(registry),
@@ -205,6 +207,12 @@ fn gone(record: &Record, data_dir: &std::path::Path) -> anyhow::Error {
         record.name,
         data_dir.display()
     )
+}
+
+/// Pods of this process' node call this member; it is there as long as they are.
+fn api_servers(control: &ControlPlane) -> ApiServers {
+    let own = reachable(control.address()).to_string();
+    ApiServers::new(move || vec![own.clone()])
 }
 
 /// The node of this process as the API knows it.

@@ -44,6 +44,8 @@ pub struct Config {
     pub doors: Option<Doors>,
     /// Where tools on this machine push and pull images; on loopback.
     pub registry: Option<TcpListener>,
+    /// Where pods find the API.
+    pub api_servers: network::ApiServers,
     /// The ways to other nodes' pods.
     pub overlay: overlay::Config,
 }
@@ -70,6 +72,7 @@ impl Node {
     pub fn start(config: Config) -> anyhow::Result<Self> {
         let fabric =
             Fabric::new(network::Config { node: config.name.clone(), outside: true, ..network::Config::default() });
+        fabric.set_api_servers(config.api_servers);
         let engine = Engine::new(EngineConfig {
             compiler: std::env::current_exe().ok(),
             wasi_0_3: config.wasi_0_3,

@@ -14,7 +14,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use runtime::network::names::{self, Asker};
 use runtime::network::policy::{self, End, Flow, PodFacts, Policies};
 use runtime::network::services::Protocol;
-use runtime::network::{Config, Decision, Refusal, ServiceTable, Source, decide, outside};
+use runtime::network::{Config, Decision, Refusal, Resolver, ServiceTable, Source, decide, outside};
 use runtime::network_driver::{objects, policies};
 use serde::de::DeserializeOwned;
 
@@ -116,7 +116,8 @@ impl World {
     async fn resolve(&self, source: &PodFacts, name: &str) -> Vec<IpAddr> {
         let domain = Config::default().domain;
         let (namespace, hostname, addresses) = (&source.namespace, &source.name, &source.addresses);
-        let asker = Asker { namespace, hostname, addresses, domain: &domain };
+        let resolver = Resolver::default();
+        let asker = Asker { namespace, hostname, addresses, domain: &domain, resolver: &resolver };
         let inside = names::resolve(name, &asker, &self.services);
         match names::outside(name, &asker, &self.services) {
             Some(outside) if inside.is_empty() => {

@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::console::Console;
 use crate::environment::{self, arguments};
-use crate::ground::Ground;
+use crate::ground::{ETC, Ground};
 use crate::limits::EXECS_MAX;
 use crate::node::Agent;
 use crate::output::ContainerOutput;
 use crate::rooms::{self, Room};
 use crate::terms::terms;
-use crate::{exec, settings, toolbox, volumes};
+use crate::{etc, exec, settings, toolbox, volumes};
 
 /// The port of an HTTP component whose container declares none.
 const HTTP_PORT_DEFAULT: u16 = 8080;
@@ -82,11 +82,14 @@ pub(crate) async fn prepare(
     let stage = ground.folder.join("files").join(&container.name);
     // The file system may be slow; a guest's thread or the API must not wait for it.
     let (wanted, variables, volumes) = (container.clone(), env.clone(), ground.volumes.clone());
+    let etc = ground.folder.join(ETC);
     let root = ground.folder.join("roots").join(&container.name);
     let folders = root.clone();
     let is_toolbox = container.image.as_deref().is_some_and(toolbox::is_meant);
     let mounts = tokio::task::spawn_blocking(move || {
         let mounts = volumes::mounts(&wanted, &variables, &volumes, &stage)?;
+        let mounts =
+            etc::mount(mounts, &etc, &stage).map_err(|error| format!("its /etc cannot be mounted: {error}"))?;
         let made = rooms::make_root(&folders, &mounts);
         let seen = |()| if is_toolbox { rooms::with_root(mounts, &folders) } else { mounts };
         made.map(seen).map_err(|error| format!("the folder for its root cannot be made: {error}"))

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// The DNS Service's addresses, as every cluster's pods know them.
-const ADDRESSES: [IpAddr; 2] =
+pub(crate) const ADDRESSES: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 43, 0, 10)), IpAddr::V6(Ipv6Addr::new(0xfd43, 0, 0, 0, 0, 0, 0, 0xa))];
 const PORT: u16 = 53;
 

@@ -3,9 +3,22 @@
 //! Pure: [`references`] says what must be fetched, [`environment`] does the rest. Messages are the kubelet's.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use api::quantity::Quantity;
 use k8s_openapi::api::core::v1 as k8s;
+
+use crate::limits::VOLUMES_REFRESH;
+
+/// The ConfigMap that holds the authority of the API's certificate, in every namespace.
+const AUTHORITY: &str = "kube-root-ca.crt";
+
+/// Where a program finds the API. The address is the Service's own, for which the API has a certificate.
+const API: [(&str, &str); 3] = [
+    ("KUBERNETES_SERVICE_HOST", "10.43.0.1"),
+    ("KUBERNETES_SERVICE_PORT", "443"),
+    ("KUBERNETES_SERVICE_PORT_HTTPS", "443"),
+];
 
 /// The ConfigMaps, Secrets and claims a pod names, as far as they exist, and its tokens.
 #[derive(Clone, Debug, Default)]
@@ -38,9 +51,14 @@ pub(crate) struct References {
 }
 
 impl References {
-    /// Whether nothing of it changes while the pod runs: what a claim shows is its pods' own doing.
-    pub(crate) fn is_steady(&self) -> bool {
-        self.config_maps.is_empty() && self.secrets.is_empty() && self.tokens.is_empty()
+    /// After which time it is worth a look what has become of it; `None` for what stays while the pod runs: what a claim
+    /// shows is its pods' own doing, and the cluster's authority is one for its whole life.
+    pub(crate) fn look_again(&self) -> Option<Duration> {
+        let changes = self.config_maps.iter().any(|name| name != AUTHORITY) || !self.secrets.is_empty();
+        // A token is replaced when four fifths of its time are over, as by the kubelet.
+        let soonest = self.tokens.iter().map(|token| u64::try_from(token.seconds).unwrap_or(0) * 4 / 5).min();
+        let tokens = soonest.map(|seconds| Duration::from_secs(seconds).max(VOLUMES_REFRESH));
+        if changes { Some(VOLUMES_REFRESH) } else { tokens }
     }
 }
 
@@ -80,6 +98,7 @@ pub(crate) fn environment(
 ) -> Result<Vec<(String, String)>, String> {
     let mut variables = Variables::default();
     variables.set("HOSTNAME".to_owned(), host_name(pod).to_owned());
+    API.iter().for_each(|(name, value)| variables.set((*name).to_owned(), (*value).to_owned()));
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         for (name, value) in all_of(source, settings)? {

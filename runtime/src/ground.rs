@@ -13,7 +13,7 @@ use crate::host::private_folder;
 use crate::node::Agent;
 use crate::volumes::claims::KEPT;
 use crate::volumes::{self, Volume};
-use crate::{environment, settings};
+use crate::{environment, etc, settings};
 
 /// What all containers of a pod share.
 #[derive(Clone, Debug)]
@@ -37,7 +37,14 @@ pub(crate) async fn set_up(agent: &Agent, pod: &k8s::Pod, address: IpAddr) -> Re
         hostname: environment::host_name(pod).to_owned(),
         addresses,
     };
-    Ok(Ground { network: agent.config.fabric.attach(identity), volumes, folder: pod_folder(agent, pod) })
+    let folder = pod_folder(agent, pod);
+    let dns = etc::Dns::of(pod, &agent.config.fabric.config().domain, &etc::host_resolv_conf());
+    let files = etc::files(pod, &identity, &dns);
+    let place = folder.join(ETC);
+    let written = tokio::task::spawn_blocking(move || etc::write(&place, &files)).await;
+    written.map_err(|error| error.to_string())?.map_err(|error| format!("its /etc cannot be written: {error}"))?;
+    let network = agent.config.fabric.attach_with(identity, dns.resolver(pod));
+    Ok(Ground { network, volumes, folder })
 }
 
 /// Makes the pod's volumes show what their sources say now. What the pod wrote itself stays.
@@ -69,6 +76,9 @@ pub(crate) async fn fill_volumes(
     });
     materialised.await.map_err(|error| error.to_string())?
 }
+
+/// Where in its folder a pod's `/etc` is.
+pub(crate) const ETC: &str = "etc";
 
 const VOLUMES: &str = "pods";
 const OUTPUT: &str = "output";

@@ -25,6 +25,7 @@ mod console;
 mod container;
 pub mod dns;
 mod environment;
+mod etc;
 mod events;
 mod exec;
 mod ground;

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::container::{self, Prepared, StartError};
 use crate::events::Note;
 use crate::ground::{self, Ground, output_folder, pod_folder};
-use crate::limits::{REQUEST_TIME_MAX, STORAGE_LOOK, VOLUMES_REFRESH};
+use crate::limits::{REQUEST_TIME_MAX, STORAGE_LOOK};
 use crate::node::Agent;
 use crate::output::ContainerOutput;
 use crate::patch::difference;
@@ -305,11 +305,11 @@ impl Driver {
 
     /// Looks after a while what the volumes' ConfigMaps and Secrets have become; where there are none, never.
     fn refresh_volumes(&mut self) {
-        let (Some(ground), false) = (&self.ground, volumes::references(&self.pod).is_steady()) else { return };
+        let (Some(ground), Some(wait)) = (&self.ground, volumes::references(&self.pod).look_again()) else { return };
         let addresses = ground.network.addresses().to_vec();
         let (agent, pod) = (self.agent.clone(), self.pod.clone());
         self.outcomes.spawn(async move {
-            tokio::time::sleep(VOLUMES_REFRESH).await;
+            tokio::time::sleep(wait).await;
             if let Err(error) = ground::fill_volumes(&agent, &pod, &addresses).await {
                 tracing::debug!(error, "volumes of a pod stay as they are");
             }

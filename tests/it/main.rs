@@ -6,6 +6,7 @@
 // A test binary exports nothing; `pub` here means: for the other modules.
 #![allow(unreachable_pub)]
 
+mod account;
 mod apps;
 mod bad_input;
 mod bench;

@@ -53,7 +53,7 @@ fn every_kubectl_runs_commands_in_pods() {
             "hello, world\n",
             "{version}"
         );
-        assert_eq!(exec(&["box", "--", "ls", "/"]).ok(), "data\n", "{version}");
+        assert_eq!(exec(&["box", "--", "ls", "/"]).ok(), "data\netc\nvar\n", "{version}");
 
         // Stdin reaches the program, and so does its end; both directions carry more than any buffer holds.
         let input = "0123456789abcde\n".repeat(40_000);

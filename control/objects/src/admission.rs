@@ -1,7 +1,5 @@
 //! What the cluster itself decides about a new or changed object: the built-in mutating admission of kube-apiserver,
 //! as pure functions over a view. Refusals are 403, as upstream gives them.
-//!
-//! A pod gets the service account's name but no token volume: tokens are not mounted into guests.
 
 use std::sync::Arc;
 
@@ -16,6 +14,7 @@ use crate::request::User;
 mod limit_range;
 pub(crate) mod quota;
 mod storage;
+mod token;
 
 /// How long a pod stays on a node that is not ready or unreachable (`DefaultTolerationSeconds`), where the cluster says
 /// nothing else.
@@ -101,20 +100,22 @@ fn pod(view: &View, entrant: &Entrant<'_>, value: &mut Value) -> Result<(), Stat
     if !value["spec"].is_object() {
         return Ok(());
     }
-    service_account(view, entrant.namespace, &name, &mut value["spec"])?;
+    let uid = meta::uid(value).to_owned();
+    service_account(view, entrant.namespace, (&name, &uid), &mut value["spec"])?;
     tolerations(toleration_seconds(view), &mut value["spec"]);
     priority(view, &name, &mut value["spec"])?;
     runtime_class(view, &name, &mut value["spec"])?;
     limit_range::pod(view, entrant.namespace, value).map_err(|why| refuse(&name, &why))
 }
 
-/// `ServiceAccount`: every pod has one; its pull secrets are the pod's unless the pod names its own.
-fn service_account(view: &View, namespace: &str, pod: &str, spec: &mut Value) -> Result<(), Status> {
+/// `ServiceAccount`: every pod has one; its pull secrets are the pod's unless the pod names its own, and its token is mounted.
+fn service_account(view: &View, namespace: &str, (pod, uid): (&str, &str), spec: &mut Value) -> Result<(), Status> {
     let account = match spec["serviceAccountName"].as_str().or(spec["serviceAccount"].as_str()) {
         Some(account) if !account.is_empty() => account.to_owned(),
         _ => "default".to_owned(),
     };
-    match view.get("serviceaccounts", namespace, &account) {
+    let found = view.get("serviceaccounts", namespace, &account);
+    match found {
         Some(found) => {
             let secrets = found.field("imagePullSecrets");
             if spec["imagePullSecrets"].is_null() && secrets.as_array().is_some_and(|list| !list.is_empty()) {
@@ -130,6 +131,7 @@ fn service_account(view: &View, namespace: &str, pod: &str, spec: &mut Value) ->
     }
     spec["serviceAccountName"] = json!(account);
     spec["serviceAccount"] = json!(account);
+    token::mount(found.map(|found| &**found), uid, spec);
     Ok(())
 }
 

@@ -27,6 +27,7 @@ pub struct Code {
     parts: Arc<Parts>,
     pool: Arc<Pool>,
     form: Form,
+    files: bool,
     pre: Pre,
 }
 
@@ -39,6 +40,11 @@ impl Code {
     /// What it is for.
     pub fn kind(&self) -> Kind {
         self.form.kind()
+    }
+
+    /// Whether it can look at files at all; opening folders for what cannot would cost every instance.
+    pub(crate) fn sees_files(&self) -> bool {
+        self.files
     }
 
     pub(crate) fn parts(&self) -> &Arc<Parts> {
@@ -61,13 +67,13 @@ impl Code {
         metered: bool,
     ) -> Result<Code, CodeError> {
         let wasm = compile::read(path).await?;
-        let Found { form, concurrent } = inspect(&wasm, config.wasi_0_3)?;
+        let Found { form, concurrent, files } = inspect(&wasm, config.wasi_0_3)?;
         let settings = Settings { concurrent, metered };
         let lost = |error: EngineError| CodeError::Io(std::io::Error::other(error));
         let pool = parts.pool(form.kind(), settings).await.map_err(lost)?;
         let component = compile::component(&parts, config, settings, &pool, wasm, path).await?;
         let pre = link(&pool, &component, form).map_err(|error| CodeError::Invalid(format!("{error:#}")))?;
-        Ok(Code { digest: digest.to_owned(), parts, pool, form, pre })
+        Ok(Code { digest: digest.to_owned(), parts, pool, form, files, pre })
     }
 }
 

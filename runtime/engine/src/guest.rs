@@ -135,7 +135,7 @@ impl Container {
         }
         wasi.stdout(Pipe::stdout(self.spec.output.clone(), terminal));
         wasi.stderr(Pipe::stderr(self.spec.output.clone(), said.clone(), terminal));
-        for mount in &self.spec.mounts {
+        for mount in self.spec.mounts.iter().filter(|_| self.code.sees_files()) {
             let permissions = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
             wasi.preopened_dir(&mount.host, &mount.guest, permissions).map_err(|error| {
                 wasmtime::Error::msg(format!(

@@ -66,6 +66,8 @@ pub(crate) struct Found {
     pub(crate) form: Form,
     /// Whether it has to do with WASI 0.3 at all: components of today's toolchains import some of 0.2 beside it.
     pub(crate) concurrent: bool,
+    /// Whether it imports anything of `wasi:filesystem`.
+    pub(crate) files: bool,
 }
 
 /// The interfaces of 0.2 in `guest::linker`; any 0.2 release of them fits.
@@ -140,6 +142,7 @@ pub(crate) fn inspect(bytes: &[u8], wasi_0_3: bool) -> Result<Found, CodeError> 
         release_0_2(name).is_some_and(|interface| OFFERED.contains(&interface))
             || release_0_3(name).is_some_and(|interface| OFFERED_0_3.contains(&interface))
     };
+    let files = names.imports.iter().any(|name| name.starts_with("wasi:filesystem/"));
     let unknown: Vec<String> = names.imports.into_iter().filter(|name| !offered(name)).map(str::to_owned).collect();
     if !unknown.is_empty() {
         return Err(CodeError::UnknownImports(unknown));
@@ -159,7 +162,7 @@ pub(crate) fn inspect(bytes: &[u8], wasi_0_3: bool) -> Result<Found, CodeError> 
                        wasi:http/handler of a 0.3 release";
         return Err(CodeError::Invalid(nothing.into()));
     };
-    Ok(Found { form, concurrent })
+    Ok(Found { form, concurrent, files })
 }
 
 /// What a component itself imports and exports, without what stands inside it.
@@ -252,7 +255,7 @@ mod tests {
     #[test]
     fn a_component_of_0_3_is_known_by_any_of_its_names() {
         let exporting = |name: &str| format!(r#"(component (instance $i) (export "{name}" (instance $i)))"#);
-        let found = |form, concurrent| Found { form, concurrent };
+        let found = |form, concurrent| Found { form, concurrent, files: false };
         assert_eq!(look(&exporting("wasi:http/handler@0.3.2")).unwrap(), found(Form::Service, true));
         assert_eq!(look(&exporting("wasi:cli/run@0.3.0")).unwrap(), found(Form::AsyncCommand, true));
         assert_eq!(look(&exporting("wasi:cli/run@0.2.3")).unwrap(), found(Form::Command, false));
@@ -262,6 +265,18 @@ mod tests {
         let refused = inspect(&wat::parse_str(both).unwrap(), false).unwrap_err().to_string();
         assert_eq!(refused, "component is built for WASI 0.3, which is switched off on this node");
         assert!(look(&exporting("wasi:cli/run@0.3.0-rc-2025-09-16")).is_err(), "pre-releases are other interfaces");
+    }
+
+    #[test]
+    fn what_looks_at_files_is_known_by_its_imports() {
+        let importing = |name: &str| {
+            let text = format!(
+                r#"(component (import "{name}" (instance)) (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))"#
+            );
+            look(&text).unwrap().files
+        };
+        assert!(importing("wasi:filesystem/preopens@0.2.3") && importing("wasi:filesystem/types@0.3.0"));
+        assert!(!importing("wasi:cli/stdout@0.2.3"));
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl Egress {
 }
 
 /// Carries bytes both ways until both directions have ended, or the guest has closed.
-async fn carry(conn: Conn, stream: TcpStream, _permit: OwnedSemaphorePermit) {
+pub(crate) async fn carry(conn: Conn, stream: TcpStream, _permit: OwnedSemaphorePermit) {
     let (mut from_guest, mut to_guest) = conn.into_split();
     let (mut from_outside, mut to_outside) = stream.into_split();
     let guest_gone = to_guest.reader_gone();

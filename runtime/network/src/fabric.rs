@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use crate::api_servers::ApiServers;
 use crate::cidr::Cidr;
 use crate::conn::Conn;
 use crate::decide::Refusal;
@@ -17,6 +18,7 @@ use crate::names::{self, Asker};
 use crate::overlay::Overlay;
 use crate::pod::{Pod, PodIdentity, PodNet};
 use crate::policy::Policies;
+use crate::resolver::Resolver;
 use crate::routes::RouteTable;
 use crate::services::ServiceTable;
 use crate::sleepers::SleeperTable;
@@ -156,6 +158,7 @@ struct Switch {
     topology: Installed<Topology>,
     overlay: OnceLock<Arc<dyn Overlay>>,
     egress: Option<Egress>,
+    api_servers: OnceLock<ApiServers>,
     next_port: AtomicU16,
 }
 
@@ -184,6 +187,7 @@ impl Fabric {
             waking: Waking::default(),
             topology: Installed::new(),
             overlay: OnceLock::new(),
+            api_servers: OnceLock::new(),
             next_port: AtomicU16::new(*EPHEMERAL_PORTS.start()),
         }))
     }
@@ -199,7 +203,13 @@ impl Fabric {
     /// The pod leaves when the last clone of the [`PodNet`] is dropped or [`PodNet::detach`] is called.
     #[must_use]
     pub fn attach(&self, identity: PodIdentity) -> PodNet {
-        let pod = Arc::new(Pod::new(identity));
+        self.attach_with(identity, Resolver::default())
+    }
+
+    /// The same for a pod that looks up names in its own way.
+    #[must_use]
+    pub fn attach_with(&self, identity: PodIdentity, resolver: Resolver) -> PodNet {
+        let pod = Arc::new(Pod::new(identity, resolver));
         {
             let mut pods = self.0.pods.write().unwrap_or_else(PoisonError::into_inner);
             for address in &pod.identity.addresses {
@@ -295,10 +305,19 @@ impl Fabric {
         self.0.overlay.get().cloned()
     }
 
+    /// Says where the API servers are, for pods that call the Service `kubernetes`; a second word is not taken.
+    pub fn set_api_servers(&self, servers: ApiServers) {
+        let _ = self.0.api_servers.set(servers);
+    }
+
+    pub(crate) fn api_servers(&self) -> Option<ApiServers> {
+        self.0.api_servers.get().cloned()
+    }
+
     /// Who asks for a name.
     pub(crate) fn asker<'a>(&'a self, pod: &'a Pod) -> Asker<'a> {
         let PodIdentity { namespace, hostname, addresses, .. } = &pod.identity;
-        Asker { namespace, hostname, addresses, domain: &self.config().domain }
+        Asker { namespace, hostname, addresses, domain: &self.config().domain, resolver: &pod.resolver }
     }
 
     /// Connects a pod to an address that is no pod's and no Service's.

@@ -10,6 +10,7 @@
 //! speaks. Refused whatever anybody says: this machine itself, its links, a cloud's metadata.
 #![forbid(unsafe_code)]
 
+mod api_servers;
 mod balancer;
 pub mod body;
 mod cidr;
@@ -30,6 +31,7 @@ mod pod;
 pub mod policy;
 mod ports;
 mod queue;
+mod resolver;
 pub mod routes;
 pub mod services;
 pub mod sleepers;
@@ -38,6 +40,7 @@ pub mod tunnel;
 mod udp;
 mod waking;
 
+pub use api_servers::ApiServers;
 pub use body::{Body, BoxError};
 pub use cidr::Cidr;
 pub use conn::Conn;
@@ -49,6 +52,7 @@ pub use overlay::Overlay;
 pub use patient::Patient;
 pub use pod::{HttpBinding, Listener, PodIdentity, PodNet};
 pub use policy::Policies;
+pub use resolver::Resolver;
 pub use routes::RouteTable;
 pub use services::ServiceTable;
 pub use sleepers::SleeperTable;

@@ -6,10 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::limits::NAME_BYTES_MAX;
+use crate::resolver::Resolver;
 use crate::services::{Endpoint, ServiceEntry, ServiceTable};
-
-/// Names with fewer dots are tried under the search path first.
-const NDOTS: usize = 5;
 
 /// ExternalName may point to another ExternalName; resolvers give up on longer chains too.
 const ALIASES_MAX: usize = 8;
@@ -25,6 +23,8 @@ pub struct Asker<'a> {
     pub addresses: &'a [IpAddr],
     /// The cluster's domain, `cluster.local`.
     pub domain: &'a str,
+    /// Its own way of looking up names.
+    pub resolver: &'a Resolver,
 }
 
 /// The addresses of a name, IPv4 before IPv6; empty when there is no such name in the cluster.
@@ -48,14 +48,22 @@ pub fn resolve(name: &str, asker: &Asker<'_>, services: &ServiceTable) -> Vec<Ip
     if bare == asker.hostname {
         return sorted(asker.addresses.iter().copied());
     }
+    let aliases = sorted(asker.resolver.alias(bare));
+    if !aliases.is_empty() || !asker.resolver.cluster {
+        return aliases;
+    }
     let Asker { namespace, domain, .. } = asker;
-    let search =
-        [format!("{bare}.{namespace}.svc.{domain}"), format!("{bare}.svc.{domain}"), format!("{bare}.{domain}")];
+    let search: Vec<String> = match &asker.resolver.search {
+        Some(search) => search.iter().map(|domain| format!("{bare}.{}", domain.trim_end_matches('.'))).collect(),
+        None => [format!("{namespace}.svc."), "svc.".to_owned(), String::new()]
+            .map(|inner| format!("{bare}.{inner}{domain}"))
+            .to_vec(),
+    };
     let search = search.iter().map(String::as_str);
     let find = |candidate: &str| Some(answer(candidate, domain, services)).filter(|found| !found.is_empty());
     let found = if name.ends_with('.') {
         find(bare)
-    } else if bare.matches('.').count() < NDOTS {
+    } else if bare.matches('.').count() < asker.resolver.ndots {
         search.chain([bare]).find_map(find)
     } else {
         std::iter::once(bare).chain(search).find_map(find)
@@ -219,7 +227,14 @@ mod tests {
     fn names_mean_what_cluster_dns_says() {
         let services = table();
         let addresses = ips("fd42::2 10.42.0.2");
-        let asker = Asker { namespace: "shop", hostname: "front-0", addresses: &addresses, domain: "cluster.local" };
+        let usual = Resolver::default();
+        let asker = Asker {
+            namespace: "shop",
+            hostname: "front-0",
+            addresses: &addresses,
+            domain: "cluster.local",
+            resolver: &usual,
+        };
         let cases = [
             ("web", "10.43.0.5 fd43::5"),
             ("WEB.Shop", "10.43.0.5 fd43::5"),
@@ -264,7 +279,9 @@ mod tests {
     #[test]
     fn only_names_outside_are_asked_outside() {
         let services = table();
-        let asker = Asker { namespace: "shop", hostname: "x", addresses: &[], domain: "cluster.local" };
+        let usual = Resolver::default();
+        let asker =
+            Asker { namespace: "shop", hostname: "x", addresses: &[], domain: "cluster.local", resolver: &usual };
         let cases = [
             ("example.com", Some("example.com")),
             ("Example.com.", Some("example.com")),
@@ -289,9 +306,33 @@ mod tests {
 
     #[test]
     fn another_domain_is_another_cluster() {
-        let asker = Asker { namespace: "shop", hostname: "x", addresses: &[], domain: "house.test" };
+        let usual = Resolver::default();
+        let asker = Asker { namespace: "shop", hostname: "x", addresses: &[], domain: "house.test", resolver: &usual };
         assert_eq!(resolve("web.shop.svc.house.test", &asker, &table()), ips("10.43.0.5 fd43::5"));
         assert_eq!(resolve("web.shop.svc.cluster.local.", &asker, &table()), ips(""));
         assert_eq!(resolve("web.shop.svc.xhouse.test.", &asker, &table()), ips(""));
+    }
+
+    #[test]
+    fn a_pod_may_look_up_names_in_its_own_way() {
+        let alias = |name: &str, ip: &str| (name.to_owned(), ip.parse().unwrap());
+        let own = Resolver {
+            aliases: vec![alias("Printer.local", "192.168.0.9"), alias("web", "192.168.0.8")],
+            search: Some(vec!["other.svc.cluster.local".to_owned()]),
+            ndots: 1,
+            ..Resolver::default()
+        };
+        let far = Resolver { cluster: false, ..own.clone() };
+        let asked = |resolver: &Resolver, name: &str| {
+            let asker = Asker { namespace: "shop", hostname: "x", addresses: &[], domain: "cluster.local", resolver };
+            resolve(name, &asker, &table())
+        };
+        // A hosts file comes before everything else but the pod's own name.
+        assert_eq!(asked(&own, "printer.LOCAL"), ips("192.168.0.9"));
+        assert_eq!(asked(&own, "web"), ips("192.168.0.8"));
+        assert_eq!(asked(&Resolver { aliases: Vec::new(), ..own.clone() }, "web"), ips("10.43.0.6"));
+        assert_eq!(asked(&own, "db"), ips(""));
+        assert_eq!(asked(&far, "web.shop.svc.cluster.local"), ips(""));
+        assert_eq!(asked(&far, "localhost"), ips("127.0.0.1 ::1"));
     }
 }

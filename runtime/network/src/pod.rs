@@ -21,6 +21,7 @@ use crate::names;
 use crate::policy::End;
 use crate::ports::{Ports, Scope};
 use crate::queue::{Popped, Queue};
+use crate::resolver::Resolver;
 use crate::udp::{Inbox, UdpSocket};
 use crate::waking::awake;
 
@@ -90,6 +91,7 @@ impl Bound {
 
 pub(crate) struct Pod {
     pub(crate) identity: PodIdentity,
+    pub(crate) resolver: Resolver,
     state: Mutex<State>,
     /// Which address of a name with several comes first.
     turn: AtomicUsize,
@@ -105,9 +107,10 @@ struct State {
 }
 
 impl Pod {
-    pub(crate) fn new(identity: PodIdentity) -> Self {
+    pub(crate) fn new(identity: PodIdentity, resolver: Resolver) -> Self {
         Self {
             identity,
+            resolver,
             state: Mutex::default(),
             turn: AtomicUsize::new(0),
             detached: AtomicBool::new(false),
@@ -274,6 +277,9 @@ impl PodNet {
     /// [`NetError::InvalidAddress`], [`NetError::Detached`].
     pub async fn connect(&self, destination: SocketAddr) -> Result<Conn, NetError> {
         let Attachment { fabric, pod } = &*self.0;
+        if fabric.is_api(destination) && !pod.is_detached() {
+            return fabric.connect_api(pod, destination).await;
+        }
         let dial = || async move { fabric.open(Caller(Some(pod)), destination).await.and_then(Opened::connect) };
         match awake(fabric, destination, dial).await {
             (Ok(mut conn), visit) => {

@@ -21,6 +21,10 @@ pub const GRACE_AFTER_HOOK_MS: i64 = 2_000;
 /// Longest termination message in bytes (Kubernetes' own bound).
 pub const MESSAGE_BYTES_MAX: usize = 4096;
 
+/// First wait after a pod's address or volumes could not be had, doubling to [`START_RETRY_MS`]: what belongs to a new
+/// namespace comes a moment after it.
+pub const GROUND_RETRY_MS: i64 = 500;
+
 /// `terminationGracePeriodSeconds` when the pod does not say.
 pub const GRACE_SECONDS: i64 = 30;
 

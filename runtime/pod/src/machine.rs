@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1 as k8s;
 use crate::action::{Fetched, Input, PodAction, Seat};
 use crate::container::{Container, Exit, ImageFault, Role, State};
 use crate::hook::Hook;
-use crate::limits::{EVICTION_GRACE_MS, GRACE_SECONDS, START_RETRY_MS};
+use crate::limits::{EVICTION_GRACE_MS, GRACE_SECONDS, GROUND_RETRY_MS, START_RETRY_MS};
 use crate::probe::ProbeKind;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Machine {
     pub(crate) pod: k8s::Pod,
     pub(crate) seat: Seat,
     pub(crate) ground: Ground,
+    /// The wait that the next failure to set it up brings.
+    ground_wait_ms: i64,
     pub(crate) addresses: Vec<IpAddr>,
     /// Init containers in their order, then the others, then ephemeral ones.
     pub(crate) containers: Vec<Container>,
@@ -55,6 +57,7 @@ impl Machine {
             pod,
             seat,
             ground: Ground::Absent,
+            ground_wait_ms: GROUND_RETRY_MS,
             addresses: Vec::new(),
             containers,
             started_ms,
@@ -86,7 +89,8 @@ impl Machine {
                 self.ground = Ground::Ready;
             }
             Input::SetUpFailed { message } => {
-                self.ground = Ground::Failed { retry_ms: now_ms + START_RETRY_MS };
+                self.ground = Ground::Failed { retry_ms: now_ms + self.ground_wait_ms };
+                self.ground_wait_ms = (self.ground_wait_ms * 2).min(START_RETRY_MS);
                 actions.push(tell("Warning", "FailedMount", message, None));
             }
             Input::ImageReady { container, image_id, fetched } => {

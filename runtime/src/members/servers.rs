@@ -83,7 +83,9 @@ impl Servers {
         *self.shared.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
-    fn addresses(&self) -> Vec<String> {
+    /// Where the servers are, as `HOST:PORT`.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
         self.shared.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
