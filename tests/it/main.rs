@@ -23,6 +23,7 @@ mod kube_client;
 mod kubectl;
 mod lifecycle;
 mod misbehave;
+mod modules;
 mod network;
 mod operator;
 mod policy;

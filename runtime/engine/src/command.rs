@@ -74,6 +74,7 @@ async fn run(container: &Container) -> Exit {
     match container.code.pre() {
         Pre::Command(pre) => execute(pre, container).await,
         Pre::AsyncCommand(pre) => execute_async(pre, container).await,
+        Pre::Module(pre) => execute_module(pre, container).await,
         Pre::Proxy(_) | Pre::Service(_) => {
             Exit::Failed("the component answers HTTP requests; it is not a command".into())
         }
@@ -104,6 +105,21 @@ async fn execute_async(pre: &InstancePre<Guest>, container: &Container) -> Exit 
         store.run_concurrent(async |store: &Accessor<Guest>| command.wasi_cli_run().call_run(store).await).await?
     };
     ended(run.await, &store)
+}
+
+/// A core module of WASI's first preview: `_start` is called once. Most languages end with `proc_exit`, which is an error that
+/// carries the code.
+async fn execute_module(pre: &wasmtime::InstancePre<Guest>, container: &Container) -> Exit {
+    let mut store = match container.store() {
+        Ok(store) => store,
+        Err(error) => return Exit::Failed(format!("{error:#}")),
+    };
+    let run = async {
+        let instance = pre.instantiate_async(&mut store).await?;
+        let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+        start.call_async(&mut store, ()).await
+    };
+    ended(run.await.map(Ok), &store)
 }
 
 fn ended(ran: wasmtime::Result<Result<(), ()>>, store: &Store<Guest>) -> Exit {

@@ -6,7 +6,7 @@
 //! in a directory only this user can enter, and carries its own digest: loading runs it, so what was damaged or
 //! half-written is compiled again instead.
 
-use crate::inspect::CodeError;
+use crate::inspect::{CodeError, is_core_module};
 use crate::parts::{EngineError, Parts};
 use crate::pools::{Pool, Settings, code_config};
 use crate::{EngineConfig, limits};
@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use wasmtime::component::Component;
+use wasmtime::{Module, Precompiled};
 
 /// The hidden command of a program that compiles: `PROGRAM compile-component WASM OUT SETTINGS`.
 pub const COMPILE_COMMAND: &str = "compile-component";
@@ -66,23 +67,31 @@ pub(crate) async fn read(path: &Path) -> Result<Arc<[u8]>, CodeError> {
     .await
 }
 
+/// Code that can be linked.
+pub(crate) enum Machine {
+    /// Of a component.
+    Component(Component),
+    /// Of a core module.
+    Module(Module),
+}
+
 /// Loads the machine code of `wasm`, compiling it if this node has not yet. `path` is where `wasm` was read.
-pub(crate) async fn component(
+pub(crate) async fn machine(
     parts: &Arc<Parts>,
     config: &EngineConfig,
     settings: Settings,
     pool: &Pool,
     wasm: Arc<[u8]>,
     path: &Path,
-) -> Result<Component, CodeError> {
+) -> Result<Machine, CodeError> {
     let mut compatible = DefaultHasher::new();
     pool.wasm.precompile_compatibility_hash().hash(&mut compatible);
     let name = format!("{}-{:016x}.cwasm", hex_digest(&wasm), compatible.finish());
     let artefact = Artefact { path: config.cache_dir.join(name) };
 
     let (found, engine) = (artefact.clone(), pool.wasm.clone());
-    if let Some(component) = blocking(move || Ok(found.open(&engine))).await? {
-        return Ok(component);
+    if let Some(machine) = blocking(move || Ok(found.open(&engine))).await? {
+        return Ok(machine);
     }
     let _turn = parts.compilations.acquire().await.expect("the semaphore is never closed");
     let fresh = artefact.fresh();
@@ -107,7 +116,11 @@ pub(crate) async fn component(
 fn compile_here(wasm: &[u8], out: &Path, settings: Settings) -> Result<String, CodeError> {
     let invalid = |error: wasmtime::Error| CodeError::Invalid(format!("{error:#}"));
     let engine = wasmtime::Engine::new(&code_config(settings)).map_err(invalid)?;
-    let code = engine.precompile_component(wasm).map_err(invalid)?;
+    let code = match is_core_module(wasm) {
+        true => engine.precompile_module(wasm),
+        false => engine.precompile_component(wasm),
+    };
+    let code = code.map_err(invalid)?;
     std::fs::write(out, &code)?;
     Ok(hex_digest(&code))
 }
@@ -224,21 +237,29 @@ impl Artefact {
     }
 
     /// `None` when there is none, or none to be trusted.
-    fn open(&self, engine: &wasmtime::Engine) -> Option<Component> {
+    fn open(&self, engine: &wasmtime::Engine) -> Option<Machine> {
         let expected = std::fs::read_to_string(self.sum_path()).ok()?;
-        if hex_digest(&std::fs::read(&self.path).ok()?) != expected {
+        let bytes = std::fs::read(&self.path).ok()?;
+        if hex_digest(&bytes) != expected {
             return None;
         }
+        let is_module = wasmtime::Engine::detect_precompiled(&bytes) == Some(Precompiled::Module);
+        drop(bytes);
         // SAFETY: the file was written by our compiler, whose digest it still has, and lies in a directory that only
         // this user can enter; whoever can change it can change this program too.
         #[allow(unsafe_code)]
-        let component = unsafe { Component::deserialize_file(engine, &self.path) };
-        let component = component
+        let machine = unsafe {
+            match is_module {
+                true => Module::deserialize_file(engine, &self.path).map(Machine::Module),
+                false => Component::deserialize_file(engine, &self.path).map(Machine::Component),
+            }
+        };
+        let machine = machine
             .inspect_err(|error| tracing::warn!(%error, path = %self.path.display(), "compiled code refused"))
             .ok()?;
         // Only for `prune`, which can do without.
         let _ = std::fs::File::open(&self.path).and_then(|file| file.set_modified(SystemTime::now()));
-        Some(component)
+        Some(machine)
     }
 }
 

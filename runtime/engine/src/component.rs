@@ -1,6 +1,7 @@
 //! From a component's bytes to [`Code`]: look first, then compile, then link.
 
-use crate::guest::Guest;
+use crate::compile::Machine;
+use crate::guest::{self, Guest};
 use crate::inspect::{CodeError, Form, Found, Kind, inspect};
 use crate::parts::{EngineError, Parts};
 use crate::pools::{Pool, Settings};
@@ -8,7 +9,7 @@ use crate::{EngineConfig, compile, limits};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
-use wasmtime::component::{self, Component};
+use wasmtime::component;
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
@@ -19,6 +20,7 @@ pub(crate) enum Pre {
     Proxy(ProxyPre<Guest>),
     AsyncCommand(component::InstancePre<Guest>),
     Service(ServicePre<Guest>),
+    Module(wasmtime::InstancePre<Guest>),
 }
 
 /// A component ready to run: compiled and linked, once for all containers that run it.
@@ -71,8 +73,8 @@ impl Code {
         let settings = Settings { concurrent, metered };
         let lost = |error: EngineError| CodeError::Io(std::io::Error::other(error));
         let pool = parts.pool(form.kind(), settings).await.map_err(lost)?;
-        let component = compile::component(&parts, config, settings, &pool, wasm, path).await?;
-        let pre = link(&pool, &component, form).map_err(|error| CodeError::Invalid(format!("{error:#}")))?;
+        let machine = compile::machine(&parts, config, settings, &pool, wasm, path).await?;
+        let pre = link(&pool, &machine, form).map_err(|error| CodeError::Invalid(format!("{error:#}")))?;
         Ok(Code { digest: digest.to_owned(), parts, pool, form, files, pre })
     }
 }
@@ -84,13 +86,18 @@ impl std::fmt::Debug for Code {
 }
 
 /// Finds what [`inspect`] cannot see: an interface of the right name with a function of another shape.
-fn link(pool: &Pool, component: &Component, form: Form) -> wasmtime::Result<Pre> {
+fn link(pool: &Pool, machine: &Machine, form: Form) -> wasmtime::Result<Pre> {
+    let component = match machine {
+        Machine::Component(component) => component,
+        Machine::Module(module) => return guest::module_linker(&pool.wasm)?.instantiate_pre(module).map(Pre::Module),
+    };
     let instance = pool.linker.instantiate_pre(component)?;
     Ok(match form {
         Form::Command => Pre::Command(CommandPre::new(instance)?),
         Form::Proxy => Pre::Proxy(ProxyPre::new(instance)?),
         Form::AsyncCommand => Pre::AsyncCommand(instance),
         Form::Service => Pre::Service(ServicePre::new(instance)?),
+        Form::Module => return Err(wasmtime::Error::msg("a component took the place of a module")),
     })
 }
 
@@ -122,6 +129,7 @@ impl Codes {
 mod tests {
     use super::*;
     use crate::inspect::{OFFERED, OFFERED_0_3};
+    use wasmtime::component::Component;
 
     #[tokio::test]
     async fn everything_offered_is_linked() {

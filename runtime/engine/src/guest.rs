@@ -3,7 +3,7 @@
 //! Every interface is linked one by one. wasmtime's own `wasi:sockets` would open host sockets and is never linked;
 //! `sockets` puts the pod's network in its place.
 
-use crate::component::Code;
+use crate::component::{Code, Pre};
 use crate::cpu::Meter;
 use crate::exit::Exit;
 use crate::input::Source;
@@ -18,10 +18,11 @@ use wasmtime::{Engine, Store};
 use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView};
 use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
+use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, random};
 use wasmtime_wasi::p3;
 use wasmtime_wasi::random::WasiRandom;
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use wasmtime_wasi_io::bindings::wasi::io;
 
@@ -103,9 +104,19 @@ impl Container {
         table.set_max_capacity(limits::HOST_RESOURCES_MAX);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(limits::HEADER_BYTES_MAX);
+        let mut builder = self.wasi(&said)?;
+        let (wasi, preview_1) = match self.code.pre() {
+            Pre::Module(_) => {
+                let mut preview_1 = builder.build_p1();
+                preview_1.ctx().table.set_max_capacity(limits::HOST_RESOURCES_MAX);
+                (WasiCtx::default(), Some(Box::new(preview_1)))
+            }
+            _ => (builder.build(), None),
+        };
         let guest = Guest {
             table,
-            wasi: self.wasi(&said)?,
+            wasi,
+            preview_1,
             said,
             http,
             outgoing: Outgoing::new(self.spec.network.clone(), self.outgoing.clone()),
@@ -126,7 +137,7 @@ impl Container {
         Ok(store)
     }
 
-    fn wasi(&self, said: &LastWords) -> wasmtime::Result<WasiCtx> {
+    fn wasi(&self, said: &LastWords) -> wasmtime::Result<WasiCtxBuilder> {
         let mut wasi = WasiCtx::builder();
         wasi.args(&self.spec.args).envs(&self.spec.env).max_random_size(limits::RANDOM_BYTES_MAX);
         let terminal = self.spec.terminal;
@@ -145,7 +156,7 @@ impl Container {
                 ))
             })?;
         }
-        Ok(wasi.build())
+        Ok(wasi)
     }
 }
 
@@ -154,6 +165,8 @@ pub(crate) struct Guest {
     // Fields go in this order: resources before the accounts they are charged to.
     table: ResourceTable,
     wasi: WasiCtx,
+    /// A core module's view of the host, in place of the other.
+    preview_1: Option<Box<WasiP1Ctx>>,
     http: WasiHttpCtx,
     outgoing: Outgoing,
     sockets: sockets::State,
@@ -186,6 +199,11 @@ impl Guest {
         self.said.clear();
     }
 
+    /// A component asks for none; whoever asks finds an empty world.
+    fn preview_1(&mut self) -> &mut WasiP1Ctx {
+        self.preview_1.get_or_insert_with(|| Box::new(WasiCtx::builder().build_p1()))
+    }
+
     fn sockets(&mut self) -> sockets::View<'_> {
         sockets::View { state: &mut self.sockets, table: &mut self.table }
     }
@@ -195,6 +213,14 @@ struct HasTable;
 
 impl HasData for HasTable {
     type Data<'a> = &'a mut ResourceTable;
+}
+
+/// Everything a core module may import: the files, streams, clocks and random numbers of WASI's first preview, which knows no
+/// network.
+pub(crate) fn module_linker(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<Guest>> {
+    let mut linker = wasmtime::Linker::new(engine);
+    p1::add_to_linker_async(&mut linker, Guest::preview_1)?;
+    Ok(linker)
 }
 
 /// Everything a component may import: what `inspect::OFFERED` names, and `OFFERED_0_3` if it is of WASI 0.3.

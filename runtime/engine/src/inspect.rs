@@ -1,10 +1,10 @@
 //! A look at a component's bytes before anything is compiled: what it is for, and what it wants that nobody here has.
 //!
-//! Everything a person can do something about is said here in a sentence: not WebAssembly, a core module, an import nobody offers,
-//! nothing to run. Pure.
+//! Everything a person can do something about is said here in a sentence: not WebAssembly, an import nobody offers, nothing to
+//! run. Pure.
 
 use crate::limits;
-use wasmparser::{BinaryReaderError, Encoding, Parser, Payload};
+use wasmparser::{BinaryReaderError, ExternalKind, Parser, Payload};
 
 /// Why a file is not code for this node: sentences for the person who deployed it.
 #[derive(Debug, thiserror::Error)]
@@ -12,9 +12,9 @@ pub enum CodeError {
     /// The bytes are not WebAssembly.
     #[error("the image is not a WebAssembly file")]
     NotWasm,
-    /// WebAssembly, but not a component.
-    #[error("the image is a core WebAssembly module, not a component; build it for wasm32-wasip2")]
-    CoreModule,
+    /// A core module that is no command of WASI's first preview.
+    #[error("the image is a core WebAssembly module {0}; build a command for wasip1, or a component for wasm32-wasip2")]
+    CoreModule(String),
     /// Imports nobody here offers, as written in the component.
     #[error("component imports {}, which this node does not offer", quoted(.0))]
     UnknownImports(Vec<String>),
@@ -32,7 +32,7 @@ pub enum CodeError {
 /// What a component is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Exports `wasi:cli/run`: runs to its end.
+    /// Exports `wasi:cli/run`, or is a core module with `_start`: runs to its end.
     Command,
     /// Exports `wasi:http/incoming-handler` (0.2) or `wasi:http/handler` (0.3): answers requests.
     HttpProxy,
@@ -49,12 +49,14 @@ pub(crate) enum Form {
     AsyncCommand,
     /// `wasi:http/handler` of a 0.3 release.
     Service,
+    /// A core module of WASI's first preview, with `_start`.
+    Module,
 }
 
 impl Form {
     pub(crate) fn kind(self) -> Kind {
         match self {
-            Form::Command | Form::AsyncCommand => Kind::Command,
+            Form::Command | Form::AsyncCommand | Form::Module => Kind::Command,
             Form::Proxy | Form::Service => Kind::HttpProxy,
         }
     }
@@ -133,6 +135,10 @@ pub(crate) fn inspect(bytes: &[u8], wasi_0_3: bool) -> Result<Found, CodeError> 
     if !bytes.starts_with(b"\0asm") {
         return Err(CodeError::NotWasm);
     }
+    if is_core_module(bytes) {
+        check_module(bytes)?;
+        return Ok(Found { form: Form::Module, concurrent: false, files: true });
+    }
     let names = names(bytes)?;
     let concurrent = names.imports.iter().chain(&names.exports).any(|name| release_0_3(name).is_some());
     if concurrent && !wasi_0_3 {
@@ -165,6 +171,43 @@ pub(crate) fn inspect(bytes: &[u8], wasi_0_3: bool) -> Result<Found, CodeError> 
     Ok(Found { form, concurrent, files })
 }
 
+/// What a core module may import: WASI's first preview, as one module of functions.
+const PREVIEW_1: &str = "wasi_snapshot_preview1";
+
+/// Whether the bytes are a core module; their version says so.
+pub(crate) fn is_core_module(bytes: &[u8]) -> bool {
+    bytes.get(4..8) == Some(&[1, 0, 0, 0])
+}
+
+/// Whether a core module can be run as a command. Which functions of the preview there are the linker knows.
+fn check_module(bytes: &[u8]) -> Result<(), CodeError> {
+    let (mut strange, mut starts) = (Vec::new(), false);
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload? {
+            Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    let import = import?;
+                    if import.module != PREVIEW_1 {
+                        strange.push(format!("{}.{}", import.module, import.name));
+                    }
+                }
+            }
+            Payload::ExportSection(section) => {
+                for export in section {
+                    let export = export?;
+                    starts |= export.name == "_start" && export.kind == ExternalKind::Func;
+                }
+            }
+            _ => {}
+        }
+    }
+    match (strange.is_empty(), starts) {
+        (false, _) => Err(CodeError::CoreModule(format!("that imports {}, which nobody offers", quoted(&strange)))),
+        (true, false) => Err(CodeError::CoreModule("without _start, so there is nothing to run".to_owned())),
+        (true, true) => Ok(()),
+    }
+}
+
 /// What a component itself imports and exports, without what stands inside it.
 #[derive(Default)]
 struct Names<'a> {
@@ -176,7 +219,6 @@ fn names(bytes: &[u8]) -> Result<Names<'_>, CodeError> {
     let (mut depth, mut names) = (0_usize, Names::default());
     for payload in Parser::new(0).parse_all(bytes) {
         match payload? {
-            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => return Err(CodeError::CoreModule),
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(imports) if depth == 0 => {
@@ -239,7 +281,10 @@ mod tests {
     #[test]
     fn what_cannot_run_is_refused_in_a_sentence() {
         assert_eq!(inspect(b"#!/bin/sh", true).unwrap_err().to_string(), "the image is not a WebAssembly file");
-        assert!(matches!(look("(module)"), Err(CodeError::CoreModule)));
+        assert!(refusal("(module)").contains("core WebAssembly module without _start"));
+        let strange = refusal(r#"(module (import "env" "now" (func)) (func (export "_start")))"#);
+        assert!(strange.contains("that imports \"env.now\", which nobody offers"), "{strange}");
+        assert!(refusal(r#"(module (memory (export "_start") 1))"#).contains("without _start"));
         assert_eq!(
             refusal(r#"(component (import "acme:db/sql@1.0.0" (instance)) (import "wasi:io/poll@0.2.99" (instance)))"#),
             r#"component imports "acme:db/sql@1.0.0", which this node does not offer"#
@@ -265,6 +310,13 @@ mod tests {
         let refused = inspect(&wat::parse_str(both).unwrap(), false).unwrap_err().to_string();
         assert_eq!(refused, "component is built for WASI 0.3, which is switched off on this node");
         assert!(look(&exporting("wasi:cli/run@0.3.0-rc-2025-09-16")).is_err(), "pre-releases are other interfaces");
+    }
+
+    #[test]
+    fn a_core_module_with_a_start_is_a_command() {
+        let module =
+            r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func (param i32))) (func (export "_start")))"#;
+        assert_eq!(look(module).unwrap(), Found { form: Form::Module, concurrent: false, files: true });
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod commands;
 mod guests;
+mod modules;
 mod reuse;
 mod service;
 mod web;
