@@ -25,6 +25,7 @@ use crate::limits::{
 };
 use crate::reply::boxed;
 use crate::service::{ApiService, Stop};
+use crate::verbs::now_ms;
 
 /// Serves the API on `listener` until `stop`; then watches end, requests under way get a bounded time, and it returns.
 ///
@@ -71,12 +72,13 @@ async fn connect(stream: TcpStream, acceptor: TlsAcceptor, api: ApiService, stop
         Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
         Err(_) => return debug!("TLS handshake took too long"),
     };
-    let user = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(identity);
+    let known = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(identity);
     let ending = stop.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(boxed);
-        if let Some(user) = &user {
-            request.extensions_mut().insert(user.clone());
+        // Asked for each request, as kube-apiserver does it: a connection may outlive the certificate it was made with.
+        if let Some(known) = known.as_ref().filter(|known| now_ms() < known.ends_ms) {
+            request.extensions_mut().insert(known.user.clone());
         }
         request.extensions_mut().insert(Stop(ending.clone()));
         let api = api.clone();
@@ -114,16 +116,24 @@ fn builder() -> Builder<TokioExecutor> {
     builder
 }
 
+/// Somebody who has shown a certificate.
+struct Known {
+    user: User,
+    /// When the certificate is over, in milliseconds since 1970.
+    ends_ms: i64,
+}
+
 /// Who a verified client certificate names: the user is the common name, the groups are the organisations (RFC 5280
 /// §4.1.2.6, as kube-apiserver reads them). `None` for a certificate without a common name.
-fn identity(certificate: &CertificateDer<'_>) -> Option<User> {
+fn identity(certificate: &CertificateDer<'_>) -> Option<Known> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let ends_ms = certificate.validity().not_after.timestamp().saturating_mul(1000);
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
     let mut groups: Vec<String> =
         subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect();
     groups.push("system:authenticated".into());
-    Some(User { name, groups, ..User::default() })
+    Some(Known { user: User { name, groups, ..User::default() }, ends_ms })
 }
 
 #[cfg(test)]
@@ -138,7 +148,8 @@ mod tests {
         subject.push(rcgen::DnType::OrganizationName, "system:nodes");
         params.distinguished_name = subject;
         let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
-        let user = identity(certificate.der()).unwrap();
+        let Known { user, ends_ms } = identity(certificate.der()).unwrap();
+        assert!(ends_ms > now_ms());
         assert_eq!(user.name, "system:node:n1");
         assert_eq!(user.groups, ["system:nodes", "system:authenticated"]);
         assert!(identity(&CertificateDer::from(vec![1, 2, 3])).is_none());

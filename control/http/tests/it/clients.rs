@@ -1,5 +1,7 @@
 //! A client library of others (crate `kube`) against the API: in the same process and through TLS.
 
+use std::time::Duration;
+
 use futures::{StreamExt, TryStreamExt};
 use http_api::{in_process, serve};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -76,6 +78,34 @@ async fn a_certificate_opens_the_door_and_watches_end_with_the_server() {
     stop.cancel();
     let rest = tokio::time::timeout(PATIENCE, events.collect::<Vec<_>>()).await.expect("the watch ends");
     assert!(rest.iter().all(|event| !matches!(event, Ok(WatchEvent::Added(_)))), "{rest:?}");
+    tokio::time::timeout(PATIENCE, served).await.expect("the server ends").unwrap();
+    api.close().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_stands_is_nobodys_once_its_certificate_is_over() {
+    let api = harness::Api::start().await;
+    let authority = Authority::new().unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("https://{}", listener.local_addr().unwrap());
+    let stop = CancellationToken::new();
+    let served = tokio::spawn(serve(listener, authority.server().unwrap(), api.service.clone(), stop.clone()));
+    let config = authority.kubeconfig_for(&server, "root", "system:masters", Duration::from_secs(2)).unwrap();
+    let config: Kubeconfig = serde_json::from_value(config).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
+    let maps: Api<ConfigMap> = Api::default_namespaced(Client::try_from(config).unwrap());
+    maps.create(&PostParams::default(), &map("a")).await.unwrap();
+    // Asked without a pause, so that it is the same connection all the time.
+    let over = async {
+        loop {
+            if let Err(error) = maps.get("a").await {
+                return error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(PATIENCE, over).await.expect("the certificate is over");
+    assert!(matches!(&error, kube::Error::Api(status) if [401, 403].contains(&status.code)), "{error}");
+    stop.cancel();
     tokio::time::timeout(PATIENCE, served).await.expect("the server ends").unwrap();
     api.close().await;
 }

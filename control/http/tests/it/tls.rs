@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use rustls::server::WebPkiClientVerifier;
@@ -42,8 +43,20 @@ impl Authority {
 
     /// A kubeconfig for a user in a group.
     pub(crate) fn kubeconfig(&self, server: &str, user: &str, group: &str) -> Result<Value, rcgen::Error> {
+        self.kubeconfig_for(server, user, group, Duration::from_secs(3600))
+    }
+
+    /// The same with a certificate that is over after this time.
+    pub(crate) fn kubeconfig_for(
+        &self,
+        server: &str,
+        user: &str,
+        group: &str,
+        time: Duration,
+    ) -> Result<Value, rcgen::Error> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::new())?;
+        params.not_after = (SystemTime::now() + time).into();
         params.distinguished_name.push(DnType::CommonName, user);
         params.distinguished_name.push(DnType::OrganizationName, group);
         let certificate = params.signed_by(&key, &self.0)?;
