@@ -13,6 +13,7 @@ use control::pki;
 use control::trust::{self, client_tls};
 use runtime::members::{self, Servers};
 use runtime::network::ApiServers;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -53,6 +54,7 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let credentials = Arc::new(trust::Credentials::default());
     credentials.set(&known.identity)?;
     let tls = client_tls(&known.authority_pem, credentials.clone())?;
+    let (shown, renewed) = watch::channel(overlay::identity(&known.identity, &known.authority_pem));
     let servers = Servers::new(known.servers.clone(), &tls, None)?;
     let client = servers.client();
     let address = join::advertised(args.bind, args.advertise, known.servers.first().map(String::as_str));
@@ -75,14 +77,14 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
             port: args.overlay_port,
             dns_port: None,
             addresses: vec![address],
-            identity: known.identity.clone(),
-            authority_pem: known.authority_pem.clone(),
+            identity: renewed.clone(),
         },
     })?;
     let stop = CancellationToken::new();
     let reach = members::Config {
         client: client.clone(),
         tls: Arc::new(tls),
+        renewed,
         kubelet: node.kubelet_service(),
         servers: Some(servers),
         known: known.servers.clone(),
@@ -90,7 +92,12 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
         remember: Some(join::servers_file(data_dir)),
     };
     let reaching = AbortOnDropHandle::new(tokio::spawn(members::run(reach, stop.clone())));
-    let renewing = renew(client, data_dir.to_owned(), known.membership, credentials);
+    let show = move |identity: &pki::Identity| {
+        credentials.set(identity)?;
+        shown.send_replace(overlay::identity(identity, &known.authority_pem));
+        Ok(())
+    };
+    let renewing = renew(client, data_dir.to_owned(), known.membership, show);
     let renewing = AbortOnDropHandle::new(tokio::spawn(renewing));
     claim.announce(&Running::agent(&name))?;
     println!("Node {name} runs. It ends with Ctrl-C; its state stays in {}.", data_dir.display());
@@ -106,12 +113,12 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks for a new certificate whenever two thirds of the old one's time are over.
+/// Asks for a new certificate whenever two thirds of the old one's time are over, and shows it from then on.
 async fn renew(
     client: kube::Client,
     data_dir: std::path::PathBuf,
     mut membership: join::Membership,
-    credentials: Arc<trust::Credentials>,
+    show: impl Fn(&pki::Identity) -> anyhow::Result<()> + Send + Sync + 'static,
 ) {
     loop {
         let due_ms = membership.issued_ms + pki::NODE_DAYS * 24 * 3_600_000 * 2 / 3;
@@ -123,7 +130,7 @@ async fn renew(
         }
         let renewed = async {
             let identity = join::request_certificate(&client, &membership.name).await?;
-            credentials.set(&identity)?;
+            show(&identity)?;
             join::keep_certificate(&data_dir, &membership.name, &identity)
         };
         match renewed.await {

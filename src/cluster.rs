@@ -10,11 +10,13 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use control::User;
 use control::member::Record;
+use control::pki::Identity;
 use control::server::{self, ControlPlane, FOUNDER, Peers};
 use control::trust::{ClientConfig, Credentials, client_tls};
 use runtime::members::{self, Servers};
 use runtime::network::ApiServers;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -108,6 +110,9 @@ impl Cluster {
             registry: Some(registry.local_addr()?),
         };
         let client = kube::Client::new(control.in_process(node_user(&name)), "default");
+        let identity = control.node_identity(&name)?;
+        // Made anew at every start; it is not renewed in between.
+        let (_, shown) = watch::channel(overlay::identity(&identity, control.authority_pem()));
         let node = Node::start(node::Config {
             name: name.clone(),
             data_dir: config.data_dir,
@@ -124,12 +129,11 @@ impl Cluster {
                 port: config.overlay_port,
                 dns_port: config.dns_port,
                 addresses: vec![config.advertise],
-                identity: control.node_identity(&name)?,
-                authority_pem: control.authority_pem().to_owned(),
+                identity: shown.clone(),
             },
         })?;
         control.attach_node(&name, node.kubelet_service());
-        let reach = reach(&control, &node, &name, client, config.advertise)?;
+        let reach = reach(&control, &node, client, config.advertise, (&identity, shown))?;
         let watching = removed(control.peers(), administrator_tls(&control)?, removed_record, data_dir);
         let removed = AbortOnDropHandle::new(tokio::spawn(watching));
         let stop = CancellationToken::new();
@@ -258,15 +262,16 @@ async fn identity(config: &Config) -> anyhow::Result<(Record, Arc<StdListener>)>
 fn reach(
     control: &ControlPlane,
     node: &Node,
-    name: &str,
     client: kube::Client,
     advertise: IpAddr,
+    (identity, renewed): (&Identity, watch::Receiver<runtime::overlay::Identity>),
 ) -> anyhow::Result<members::Config> {
     let credentials = Arc::new(Credentials::default());
-    credentials.set(&control.node_identity(name)?)?;
+    credentials.set(identity)?;
     Ok(members::Config {
         client,
         tls: Arc::new(client_tls(control.authority_pem(), credentials)?),
+        renewed,
         kubelet: node.kubelet_service(),
         servers: None,
         known: Vec::new(),

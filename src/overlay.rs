@@ -3,10 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context as _;
-use control::pki::Identity;
 use runtime::dns::Dns;
 use runtime::network::Fabric;
 use runtime::overlay::{self, Overlay};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -21,10 +21,17 @@ pub struct Config {
     pub dns_port: Option<u16>,
     /// The addresses under which other nodes reach this one; without any, what is listened on.
     pub addresses: Vec<IpAddr>,
-    /// The node's certificate for both roles.
-    pub identity: Identity,
-    /// The certificate of the cluster's authority, PEM.
-    pub authority_pem: String,
+    /// The node's certificate for both roles, now and after each renewal.
+    pub identity: watch::Receiver<overlay::Identity>,
+}
+
+/// What a node shows to other nodes.
+pub fn identity(own: &control::pki::Identity, authority_pem: &str) -> overlay::Identity {
+    overlay::Identity {
+        certificate_pem: own.certificate_pem.clone(),
+        key_pem: own.key_pem.clone(),
+        authority_pem: authority_pem.to_owned(),
+    }
 }
 
 /// Opens the ports and carries until `stop`.
@@ -41,11 +48,7 @@ pub fn start(
             bind: SocketAddr::new(bind, port),
             addresses: config.addresses.clone(),
             name: fabric.config().node.clone(),
-            identity: overlay::Identity {
-                certificate_pem: config.identity.certificate_pem.clone(),
-                key_pem: config.identity.key_pem.clone(),
-                authority_pem: config.authority_pem.clone(),
-            },
+            identity: config.identity.clone(),
             client: client.clone(),
             fabric: fabric.clone(),
         })

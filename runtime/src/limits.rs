@@ -152,3 +152,7 @@ pub(crate) const STORAGE_ENTRIES_MAX: usize = 100_000;
 /// How long a projected token is good for when the pod does not say (Kubernetes' default); it is fetched anew with each
 /// look at the volumes.
 pub(crate) const TOKEN_SECONDS: i64 = 3600;
+
+/// How long a connection to a member still takes requests once a newer one stands beside it: the member may just be about
+/// to use it.
+pub(crate) const RELAY_LEFT_AFTER: Duration = Duration::from_secs(5);

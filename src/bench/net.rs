@@ -20,6 +20,7 @@ use runtime::overlay::{self, Overlay};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -219,11 +220,7 @@ impl Node {
             bind: (Ipv4Addr::LOCALHOST, 0).into(),
             addresses: Vec::new(),
             name: name.to_owned(),
-            identity: overlay::Identity {
-                certificate_pem: identity.certificate_pem,
-                key_pem: identity.key_pem,
-                authority_pem: control.authority_pem().to_owned(),
-            },
+            identity: watch::channel(crate::overlay::identity(&identity, control.authority_pem())).1,
             client,
             fabric: fabric.clone(),
         })?;

@@ -1,94 +1,12 @@
 //! Joining from another machine, here another directory: who may, who may not, and that a node needs its token once.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Ran, eventually, run, run_with_input};
-
-/// A process of its own with a data directory of its own.
-struct Machine {
-    folder: PathBuf,
-    process: Option<Child>,
-    /// The way into its network, if it has one of its own.
-    inside: Vec<String>,
-}
-
-impl Machine {
-    fn start(folder: &Path, arguments: &[&str]) -> Self {
-        Self::start_inside(folder, arguments, Vec::new())
-    }
-
-    fn start_inside(folder: &Path, arguments: &[&str], inside: Vec<String>) -> Self {
-        let mut machine = Self { folder: folder.to_owned(), process: None, inside };
-        machine.again(arguments);
-        machine
-    }
-
-    fn again(&mut self, arguments: &[&str]) {
-        let output =
-            std::fs::File::options().create(true).append(true).open(self.folder.with_extension("out")).unwrap();
-        let mut command = self.command(arguments);
-        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
-        let child = command.spawn().unwrap();
-        let pid = child.id();
-        self.process = Some(child);
-        eventually("the process to say that it runs", || {
-            let ended = self.process.as_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none(), "{arguments:?} ended: {}", self.output());
-            // The way into a network ends as the program itself.
-            (self.running()?["pid"] == pid).then_some(())
-        });
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let plain = kogia(&self.folder, arguments);
-        let Some((program, rest)) = self.inside.split_first() else { return plain };
-        let mut command = Command::new(program);
-        command.args(rest).arg(plain.get_program()).args(plain.get_args());
-        command.env_remove("KUBECONFIG").env_remove("KOGIA_TOKEN");
-        command
-    }
-
-    fn kill(&mut self) {
-        let mut process = self.process.take().unwrap();
-        process.kill().unwrap();
-        process.wait().unwrap();
-    }
-
-    fn running(&self) -> Option<Value> {
-        serde_json::from_slice(&std::fs::read(self.folder.join("run.json")).ok()?).ok()
-    }
-
-    fn output(&self) -> String {
-        std::fs::read_to_string(self.folder.with_extension("out")).unwrap_or_default()
-    }
-
-    fn kogia(&self, arguments: &[&str]) -> Ran {
-        run(&mut self.command(arguments))
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        if let Some(process) = &mut self.process {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-        if std::thread::panicking() {
-            eprintln!("--- {} ---\n{}", self.folder.display(), self.output());
-        }
-    }
-}
-
-fn kogia(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kogia"));
-    command.arg("--data-dir").arg(folder).args(arguments).env_remove("KUBECONFIG").env_remove("KOGIA_TOKEN");
-    command
-}
+use crate::harness::{eventually, run, run_with_input};
+use crate::machines::{Machine, is_ready, kogia};
 
 const SERVER: [&str; 13] = [
     "server",
@@ -111,13 +29,6 @@ fn found(dir: &TempDir) -> (Machine, String) {
     let first = Machine::start(&dir.path().join("first"), &SERVER);
     let api = first.running().unwrap()["api"].as_str().unwrap().to_owned();
     (first, api)
-}
-
-fn is_ready(first: &Machine, node: &str) -> Option<bool> {
-    let ran = first.kogia(&["get", "node", node, "-o", "json"]);
-    let node: Value = (ran.code == Some(0)).then(|| serde_json::from_str(&ran.out).unwrap())?;
-    let conditions = node["status"]["conditions"].as_array()?.clone();
-    Some(conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True"))
 }
 
 #[test]
@@ -165,6 +76,35 @@ fn a_token_opens_the_door_it_is_for() {
     eventually("the node to be lost", || is_ready(&first, "worker").filter(|ready| !ready));
     worker.again(&["agent"]);
     eventually("the node to be back", || is_ready(&first, "worker").filter(|ready| *ready));
+}
+
+#[test]
+fn a_node_renews_its_certificate_while_it_runs() {
+    let dir = tempfile::Builder::new().prefix("kogia-join-").tempdir().unwrap();
+    let (first, api) = found(&dir);
+    let token = first.kogia(&["token", "create"]).ok().trim().to_owned();
+    let folder = dir.path().join("worker");
+    let mut worker = Machine::start(&folder, &["agent", "--join", &api, "--name", "worker", "--token", &token]);
+    eventually("the node to be ready", || is_ready(&first, "worker").filter(|ready| *ready));
+    first.kogia(&["token", "delete", &token]).ok();
+    worker.kill();
+    // Two thirds of its certificate's week are over.
+    let file = folder.join("node.json");
+    let mut known: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    known["issued_ms"] = (known["issued_ms"].as_i64().unwrap() - 5 * 24 * 3_600_000).into();
+    std::fs::write(&file, known.to_string()).unwrap();
+    let certificate = || std::fs::read_to_string(folder.join("pki/node.crt")).unwrap();
+    let before = certificate();
+    worker.again(&["agent"]);
+    eventually("the node to have another certificate", || (certificate() != before).then_some(()));
+    eventually("other nodes to be shown it", || {
+        worker.output().contains("other nodes are shown a new certificate").then_some(())
+    });
+    eventually("the node to be back", || is_ready(&first, "worker").filter(|ready| *ready));
+    eventually("the member to reach it by a connection with the new certificate", || {
+        let offered = first.output().matches("the node can be reached").count();
+        (offered >= 3).then_some(())
+    });
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod joining;
 mod kube_client;
 mod kubectl;
 mod lifecycle;
+mod machines;
 mod misbehave;
 mod modules;
 mod network;

@@ -3,6 +3,9 @@
 //!
 //! Where they are is said by the API itself, in the EndpointSlices of the Service `kubernetes`; until it has answered
 //! for the first time, whatever was known before counts. The node dials all of them, so none ever needs to reach it.
+//!
+//! A connection is known by the certificate it was made with. When the node has a new one, connections are made anew, and
+//! those that stand end with what they carry.
 
 mod relay;
 mod servers;
@@ -18,12 +21,14 @@ use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use rustls::ClientConfig;
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use servers::Servers;
 
 use crate::KubeletService;
+use crate::overlay::Identity;
 
 /// The name that every member's certificate carries, whatever its address.
 const SERVER_NAME: &str = "kubernetes";
@@ -36,6 +41,8 @@ pub struct Config {
     pub client: Client,
     /// TLS with the node's certificate.
     pub tls: Arc<ClientConfig>,
+    /// Changes when `tls` shows another certificate.
+    pub renewed: watch::Receiver<Identity>,
     /// What members ask.
     pub kubelet: KubeletService,
     /// The client to be told where members are, when it is one of ours.
@@ -54,11 +61,17 @@ pub async fn run(config: Config, stop: CancellationToken) {
     let (store, writer) = reflector::store();
     let changes = watcher(slices, watcher::Config::default().labels(SERVICE)).default_backoff();
     let mut changes = reflector::reflector(writer, changes).boxed();
+    let mut renewed = config.renewed.clone();
     let mut ways = Ways { config, tasks: JoinSet::new(), open: HashMap::new() };
     ways.follow(ways.config.known.iter().cloned().collect());
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
+            Ok(()) = renewed.changed() => {
+                if let Some(servers) = &ways.config.servers {
+                    servers.renew().await;
+                }
+            }
             Some(change) = changes.next() => match change {
                 Ok(Event::Apply(_) | Event::Delete(_) | Event::InitDone) => ways.told(addresses(&store)),
                 Ok(Event::Init | Event::InitApply(_)) => {}
@@ -119,7 +132,12 @@ impl Ways {
         });
         for member in members {
             if !self.open.contains_key(&member) {
-                let way = relay::keep(member.clone(), self.config.tls.clone(), self.config.kubelet.clone());
+                let way = relay::keep(
+                    member.clone(),
+                    self.config.tls.clone(),
+                    self.config.kubelet.clone(),
+                    self.config.renewed.clone(),
+                );
                 self.open.insert(member, self.tasks.spawn(way));
             }
         }

@@ -51,7 +51,7 @@ struct Current {
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// Ends every stream of the connection when it is given up.
-    _driver: AbortOnDropHandle<()>,
+    driver: AbortOnDropHandle<()>,
 }
 
 impl Servers {
@@ -154,7 +154,16 @@ impl Servers {
                 tracing::debug!(%error, "the connection to a server ended");
             }
         });
-        Ok(Connection { sender, _driver: AbortOnDropHandle::new(driver) })
+        Ok(Connection { sender, driver: AbortOnDropHandle::new(driver) })
+    }
+
+    /// Leaves the connection, because there is another certificate to show: the next request makes a new one, and what
+    /// streams on this one goes on to its end.
+    pub async fn renew(&self) {
+        if let Some(connection) = self.shared.current.lock().await.connection.take() {
+            drop(connection.sender);
+            drop(connection.driver.detach());
+        }
     }
 
     /// Leaves a connection; the next request goes to the next server.

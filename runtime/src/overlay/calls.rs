@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::carry::{Sending, carry};
 use super::limits::{DATAGRAM_WAIT, OPENING_TIMEOUT};
 use super::link::Link;
+use super::standing::Standing;
 
 /// Why a call was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +40,11 @@ impl From<ReadExactError> for Unanswered {
 /// Calls a pod of another node. The result is the dialler's end.
 pub(super) async fn connect(link: Arc<Link>, ends: Ends) -> Result<Conn, NetError> {
     let opening = Opening::new(ends.source, ends.accepted).map_err(|_| NetError::InvalidAddress)?;
-    let used = link.used();
     // A connection may end just when it is wanted again; once more is enough, since the next one is new.
     for _ in 0..2 {
-        let connection = link.connection().await?;
-        match open(&connection, &opening).await {
+        let standing = link.connection().await?;
+        let used = standing.used();
+        match open(&standing.connection, &opening).await {
             Ok((Answer::Accepted, send, receive)) => {
                 let (dialler, acceptor) = Conn::pair(ends);
                 tokio::spawn(async move {
@@ -81,8 +82,13 @@ async fn open(connection: &Connection, opening: &Opening) -> Result<(Answer, Sen
 }
 
 /// Answers one call from another node and carries it.
-pub(super) async fn answer(link: Arc<Link>, fabric: Fabric, send: SendStream, mut receive: RecvStream) {
-    let _used = link.used();
+pub(super) async fn answer(
+    link: Arc<Link>,
+    standing: Arc<Standing>,
+    fabric: Fabric,
+    (send, mut receive): (SendStream, RecvStream),
+) {
+    let _used = standing.used();
     let mut send = Sending::new(send);
     let opening = match timeout(OPENING_TIMEOUT, read_opening(&mut receive)).await {
         Ok(Ok(opening)) => opening,
@@ -148,8 +154,8 @@ pub(super) async fn take_large(link: Arc<Link>, fabric: Fabric, mut receive: Rec
 /// Sends a datagram, or loses it. One that must wait, for the connection or for being cut into packets, does so on its
 /// own, as long as there are not too many of them.
 pub(super) fn send(link: &Arc<Link>, message: Bytes) {
-    if let Some(connection) = link.current() {
-        match connection.send_datagram(message.clone()) {
+    if let Some(standing) = link.current() {
+        match standing.connection.send_datagram(message.clone()) {
             Err(SendDatagramError::TooLarge) => {}
             Ok(()) | Err(_) => return,
         }
@@ -163,7 +169,8 @@ pub(super) fn send(link: &Arc<Link>, message: Bytes) {
 }
 
 async fn send_later(link: &Arc<Link>, message: Bytes) {
-    let Ok(connection) = link.connection().await else { return };
+    let Ok(standing) = link.connection().await else { return };
+    let connection = &standing.connection;
     if let Err(SendDatagramError::TooLarge) = connection.send_datagram(message.clone())
         && let Ok(stream) = connection.open_uni().await
     {

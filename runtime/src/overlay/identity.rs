@@ -2,10 +2,15 @@
 //!
 //! A node's certificate has the common name `system:node:NAME`, as its Kubernetes client certificate has, and the DNS name
 //! `NAME`. Refused: certificates of another authority, and certificates of this one that are not a node's.
+//!
+//! A node's certificate is replaced while connections stand ([`Identities`]). The protocol's name in the handshake then says
+//! that a connection is made beside another one, which is to be left alone: otherwise a node that dials again is one that
+//! has forgotten it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{ClientConfig, Connection, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt};
 use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, ring};
@@ -21,6 +26,8 @@ use super::limits::{
 
 /// The protocol's name in the handshake (RFC 7301).
 const PROTOCOL: &[u8] = b"kogia-overlay/1";
+/// Its name for a connection that is made beside one that stands.
+const PROTOCOL_BESIDE: &[u8] = b"kogia-overlay/1+beside";
 
 /// What the common name of a node's certificate begins with.
 const NODE_USER: &str = "system:node:";
@@ -38,13 +45,42 @@ pub struct Identity {
 
 /// The settings of both roles.
 pub(super) struct Tls {
-    pub(super) server: ServerConfig,
+    pub(super) server: Arc<ServerConfig>,
     pub(super) client: ClientConfig,
+    /// For a connection beside one that stands.
+    pub(super) beside: ClientConfig,
+    /// When the node's certificate is over.
+    pub(super) ends: SystemTime,
+    /// Counts the identities of this node.
+    pub(super) number: u64,
+}
+
+/// The node's identities, of which the last is shown.
+pub(super) struct Identities(RwLock<Arc<Tls>>);
+
+impl Identities {
+    pub(super) fn new(first: &Identity) -> Result<Self, String> {
+        Ok(Self(RwLock::new(Arc::new(first.tls()?))))
+    }
+
+    pub(super) fn current(&self) -> Arc<Tls> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Shows another one from the next handshake on.
+    pub(super) fn replace(&self, next: &Identity) -> Result<(), String> {
+        let tls = next.tls()?;
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let number = current.number + 1;
+        *current = Arc::new(Tls { number, ..tls });
+        Ok(())
+    }
 }
 
 impl Identity {
     pub(super) fn tls(&self) -> Result<Tls, String> {
         let (certificate, key) = self.read()?;
+        let ends = ends(&certificate).ok_or("the node's certificate cannot be read")?;
         let mut roots = RootCertStore::empty();
         let authority = CertificateDer::from_pem_slice(self.authority_pem.as_bytes());
         let authority = authority.map_err(|error| format!("the authority's certificate: {error}"))?;
@@ -60,23 +96,31 @@ impl Identity {
             .with_client_cert_verifier(verifier)
             .with_single_cert(vec![certificate.clone()], key.clone_key())
             .map_err(tls)?;
-        server.alpn_protocols = vec![PROTOCOL.to_vec()];
+        server.alpn_protocols = vec![PROTOCOL_BESIDE.to_vec(), PROTOCOL.to_vec()];
+        // A session that is resumed would not look at certificates again, and they may be over.
+        server.send_tls13_tickets = 0;
         let mut client = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .map_err(tls)?
             .with_root_certificates(roots)
             .with_client_auth_cert(vec![certificate], key)
             .map_err(tls)?;
-        client.alpn_protocols = vec![PROTOCOL.to_vec()];
-
+        client.resumption = rustls::client::Resumption::disabled();
         let transport = Arc::new(transport());
         let server = QuicServerConfig::try_from(server).map_err(|error| error.to_string())?;
         let mut server = ServerConfig::with_crypto(Arc::new(server));
         server.transport_config(transport.clone());
-        let client = QuicClientConfig::try_from(client).map_err(|error| error.to_string())?;
-        let mut client = ClientConfig::new(Arc::new(client));
-        client.transport_config(transport);
-        Ok(Tls { server, client })
+        let dialling = |protocols: &[&[u8]]| {
+            let mut client = client.clone();
+            client.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            let client = QuicClientConfig::try_from(client).map_err(|error| error.to_string())?;
+            let mut client = ClientConfig::new(Arc::new(client));
+            client.transport_config(transport.clone());
+            Ok::<_, String>(client)
+        };
+        // One that does not know the other name takes the connection for one that replaces the first.
+        let (client, beside) = (dialling(&[PROTOCOL])?, dialling(&[PROTOCOL_BESIDE, PROTOCOL])?);
+        Ok(Tls { server: Arc::new(server), client, beside, ends, number: 0 })
     }
 
     fn read(&self) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), String> {
@@ -119,9 +163,31 @@ fn transport() -> TransportConfig {
 
 /// The node at the other end of a connection; `None` when its certificate is not a node's.
 pub(super) fn peer(connection: &Connection) -> Option<String> {
+    node_name(&peer_certificate(connection)?)
+}
+
+/// When the certificate that the other end has shown is over.
+pub(super) fn peer_ends(connection: &Connection) -> Option<SystemTime> {
+    ends(&peer_certificate(connection)?)
+}
+
+/// Whether the caller means the connection to stand beside an older one.
+pub(super) fn is_beside(connection: &Connection) -> bool {
+    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.and_then(|data| data.protocol).is_some_and(|protocol| protocol == PROTOCOL_BESIDE)
+}
+
+fn peer_certificate(connection: &Connection) -> Option<CertificateDer<'static>> {
     let identity = connection.peer_identity()?;
     let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    node_name(chain.first()?)
+    chain.into_iter().next()
+}
+
+fn ends(certificate: &[u8]) -> Option<SystemTime> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+    // The last second is part of the validity (RFC 5280, section 4.1.2.5).
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds.checked_add(1)?))
 }
 
 fn node_name(certificate: &[u8]) -> Option<String> {

@@ -58,6 +58,14 @@ pub const GONE_AFTER: Duration = Duration::from_secs(10);
 /// A pair of nodes that has had nothing to say to each other for this long gives up its connection.
 pub const UNUSED_AFTER: Duration = Duration::from_secs(120);
 
+/// A connection that is not the one in use, since a newer one stands beside it, is given up when it has carried nothing for
+/// this long: the other node may just have begun to use it.
+pub const LEFT_AFTER: Duration = Duration::from_secs(5);
+
+/// A connection whose certificates end within this is followed by another, whoever made it: the other node may have a new
+/// certificate and no way to dial. Nodes renew days before.
+pub const CERTIFICATE_ENDS_SOON: Duration = Duration::from_secs(3600);
+
 /// Addresses that one node may name; more are not tried.
 pub const ENDPOINTS_MAX: usize = 8;
 

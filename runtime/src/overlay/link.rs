@@ -1,11 +1,11 @@
 //! This node's tie to one other: the connection in use, the making of a new one, and whether the other node is well.
 //!
-//! Either side may dial; nobody dials while a connection stands. When both dial at the same moment two stand, and both
-//! nodes use the one that the first of their names has dialled; the other ends when it has nothing more to carry.
+//! Either side may dial; nobody dials while a connection stands, except beside one whose certificates are not the newest.
+//! Where several stand, both nodes use the same one (see `standing`); the others end when they have nothing more to carry.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use futures::future::{self, FutureExt};
 use network::NetError;
@@ -14,10 +14,12 @@ use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, VarInt};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::identity;
+use super::identity::{self, Identities, Tls};
 use super::limits::{
-    DATAGRAMS_WAITING_MAX, HANDSHAKE_TIMEOUT, KEEP_ALIVE, REDIAL_FIRST, REDIAL_MAX, SUSPECT_AFTER, UNUSED_AFTER,
+    CERTIFICATE_ENDS_SOON, DATAGRAMS_WAITING_MAX, HANDSHAKE_TIMEOUT, KEEP_ALIVE, LEFT_AFTER, REDIAL_FIRST, REDIAL_MAX,
+    SUSPECT_AFTER, UNUSED_AFTER,
 };
+use super::standing::{Made, Standing, choose};
 
 /// Closed because neither side had anything to say.
 const UNUSED: VarInt = VarInt::from_u32(1);
@@ -25,6 +27,8 @@ const UNUSED: VarInt = VarInt::from_u32(1);
 const REPLACED: VarInt = VarInt::from_u32(2);
 /// Closed because the certificate is not the one of the node that was dialled.
 const STRANGER: VarInt = VarInt::from_u32(3);
+/// Closed because a certificate that it was made with is over.
+const OVER: VarInt = VarInt::from_u32(5);
 
 /// The tie to one node.
 pub(super) struct Link {
@@ -33,8 +37,6 @@ pub(super) struct Link {
     state: Mutex<State>,
     /// The state is another one.
     changed: Notify,
-    /// Calls being made or carried.
-    using: AtomicUsize,
     /// Datagrams that may wait for a connection.
     waiting: Arc<Semaphore>,
 }
@@ -43,41 +45,25 @@ pub(super) struct Link {
 struct State {
     /// Where the node says it can be reached.
     endpoints: Vec<SocketAddr>,
-    dialled: Option<Connection>,
-    accepted: Option<Connection>,
+    /// Those that stand, and such as have just ended.
+    connections: Vec<Arc<Standing>>,
+    /// The identity for which one was made beside the one that stood.
+    renewed: u64,
+    /// The certificates of the one in use are about to be over.
+    ends_soon: bool,
     /// Since when a connection is being made.
     dialling: Option<Instant>,
     /// Nothing has come over the connection in use for too long.
     suspect: bool,
 }
 
-/// Held while a call uses the link.
-pub(super) struct Used(Arc<Link>);
-
-impl Drop for Used {
-    fn drop(&mut self) {
-        self.0.using.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Who made a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Made {
-    Dialled,
-    Accepted,
-}
-
 /// What dialling needs.
 #[derive(Clone)]
 pub(super) struct Dialler {
     pub(super) endpoint: Endpoint,
-    pub(super) client: ClientConfig,
+    pub(super) identities: Arc<Identities>,
     /// Serves a connection that stands; it ends with the connection.
-    pub(super) serve: Arc<dyn Fn(Arc<Link>, Connection) + Send + Sync>,
-}
-
-fn stands(connection: &Option<Connection>) -> Option<&Connection> {
-    connection.as_ref().filter(|connection| connection.close_reason().is_none())
+    pub(super) serve: Arc<dyn Fn(Arc<Link>, Arc<Standing>) + Send + Sync>,
 }
 
 impl Link {
@@ -87,7 +73,6 @@ impl Link {
             name,
             state: Mutex::default(),
             changed: Notify::new(),
-            using: AtomicUsize::new(0),
             waiting: Arc::new(Semaphore::new(DATAGRAMS_WAITING_MAX)),
         }
     }
@@ -112,21 +97,13 @@ impl Link {
         self.changed.notify_waiters();
     }
 
-    pub(super) fn used(self: &Arc<Self>) -> Used {
-        self.using.fetch_add(1, Ordering::Relaxed);
-        Used(self.clone())
-    }
-
     pub(super) fn may_wait(&self) -> Option<OwnedSemaphorePermit> {
         self.waiting.clone().try_acquire_owned().ok()
     }
 
     /// The connection in use, if one stands.
-    pub(super) fn current(&self) -> Option<Connection> {
-        let state = self.state();
-        let (dialled, accepted) = (stands(&state.dialled), stands(&state.accepted));
-        let (first, second) = if self.own < self.name { (dialled, accepted) } else { (accepted, dialled) };
-        first.or(second).cloned()
+    pub(super) fn current(&self) -> Option<Arc<Standing>> {
+        choose(&self.state().connections, self.own < self.name).cloned()
     }
 
     /// Whether the node is likely to answer.
@@ -137,7 +114,7 @@ impl Link {
     }
 
     /// Waits for a connection. The caller bounds how long.
-    pub(super) async fn connection(self: &Arc<Self>) -> Result<Connection, NetError> {
+    pub(super) async fn connection(self: &Arc<Self>) -> Result<Arc<Standing>, NetError> {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
@@ -165,7 +142,13 @@ impl Link {
         self.changed.notify_waiters();
     }
 
-    /// Dials whenever a connection is wanted and none stands, until the future is dropped.
+    /// This node has a new identity: the connection in use is replaced by one that shows it.
+    pub(super) fn renew(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Dials whenever a connection is wanted and none stands, or the one that stands should be followed by another, until
+    /// the future is dropped.
     pub(super) async fn run(self: Arc<Self>, dialler: Dialler) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
@@ -173,6 +156,8 @@ impl Link {
             let wanted = self.state().dialling.is_some() && self.current().is_none();
             if wanted {
                 self.dial(&dialler).await;
+            } else if self.should_be_followed(&dialler) {
+                self.dial_beside(&dialler).await;
             } else {
                 changed.await;
             }
@@ -185,8 +170,9 @@ impl Link {
         while self.current().is_none() {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            match self.try_endpoints(dialler).await {
-                Ok(connection) => return self.establish(connection, Made::Dialled, dialler),
+            let tls = dialler.identities.current();
+            match self.try_endpoints(dialler, &tls.client).await {
+                Ok(connection) => return self.establish(connection, Made::Dialled, &tls, dialler),
                 Err(error) => tracing::debug!(node = %self.name, error, "a node cannot be reached"),
             }
             // A new endpoint, or a connection that the other side has made, ends the pause.
@@ -196,12 +182,44 @@ impl Link {
         self.state().dialling = None;
     }
 
+    /// Whether the connection in use shows an older identity of this node, or its certificates are about to be over.
+    fn should_be_followed(&self, dialler: &Dialler) -> bool {
+        let number = dialler.identities.current().number;
+        let older = self.current().is_some_and(|current| current.shown < number);
+        let state = self.state();
+        state.ends_soon || (older && state.renewed < number)
+    }
+
+    /// Makes a connection beside the one that stands, for as long as one stands that should be followed. A node that
+    /// cannot be dialled does this itself, if need be when the certificates are about to be over.
+    async fn dial_beside(self: &Arc<Self>, dialler: &Dialler) {
+        let mut pause = REDIAL_FIRST;
+        while self.should_be_followed(dialler) && self.current().is_some() {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let tls = dialler.identities.current();
+            match self.try_endpoints(dialler, &tls.beside).await {
+                Ok(connection) => {
+                    {
+                        let mut state = self.state();
+                        (state.renewed, state.ends_soon) = (tls.number, false);
+                    }
+                    return self.establish(connection, Made::Dialled, &tls, dialler);
+                }
+                Err(error) => tracing::debug!(node = %self.name, error, "no newer connection can be made"),
+            }
+            let _ = timeout(pause, changed).await;
+            pause = (pause * 2).min(REDIAL_MAX);
+        }
+        self.state().ends_soon = false;
+    }
+
     /// All endpoints at once; the first that answers.
-    async fn try_endpoints(&self, dialler: &Dialler) -> Result<Connection, String> {
+    async fn try_endpoints(&self, dialler: &Dialler, client: &ClientConfig) -> Result<Connection, String> {
         let endpoints = self.state().endpoints.clone();
         let attempts = endpoints.into_iter().map(|address| {
             async move {
-                let connecting = dialler.endpoint.connect_with(dialler.client.clone(), address, &self.name);
+                let connecting = dialler.endpoint.connect_with(client.clone(), address, &self.name);
                 let connecting = connecting.map_err(|error| format!("{address}: {error}"))?;
                 let connected = timeout(HANDSHAKE_TIMEOUT, connecting).await;
                 let connected = connected.map_err(|_| format!("{address}: no answer"))?;
@@ -221,28 +239,36 @@ impl Link {
         future::select_ok(attempts).await.map(|(connection, _)| connection)
     }
 
-    /// Takes a connection into use.
-    pub(super) fn establish(self: &Arc<Self>, connection: Connection, made: Made, dialler: &Dialler) {
-        tracing::debug!(node = %self.name, ?made, "connected to a node");
-        let replaced = {
+    /// Takes a connection into use; `tls` is what was shown in its handshake.
+    pub(super) fn establish(self: &Arc<Self>, connection: Connection, made: Made, tls: &Tls, dialler: &Dialler) {
+        let beside = identity::is_beside(&connection);
+        tracing::debug!(node = %self.name, ?made, beside, "connected to a node");
+        let standing = Standing::new(connection, made, tls.number, tls.ends);
+        let replaced: Vec<_> = {
             let mut state = self.state();
             state.suspect = false;
             state.dialling = None;
-            let slot = if made == Made::Dialled { &mut state.dialled } else { &mut state.accepted };
-            slot.replace(connection.clone())
+            state.connections.retain(|before| before.stands());
+            state.connections.push(standing.clone());
+            let before =
+                state.connections.iter().filter(|before| before.made == made && !Arc::ptr_eq(before, &standing));
+            before.filter(|_| !beside).cloned().collect()
         };
-        if let Some(replaced) = replaced {
-            replaced.close(REPLACED, b"dialled again");
+        for replaced in replaced {
+            replaced.connection.close(REPLACED, b"dialled again");
         }
         self.changed.notify_waiters();
-        (dialler.serve)(self.clone(), connection);
+        (dialler.serve)(self.clone(), standing);
     }
 
-    /// Watches a connection until it ends: says whether the node is well, and gives up what nobody uses.
-    pub(super) async fn watch(self: &Arc<Self>, connection: &Connection) -> ConnectionError {
+    /// Watches a connection until it ends: says whether the node is well, and gives up what nobody uses and what its
+    /// certificates no longer allow.
+    pub(super) async fn watch(self: &Arc<Self>, standing: &Arc<Standing>) -> ConnectionError {
+        let connection = &standing.connection;
         let mut look = tokio::time::interval(KEEP_ALIVE);
         let (mut received, mut heard) = (0, Instant::now());
         let (mut said, mut used) = (0, Instant::now());
+        let mut followed = Instant::now();
         loop {
             let error = tokio::select! {
                 error = connection.closed() => Some(error),
@@ -255,25 +281,37 @@ impl Link {
             if stats.udp_rx.datagrams != received {
                 (received, heard) = (stats.udp_rx.datagrams, Instant::now());
             }
-            self.note(connection, heard.elapsed() >= SUSPECT_AFTER);
+            let in_use = self.note(connection, heard.elapsed() >= SUSPECT_AFTER);
             let datagrams = stats.frame_rx.datagram + stats.frame_tx.datagram;
-            if self.using.load(Ordering::Relaxed) > 0 || datagrams != said {
+            let patience = if in_use { UNUSED_AFTER } else { LEFT_AFTER };
+            if standing.is_used() || datagrams != said {
                 (said, used) = (datagrams, Instant::now());
-            } else if used.elapsed() >= UNUSED_AFTER {
+            } else if used.elapsed() >= patience {
                 connection.close(UNUSED, b"unused");
+            }
+            match standing.left(SystemTime::now()) {
+                None => connection.close(OVER, b"a certificate is over"),
+                // The nearer the end, the more often.
+                Some(left) if in_use && left < CERTIFICATE_ENDS_SOON && followed.elapsed() >= left / 4 => {
+                    followed = Instant::now();
+                    self.state().ends_soon = true;
+                    self.changed.notify_waiters();
+                }
+                Some(_) => {}
             }
         }
     }
 
-    fn note(&self, connection: &Connection, suspect: bool) {
-        let in_use = self.current().is_some_and(|current| current.stable_id() == connection.stable_id());
-        if !in_use {
-            return;
+    /// Whether the connection is the one in use; if so it says how the node is.
+    fn note(&self, connection: &Connection, suspect: bool) -> bool {
+        let in_use = self.current().is_some_and(|current| current.connection.stable_id() == connection.stable_id());
+        if in_use {
+            let before = std::mem::replace(&mut self.state().suspect, suspect);
+            if before != suspect {
+                tracing::info!(node = %self.name, silent = suspect, "a node has fallen silent, or speaks again");
+            }
         }
-        let before = std::mem::replace(&mut self.state().suspect, suspect);
-        if before != suspect {
-            tracing::info!(node = %self.name, silent = suspect, "a node has fallen silent, or speaks again");
-        }
+        in_use
     }
 
     /// A connection has ended. Where that was not agreed, the node is looked for at once, so that it is known again when

@@ -6,8 +6,9 @@
 //! whoever wants it: a stream per TCP connection, a message per datagram. What may pass is the fabric's business, on both
 //! sides; that nobody speaks from a foreign address is checked here.
 //!
-//! * `nodes`: the watch, and what this node says of itself; `link`: the tie to one node; `calls`, `carry`: one connection
-//!   of a pod, from its beginning to its end; `identity`: certificates and the settings of QUIC.
+//! * `nodes`: the watch, and what this node says of itself; `link`: the tie to one node; `standing`: one connection of it;
+//!   `calls`, `carry`: one connection of a pod, from its beginning to its end; `identity`: certificates and the settings of
+//!   QUIC.
 
 mod calls;
 mod carry;
@@ -15,6 +16,7 @@ mod identity;
 pub mod limits;
 mod link;
 mod nodes;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -27,8 +29,8 @@ use bytes::Bytes;
 use kube::Client;
 use network::tunnel::{self, Opening};
 use network::{BoxFuture, Conn, Ends, Fabric, NetError};
-use quinn::{Connection, Endpoint, EndpointConfig, Incoming, TokioRuntime, VarInt};
-use tokio::sync::Semaphore;
+use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, VarInt};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -36,8 +38,10 @@ use tokio_util::sync::CancellationToken;
 pub use identity::Identity;
 pub use nodes::ENDPOINTS_ANNOTATION;
 
+use self::identity::Identities;
 use self::limits::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, HANDSHAKES_UNPROVEN_MAX, SOCKET_BUFFER_BYTES};
-use self::link::{Dialler, Link, Made};
+use self::link::{Dialler, Link};
+use self::standing::{Made, Standing};
 
 /// Closed because this node ends.
 const STOPPED: VarInt = VarInt::from_u32(0);
@@ -53,8 +57,9 @@ pub struct Config {
     pub addresses: Vec<IpAddr>,
     /// The Node's name.
     pub name: String,
-    /// The node's certificate, and whom it trusts.
-    pub identity: Identity,
+    /// The node's certificate, and whom it trusts; another one is shown from when it is there, and connections that show
+    /// the one before are left for new ones.
+    pub identity: watch::Receiver<Identity>,
     /// The API, with a node's rights: Nodes are watched, the own one is annotated.
     pub client: Client,
     /// Whose pods are carried for.
@@ -149,19 +154,21 @@ impl Overlay {
     /// # Errors
     /// [`StartError`].
     pub fn bind(config: Config) -> Result<Self, StartError> {
-        let tls = config.identity.tls().map_err(StartError::Identity)?;
+        let identities = Identities::new(&config.identity.borrow()).map_err(StartError::Identity)?;
         let socket = socket(config.bind).map_err(|error| StartError::Listen(config.bind, error))?;
         let runtime = Arc::new(TokioRuntime);
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(tls.server), socket, runtime);
+        let server = ServerConfig::clone(&identities.current().server);
+        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime);
         let endpoint = endpoint.map_err(|error| StartError::Listen(config.bind, error))?;
         let address = endpoint.local_addr().map_err(|error| StartError::Listen(config.bind, error))?;
         let links = Arc::new(Links { own: config.name.as_str().into(), known: Mutex::default() });
         config.fabric.set_overlay(links.clone());
         let fabric = config.fabric.clone();
-        let serve = Arc::new(move |link, connection| {
-            tokio::spawn(serve(link, fabric.clone(), connection));
+        let serve = Arc::new(move |link, standing| {
+            tokio::spawn(serve(link, fabric.clone(), standing));
         });
-        Ok(Self { config, address, links, dialler: Dialler { endpoint, client: tls.client, serve } })
+        let dialler = Dialler { endpoint, identities: Arc::new(identities), serve };
+        Ok(Self { config, address, links, dialler })
     }
 
     /// Where it listens.
@@ -176,6 +183,7 @@ impl Overlay {
             () = stop.cancelled() => {}
             () = nodes::follow(&self.config, self.address, &self.links, &self.dialler) => {}
             () = accept(&self.dialler, &self.links) => {}
+            () = renew(self.config.identity.clone(), &self.dialler, &self.links) => {}
         }
         self.links.known().clear();
         self.dialler.endpoint.close(STOPPED, b"the node ends");
@@ -192,6 +200,24 @@ fn socket(bind: SocketAddr) -> io::Result<std::net::UdpSocket> {
     let _ = options.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     let _ = options.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     Ok(socket)
+}
+
+/// Shows each new identity from when it is there. Ends never.
+async fn renew(mut identity: watch::Receiver<Identity>, dialler: &Dialler, links: &Links) {
+    while identity.changed().await.is_ok() {
+        let replaced = dialler.identities.replace(&identity.borrow_and_update());
+        match replaced {
+            Ok(()) => {
+                tracing::info!("other nodes are shown a new certificate");
+                for known in links.known().values() {
+                    known.link.renew();
+                }
+            }
+            Err(error) => tracing::warn!(error, "a new certificate cannot be shown to other nodes"),
+        }
+    }
+    // Nobody is left who could renew it.
+    std::future::pending::<()>().await;
 }
 
 /// Takes connections from other nodes.
@@ -218,22 +244,25 @@ async fn accept(dialler: &Dialler, links: &Arc<Links>) {
 
 async fn welcome(incoming: Incoming, dialler: &Dialler, links: &Links) {
     let from = incoming.remote_address();
-    let connection = match timeout(HANDSHAKE_TIMEOUT, incoming).await {
+    let tls = dialler.identities.current();
+    let handshake = async { incoming.accept_with(tls.server.clone())?.await };
+    let connection = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::debug!(%from, %error, "a handshake failed"),
         Err(_) => return tracing::debug!(%from, "a handshake was not finished"),
     };
     match identity::peer(&connection).filter(|name| **name != *links.own) {
-        Some(name) => links.to(&name, dialler).establish(connection, Made::Accepted, dialler),
+        Some(name) => links.to(&name, dialler).establish(connection, Made::Accepted, &tls, dialler),
         None => connection.close(NOT_A_NODE, b"the certificate is not another node's"),
     }
 }
 
 /// Everything that comes over one connection, until it ends.
-async fn serve(link: Arc<Link>, fabric: Fabric, connection: Connection) {
+async fn serve(link: Arc<Link>, fabric: Fabric, standing: Arc<Standing>) {
+    let connection = &standing.connection;
     let calls = async {
-        while let Ok((send, receive)) = connection.accept_bi().await {
-            tokio::spawn(calls::answer(link.clone(), fabric.clone(), send, receive));
+        while let Ok(stream) = connection.accept_bi().await {
+            tokio::spawn(calls::answer(link.clone(), standing.clone(), fabric.clone(), stream));
         }
     };
     let datagrams = async {
@@ -246,6 +275,6 @@ async fn serve(link: Arc<Link>, fabric: Fabric, connection: Connection) {
             tokio::spawn(calls::take_large(link.clone(), fabric.clone(), receive));
         }
     };
-    let (error, ..) = tokio::join!(link.watch(&connection), calls, datagrams, large);
+    let (error, ..) = tokio::join!(link.watch(&standing), calls, datagrams, large);
     link.ended(&error);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::channel::mpsc;
@@ -19,10 +19,12 @@ use network::{Fabric, PodIdentity, PodNet, ServiceTable};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
 use serde_json::{Value, json};
 use tokio::net::UdpSocket;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Config, ENDPOINTS_ANNOTATION, Identity, Overlay};
+use super::super::standing::Standing;
+use super::super::{Config, ENDPOINTS_ANNOTATION, Identity, Links, Overlay};
 
 /// Signs certificates, as a cluster's authority does.
 pub(super) struct Authority {
@@ -42,7 +44,12 @@ impl Authority {
 
     /// A certificate for both roles with this user as its common name and this DNS name.
     pub(super) fn identity(&self, user: &str, name: &str) -> Identity {
+        self.identity_for(user, name, Duration::from_secs(7 * 24 * 3600))
+    }
+
+    fn identity_for(&self, user: &str, name: &str, time: Duration) -> Identity {
         let mut params = CertificateParams::default();
+        params.not_after = (SystemTime::now() + time).into();
         params.distinguished_name.push(DnType::CommonName, user);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
@@ -53,6 +60,11 @@ impl Authority {
 
     pub(super) fn node(&self, name: &str) -> Identity {
         self.identity(&format!("system:node:{name}"), name)
+    }
+
+    /// A node's certificate that is over after this time.
+    pub(super) fn node_for(&self, name: &str, time: Duration) -> Identity {
+        self.identity_for(&format!("system:node:{name}"), name, time)
     }
 }
 
@@ -166,6 +178,8 @@ impl State {
 pub(super) struct Node {
     pub(super) fabric: Fabric,
     pub(super) address: SocketAddr,
+    links: Arc<Links>,
+    identity: watch::Sender<Identity>,
     index: u8,
     stop: CancellationToken,
     running: JoinHandle<()>,
@@ -176,18 +190,30 @@ impl Node {
     pub(super) fn start(api: &FakeApi, identity: Identity, name: &str, index: u8) -> Self {
         api.register(name, index);
         let fabric = Fabric::new(network::Config::default());
+        let (identity, shown) = watch::channel(identity);
         let overlay = Overlay::bind(Config {
             bind: (Ipv4Addr::LOCALHOST, 0).into(),
             addresses: Vec::new(),
             name: name.to_owned(),
-            identity,
+            identity: shown,
             client: api.client(name),
             fabric: fabric.clone(),
         });
         let overlay = overlay.unwrap();
         let (address, stop) = (overlay.address(), CancellationToken::new());
+        let links = overlay.links.clone();
         let running = tokio::spawn(overlay.run(stop.clone()));
-        Self { fabric, address, index, stop, running }
+        Self { fabric, address, links, identity, index, stop, running }
+    }
+
+    /// Shows another certificate from now on.
+    pub(super) fn renew(&self, identity: Identity) {
+        self.identity.send_replace(identity);
+    }
+
+    /// The connection in use to another node, if one stands.
+    pub(super) fn link(&self, other: &str) -> Option<Arc<Standing>> {
+        self.links.get(other)?.current()
     }
 
     pub(super) fn pod(&self, name: &str, last: u8) -> PodNet {
@@ -244,13 +270,26 @@ pub(super) struct Two {
 
 impl Two {
     pub(super) async fn start() -> Self {
-        Self::start_with(FakeApi::default()).await
+        Self::start_with(FakeApi::default(), Authority::node).await
     }
 
-    async fn start_with(api: FakeApi) -> Self {
+    /// Their first certificates are over after this time, and the second node does not find the first.
+    pub(super) async fn start_one_way(time: Duration) -> Self {
+        let api = FakeApi::default();
+        // The port of discard, where nobody answers.
+        api.lead("two", "one", (Ipv4Addr::LOCALHOST, 9).into());
+        Self::start_with(api, |authority, name| authority.node_for(name, time)).await
+    }
+
+    /// Their first certificates are over after this time.
+    pub(super) async fn start_for(time: Duration) -> Self {
+        Self::start_with(FakeApi::default(), |authority, name| authority.node_for(name, time)).await
+    }
+
+    async fn start_with(api: FakeApi, identity: impl Fn(&Authority, &str) -> Identity) -> Self {
         let authority = Authority::new();
-        let one = Node::start(&api, authority.node("one"), "one", 1);
-        let two = Node::start(&api, authority.node("two"), "two", 2);
+        let one = Node::start(&api, identity(&authority, "one"), "one", 1);
+        let two = Node::start(&api, identity(&authority, "two"), "two", 2);
         one.knows(&two).await;
         two.knows(&one).await;
         let (a, b) = (one.pod("a", 2), two.pod("b", 2));
@@ -263,7 +302,7 @@ impl Two {
         let (there, back) = (Path::new(&weather).await, Path::new(&weather).await);
         api.lead("one", "two", there.address);
         api.lead("two", "one", back.address);
-        let this = Self::start_with(api).await;
+        let this = Self::start_with(api, Authority::node).await;
         there.target.set(this.two.address).unwrap();
         back.target.set(this.one.address).unwrap();
         (this, weather)
