@@ -36,4 +36,6 @@ mod suite;
 mod tidy;
 mod tutorials;
 mod webhooks;
+#[cfg(target_os = "linux")]
+mod two_machines;
 mod workloads;

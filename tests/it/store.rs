@@ -337,6 +337,48 @@ impl Networks {
         ["ip", "netns", "exec"].into_iter().map(str::to_owned).chain([name]).collect()
     }
 
+    /// Runs something inside the network of a machine.
+    pub fn enter<T: Send>(&self, number: usize, what: impl FnOnce() -> T + Send) -> T {
+        use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+        let file = fs::File::open(format!("/run/netns/{}m{}", self.name, number + 1)).unwrap();
+        let inside = move || {
+            // A network belongs to a thread; this one ends with what it is for.
+            move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network)).unwrap();
+            what()
+        };
+        std::thread::scope(|scope| scope.spawn(inside).join().unwrap())
+    }
+
+    /// Has one packet in four of what a machine sends overtaken by others, behind a slow queue, and one in fifty of what
+    /// it is sent lost. `false` where this machine's kernel cannot do that.
+    pub fn storm(&self, number: usize) -> bool {
+        let machine = format!("{}m{}", self.name, number + 1);
+        let done = |program: &str, words: &str| {
+            let words = words.split_whitespace();
+            Command::new("ip")
+                .args(["netns", "exec", &machine, program])
+                .args(words)
+                .output()
+                .is_ok_and(|o| o.status.success())
+        };
+        done("tc", "qdisc replace dev eth0 root handle 1: htb default 1")
+            && done("tc", "class add dev eth0 parent 1: classid 1:1 htb rate 1gbit")
+            && done("tc", "class add dev eth0 parent 1: classid 1:2 htb rate 1mbit")
+            && done("nft", "add table inet storm")
+            && done("nft", "add chain inet storm out { type filter hook postrouting priority 0 ; }")
+            // The priority names the queue (tc-htb(8)).
+            && done("nft", "add rule inet storm out oifname eth0 numgen random mod 4 0 meta priority set 1:2")
+            && done("nft", "add chain inet storm in { type filter hook prerouting priority 0 ; }")
+            && done("nft", "add rule inet storm in iifname eth0 numgen random mod 50 0 drop")
+    }
+
+    /// Ends a storm.
+    pub fn calm(&self, number: usize) {
+        let machine = format!("{}m{}", self.name, number + 1);
+        run(Command::new("tc").args(["-n", &machine, "qdisc", "del", "dev", "eth0", "root"])).ok();
+        run(Command::new("ip").args(["netns", "exec", &machine, "nft", "delete", "table", "inet", "storm"])).ok();
+    }
+
     /// Cuts a member's cable, or mends it.
     pub fn set(&self, number: usize, state: &str) {
         let hub = format!("{}hub", self.name);

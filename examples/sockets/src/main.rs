@@ -2,6 +2,7 @@
 //!
 //! `sockets serve tcp|udp ADDRESS:PORT`
 //! `sockets call tcp|udp HOST:PORT TEXT`
+//! `sockets talk HOST:PORT LINES` says line after line over one TCP connection
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 /// A server may be started after its callers; they wait this long for it.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
+/// Between two lines of a talk.
+const BREATH: Duration = Duration::from_millis(100);
 /// A datagram and its answer may be lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -23,8 +26,12 @@ fn main() -> ExitCode {
         ["serve", "udp", address] => serve_udp(address),
         ["call", "tcp", address, text] => call(|| call_tcp(address, text)),
         ["call", "udp", address, text] => call(|| call_udp(address, text)),
+        ["talk", address, lines] => talk(address, lines.parse().unwrap_or(1)),
         _ => {
-            eprintln!("usage: sockets serve tcp|udp ADDRESS:PORT\n       sockets call tcp|udp HOST:PORT TEXT");
+            eprintln!(
+                "usage: sockets serve tcp|udp ADDRESS:PORT\n       sockets call tcp|udp HOST:PORT TEXT\n       \
+                 sockets talk HOST:PORT LINES"
+            );
             kogia_sdk::exit(2)
         }
     };
@@ -94,6 +101,26 @@ fn call_tcp(address: &str, text: &str) -> io::Result<String> {
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer)?;
     if answer.ends_with('\n') { Ok(answer) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// One connection from the first line to the last; what becomes of it on the way is shown.
+fn talk(address: &str, lines: u32) -> io::Result<()> {
+    let stream = TcpStream::connect(address)?;
+    let (mut writer, mut reader) = (&stream, BufReader::new(&stream));
+    for number in 1..=lines {
+        let said = writer.write_all(format!("{number}\n").as_bytes());
+        let mut answer = String::new();
+        let heard = said.and_then(|()| reader.read_line(&mut answer));
+        if let Err(error) = heard {
+            return Err(io::Error::new(error.kind(), format!("line {number}: {:?}: {error}", error.kind())));
+        }
+        if !answer.contains(&format!(" heard {number} from ")) {
+            return Err(io::Error::other(format!("line {number} was answered with {answer:?}")));
+        }
+        println!("{number} answered");
+        sleep(BREATH);
+    }
+    Ok(())
 }
 
 fn call_udp(address: &str, text: &str) -> io::Result<String> {

@@ -191,7 +191,9 @@ impl tower::Service<Request<kube::client::Body>> for Servers {
 
     fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
         let servers = self.clone();
-        Box::pin(async move {
+        // On a task of its own: a caller that looks elsewhere for a while must not hold up all others with the lock that is
+        // held while connecting. It ends with the caller.
+        let sent = AbortOnDropHandle::new(tokio::spawn(async move {
             let (mut head, body) = request.into_parts();
             let mut uri = std::mem::take(&mut head.uri).into_parts();
             uri.scheme = Some(Scheme::HTTPS);
@@ -202,7 +204,8 @@ impl tower::Service<Request<kube::client::Body>> for Servers {
             }
             let body = body.collect().await?.to_bytes();
             servers.send(head, body).await
-        })
+        }));
+        Box::pin(async move { sent.await? })
     }
 }
 
