@@ -215,10 +215,14 @@ impl Started {
                         exit = http.fault() => fault(exit),
                     }
                 };
-                drop(bindings);
+                // Whoever has found it before its ports were freed is answered.
+                let served = async {
+                    futures::future::join_all(bindings.into_iter().map(HttpBinding::close)).await;
+                    http.drained().await;
+                };
                 let drained = tokio::select! {
                     biased;
-                    () = http.drained() => true,
+                    () = served => true,
                     () = kill.cancelled() => false,
                     () = tokio::time::sleep(grace) => false,
                 };

@@ -4,7 +4,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{Cluster, Kubectl, Over, PATIENCE, eventually};
+use serde_json::Value;
+
+use crate::harness::{Cluster, Kubectl, Over, PATIENCE, eventually, fetch};
 
 /// What a Deployment wants and has.
 fn replicas(cluster: &Cluster, name: &str) -> (i64, i64) {
@@ -137,6 +139,75 @@ fn updates_and_scaling_under_load_lose_no_request() {
             cluster.kogia(&["scale", "deployment/hello", "--replicas", count]).ok();
             let wanted: i64 = count.parse().unwrap();
             eventually("the pods", || (replicas(&cluster, "hello") == (wanted, wanted)).then_some(()));
+        }
+        drop(last);
+        let all: Vec<_> = askers.into_iter().map(|asker| asker.join().unwrap()).collect();
+        (
+            all.iter().map(|(answers, _)| answers).sum::<u32>(),
+            all.into_iter().flat_map(|(_, bad)| bad).collect::<Vec<_>>(),
+        )
+    });
+    assert!(bad.is_empty() && answers > 100, "{answers} answers, and {bad:?}");
+}
+
+/// Nodes are emptied one after the other while all three Ingresses are asked without a pause: the budget keeps two pods
+/// ready, and no request is lost.
+#[test]
+fn drains_under_load_lose_no_request() {
+    let cluster = Cluster::start_with(&["--nodes", "3"]);
+    let Some(kubectl) = Kubectl::newest() else { return };
+    let nodes = || {
+        let listed: Value = serde_json::from_str(&cluster.kogia(&["get", "nodes", "-o", "json"]).ok()).unwrap();
+        let ready = |node: &&Value| {
+            let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        };
+        let name = |node: &Value| node["metadata"]["name"].as_str().unwrap().to_owned();
+        listed["items"].as_array().unwrap().iter().filter(ready).map(name).collect::<Vec<_>>()
+    };
+    eventually("three ready nodes", || (nodes().len() == 3).then_some(()));
+    cluster.with("hello-http");
+    kubectl.run(&cluster, &["create", "pdb", "hello", "--selector=app=hello", "--min-available=2"]).ok();
+    eventually("the budget to be counted", || {
+        (cluster.get("poddisruptionbudget", "hello")["status"]["currentHealthy"] == 3).then_some(())
+    });
+    let places = || {
+        let pods = cluster.kogia(&["get", "pods", "-l", "app=hello", "-o", "json"]).ok();
+        let pods: Value = serde_json::from_str(&pods).unwrap();
+        let place = |pod: &Value| pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
+        pods["items"].as_array().unwrap().iter().map(place).collect::<Vec<_>>()
+    };
+    let doors = ["", "nodes/2", "nodes/3"].map(|folder| {
+        let file = cluster.data_dir().join(folder).join("run.json");
+        let running: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        running["http"].as_str().unwrap().parse().unwrap()
+    });
+    for door in doors {
+        eventually("every Ingress to answer", || {
+            fetch(door, "hello.localhost", "/").filter(|(status, _)| *status == 200)
+        });
+    }
+    let over = AtomicBool::new(false);
+    let (answers, bad) = std::thread::scope(|scope| {
+        let ask = |door| {
+            let (mut answers, mut bad) = (0, Vec::new());
+            while !over.load(Ordering::Relaxed) {
+                match fetch(door, "hello.localhost", "/") {
+                    Some((200, _)) => answers += 1,
+                    other => bad.push((door, other)),
+                }
+            }
+            (answers, bad)
+        };
+        let askers: Vec<_> = doors.map(|door| scope.spawn(move || ask(door))).into_iter().collect();
+        let last = Over(&over);
+        for node in nodes() {
+            assert!(places().contains(&node), "there is nothing to drain on {node}: {:?}", places());
+            let drained = kubectl.run(&cluster, &["drain", &node, "--ignore-daemonsets", "--timeout=80s"]).ok();
+            assert!(drained.contains(&format!("node/{node} drained")), "{drained}");
+            assert!(!places().contains(&node), "{:?}", places());
+            kubectl.run(&cluster, &["uncordon", &node]).ok();
+            kubectl.run(&cluster, &["rollout", "status", "deployment/hello", "--timeout=80s"]).ok();
         }
         drop(last);
         let all: Vec<_> = askers.into_iter().map(|asker| asker.join().unwrap()).collect();

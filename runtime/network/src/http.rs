@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::header::{CONNECTION, HOST, RETRY_AFTER};
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::Notify;
 
 use crate::body::{self, Body};
 use crate::conn::Conn;
@@ -211,9 +212,13 @@ async fn send_over_h2(conn: Conn, mut request: Request<Body>) -> Result<Response
     Ok(response.map(|body| body::held(body::boxed(body), Some(sender))))
 }
 
-/// HTTP/1.1 as a server: what answers a raw TCP connection to an HTTP component's port, until either side closes.
-pub(crate) async fn serve_over(conn: Conn, service: Arc<dyn HttpService>) {
+/// HTTP/1.1 as a server: what answers a raw TCP connection to an HTTP component's port, until either side closes, or
+/// `over` and there is no request to answer. A client that has been let in and has not asked yet may ask once more.
+pub(crate) async fn serve_over(conn: Conn, service: Arc<dyn HttpService>, over: impl Future<Output = ()>) {
+    let asked = Arc::new(Notify::new());
+    let asking = asked.clone();
     let answer = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        asking.notify_one();
         let call = Arc::clone(&service).call(request.map(body::boxed));
         async move {
             match call.await {
@@ -230,6 +235,15 @@ pub(crate) async fn serve_over(conn: Conn, service: Arc<dyn HttpService>) {
         .half_close(true)
         .max_buf_size(HTTP_HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(Patient::new(conn, HTTP_READER_TIMEOUT)), answer);
+    let mut served = std::pin::pin!(served);
+    let last = async {
+        over.await;
+        asked.notified().await;
+    };
     // A malformed request or a client that went away ends this connection and nothing else.
+    tokio::select! {
+        ended = served.as_mut() => return drop(ended),
+        () = last => served.as_mut().graceful_shutdown(),
+    }
     drop(served.await);
 }

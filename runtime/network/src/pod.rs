@@ -1,5 +1,6 @@
 //! A pod's place in the network: its addresses, its loopback, its ports.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,13 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::uri::Authority;
 use http::{Request, Response};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::body::Body;
 use crate::conn::Conn;
 use crate::dial::{Caller, Ends, Opened, send_to_first};
 use crate::fabric::{Fabric, NetError};
-use crate::http::{HttpError, HttpService, HttpTarget, name_host, serve_over};
+use crate::http::{BoxFuture, HttpError, HttpService, HttpTarget, name_host, serve_over};
 use crate::limits::{
     BACKLOG_DEFAULT, BACKLOG_MAX, DIAL_ATTEMPTS_MAX, EGRESS_PER_POD_MAX, PORTS_PER_POD_MAX, SERVED_CONNECTIONS_MAX,
 };
@@ -38,11 +39,26 @@ pub struct PodIdentity {
     pub addresses: Vec<IpAddr>,
 }
 
-/// An HTTP component bound to a port.
+/// An HTTP component bound to a port. Whoever has found it and is about to call it holds it, so that its end can wait.
 pub(crate) struct HttpPort {
     service: Arc<dyn HttpService>,
     /// Connections being served by raw TCP.
     served: AtomicUsize,
+    /// The port is freed: connections end with the request they are at.
+    over: watch::Receiver<bool>,
+    /// Ends with the last holder.
+    _held: oneshot::Sender<Infallible>,
+}
+
+impl HttpService for HttpPort {
+    fn call(self: Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
+        let answer = self.service.clone().call(request);
+        Box::pin(async move {
+            // Held until the component has the request, which by then counts there.
+            let _port = self;
+            answer.await
+        })
+    }
 }
 
 /// Who answers on a TCP port.
@@ -72,7 +88,9 @@ impl Bound {
                     return Err(NetError::ConnectionRefused);
                 }
                 tokio::spawn(async move {
-                    serve_over(acceptor, port.service.clone()).await;
+                    let mut over = port.over.clone();
+                    let over = async move { drop(over.wait_for(|over| *over).await) };
+                    serve_over(acceptor, port.clone(), over).await;
                     port.served.fetch_sub(1, Ordering::Relaxed);
                 });
             }
@@ -83,7 +101,7 @@ impl Bound {
     /// Makes what HTTP can be spoken to: the component itself, or a byte connection.
     pub(crate) fn target(self, ends: Ends) -> Result<HttpTarget, NetError> {
         match self {
-            Self::Http(port) => Ok(HttpTarget::Service(port.service.clone())),
+            Self::Http(port) => Ok(HttpTarget::Service(port)),
             listener @ Self::Listener(_) => listener.connect(ends).map(HttpTarget::Conn),
         }
     }
@@ -244,10 +262,12 @@ impl PodNet {
     /// # Errors
     /// [`NetError::AddressInUse`], [`NetError::LimitReached`], [`NetError::Detached`].
     pub fn serve_http(&self, port: u16, service: Arc<dyn HttpService>) -> Result<HttpBinding, NetError> {
-        let bound = Bound::Http(Arc::new(HttpPort { service, served: AtomicUsize::new(0) }));
-        let port = self.0.pod.bind_tcp(Scope::All, port, bound)?;
+        let (_held, held) = oneshot::channel();
+        let (over, heard) = watch::channel(false);
+        let bound = HttpPort { service, served: AtomicUsize::new(0), over: heard, _held };
+        let port = self.0.pod.bind_tcp(Scope::All, port, Bound::Http(Arc::new(bound)))?;
         self.0.fabric.waking().note_change();
-        Ok(HttpBinding { pod: self.0.pod.clone(), port })
+        Ok(HttpBinding { pod: self.0.pod.clone(), port, over, held })
     }
 
     /// Listens on an address of the pod; port 0 chooses a free one, backlog 0 the default.
@@ -362,6 +382,8 @@ impl PodNet {
 pub struct HttpBinding {
     pod: Arc<Pod>,
     port: u16,
+    over: watch::Sender<bool>,
+    held: oneshot::Receiver<Infallible>,
 }
 
 impl fmt::Debug for HttpBinding {
@@ -376,13 +398,28 @@ impl HttpBinding {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// Frees the port and waits until all who found the component there have called it: nobody else will. Connections that
+    /// have sent nothing yet may send one request; the caller bounds how long that is waited for.
+    pub async fn close(mut self) {
+        self.free();
+        // Nothing is ever sent; it ends with the last holder.
+        let _ = (&mut self.held).await;
+    }
+
+    fn free(&self) {
+        let released = self.pod.state().tcp.release(Scope::All, self.port);
+        // The component may hold the pod; it is dropped after the lock.
+        drop(released);
+        self.over.send_replace(true);
+    }
 }
 
 impl Drop for HttpBinding {
     fn drop(&mut self) {
-        let released = self.pod.state().tcp.release(Scope::All, self.port);
-        // The component may hold the pod; it is dropped after the lock.
-        drop(released);
+        if !*self.over.borrow() {
+            self.free();
+        }
     }
 }
 

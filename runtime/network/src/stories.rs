@@ -292,6 +292,42 @@ async fn raw_tcp_meets_an_http_component() {
     assert!(answer.starts_with(b"HTTP/1.1 400"));
 }
 
+/// Whoever has found a component before its port was freed is answered; nobody finds it afterwards.
+#[tokio::test]
+async fn a_port_that_is_closed_waits_for_those_who_found_it() {
+    let fabric = Fabric::new(Config::default());
+    let (a, b) = (pod(&fabric, "a", 2), pod(&fabric, "b", 3));
+    let binding = b.serve_http(8080, Echo::named("b")).unwrap();
+    let here = at("10.42.0.3:8080");
+    let request = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n";
+    let (target, abandoned) = (fabric.dial(here).unwrap(), fabric.dial(here).unwrap());
+    let mut idle = a.connect(here).await.unwrap();
+    idle.write_all(request).await.unwrap();
+    let mut some = [0; 9];
+    idle.read_exact(&mut some).await.unwrap();
+    let mut fresh = a.connect(here).await.unwrap();
+    let mut closed = tokio::spawn(binding.close());
+    let refused = async {
+        while a.connect(here).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    refused.await;
+    // One that has been answered already is closed, and one that has not asked yet is answered.
+    let mut rest = String::new();
+    idle.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.ends_with("b /x h 0"), "{rest}");
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut closed).await.is_err(), "somebody may still ask");
+    fresh.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    fresh.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("b /x h 0"), "{answer}");
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut closed).await.is_err(), "somebody may still call");
+    assert_eq!(text(target.send(post("/x", 0)).await.unwrap()).await, "b /x - 0");
+    drop(abandoned);
+    tokio::time::timeout(Duration::from_secs(10), closed).await.expect("nobody is left").unwrap();
+}
+
 /// An HTTP component calls a pod that listens by raw TCP: HTTP/1.1 is spoken over the connection.
 #[tokio::test]
 async fn an_http_component_meets_raw_tcp() {
@@ -300,7 +336,7 @@ async fn an_http_component_meets_raw_tcp() {
     let listener = b.listen(at("0.0.0.0:8080"), 0).unwrap();
     let server = tokio::spawn(async move {
         let conn = listener.accept().await.unwrap();
-        crate::http::serve_over(conn, Echo::named("tcp")).await;
+        crate::http::serve_over(conn, Echo::named("tcp"), std::future::pending()).await;
         let mut conn = listener.accept().await.unwrap();
         assert!(conn.read(&mut [0; 1000]).await.unwrap() > 0);
         conn.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort").await.unwrap();
