@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,10 @@ use crate::{app, build, down, fetch, kubeconfig, limits, nodes, process};
 
 /// Writers through each survivor.
 const WRITERS: usize = 2;
+/// Callers of the app: some may be caught by the death in the middle of an answer, the others see what comes after.
+const CALLERS: usize = 8;
+/// A call that took longer was held up by a node that does not answer: a node that is dialled is given half a second.
+const HELD_UP: Duration = Duration::from_millis(400);
 /// How long writes and calls go on before the leader is killed.
 const BEFORE: Duration = Duration::from_secs(1);
 /// Looks this often at what becomes true.
@@ -33,6 +37,7 @@ struct Rounds {
     nodes_ready_ms: Vec<f64>,
     next_write_ms: Vec<f64>,
     node_replaced_ms: Vec<f64>,
+    traffic_off_ms: Vec<f64>,
     acked_lost: usize,
     requests_failed: usize,
 }
@@ -58,6 +63,7 @@ pub async fn measure(rounds: u32, folder: &Path) -> anyhow::Result<Vec<Metric>> 
         metric("three_nodes_ready_ms", super::median(all.nodes_ready_ms), "ms"),
         metric("next_write_p99_ms", p99(all.next_write_ms), "ms"),
         metric("node_replaced_p99_ms", p99(all.node_replaced_ms), "ms"),
+        metric("traffic_off_p99_ms", p99(all.traffic_off_ms), "ms"),
         metric("acked_lost", all.acked_lost as f64, "writes"),
         metric("requests_failed", all.requests_failed as f64, "requests"),
     ])
@@ -118,8 +124,10 @@ async fn one(dir: &Path, folder: &Path, built: &build::Built, all: &mut Rounds) 
             tasks.spawn(async move { ledger.write(client, format!("w{number}-{writer}")).await });
         }
     }
-    let (address, calling) = (servers[0].running.http, load.clone());
-    tasks.spawn(async move { calling.call(address, host).await });
+    for _ in 0..CALLERS {
+        let (address, calling, host) = (servers[0].running.http, load.clone(), host.clone());
+        tasks.spawn(async move { calling.call(address, host).await });
+    }
     sleep(BEFORE).await;
 
     let killed = Instant::now();
@@ -138,7 +146,9 @@ async fn one(dir: &Path, folder: &Path, built: &build::Built, all: &mut Rounds) 
     ledger.over.store(true, Ordering::Relaxed);
     load.over.store(true, Ordering::Relaxed);
     while tasks.join_next().await.is_some() {}
-    all.requests_failed += load.failed.load(Ordering::Relaxed);
+    let calls = std::mem::take(&mut *load.calls());
+    all.requests_failed += calls.iter().filter(|call| !call.good).count();
+    all.traffic_off_ms.push(traffic_off(&calls, killed).as_secs_f64() * 1e3);
     all.acked_lost += ledger.lost(&servers[0].client).await?;
     Ok(())
 }
@@ -267,25 +277,51 @@ impl Ledger {
 /// Constant calls of the app.
 #[derive(Clone, Default)]
 struct Load {
-    failed: Arc<AtomicUsize>,
+    calls: Arc<Mutex<Vec<Call>>>,
     over: Arc<AtomicBool>,
+}
+
+/// One call that was noticed: it failed or took long.
+struct Call {
+    begun: Instant,
+    good: bool,
 }
 
 impl Load {
     async fn call(&self, address: std::net::SocketAddr, host: String) {
         while !self.over.load(Ordering::Relaxed) {
+            let begun = Instant::now();
             let good = fetch::get(address, &host, "/").await.is_ok_and(|response| response.status == 200);
-            if !good {
-                self.failed.fetch_add(1, Ordering::Relaxed);
+            if !good || begun.elapsed() > HELD_UP {
+                self.calls().push(Call { begun, good });
             }
             sleep(LOOK).await;
         }
     }
+
+    fn calls(&self) -> MutexGuard<'_, Vec<Call>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// From the death to the last call that was begun after it and still led to the dead node.
+fn traffic_off(calls: &[Call], killed: Instant) -> Duration {
+    let after = calls.iter().filter_map(|call| call.begun.checked_duration_since(killed));
+    after.max().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn traffic_is_off_with_the_last_call_that_was_held_up() {
+        let killed = Instant::now();
+        let at = |ms: u64| Call { begun: killed + Duration::from_millis(ms), good: true };
+        assert_eq!(traffic_off(&[], killed), Duration::ZERO);
+        let before = Call { begun: killed.checked_sub(Duration::from_secs(1)).unwrap(), good: false };
+        assert_eq!(traffic_off(&[before, at(300), at(100)], killed), Duration::from_millis(300));
+    }
 
     #[test]
     fn the_worst_of_few_and_the_99th_of_many() {

@@ -69,6 +69,7 @@ fn bench_failover_kills_a_leader_and_loses_nothing() {
     for name in ["three_nodes_ready_ms", "next_write_p99_ms", "node_replaced_p99_ms"] {
         assert!(value(name) > 0.0, "{lines}");
     }
+    assert!(value("traffic_off_p99_ms") >= 0.0 && value("requests_failed") >= 0.0, "{lines}");
     assert_eq!(value("acked_lost"), 0.0, "{lines}");
 }
 
