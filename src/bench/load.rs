@@ -114,10 +114,21 @@ async fn ask(aim: &Aim, until: Instant, pause: Option<Duration>) -> anyhow::Resu
     Ok(load)
 }
 
-/// One request and its whole answer: the status, and whether the connection stays open.
-async fn exchange(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) -> anyhow::Result<(u16, bool)> {
+/// Sends one request and waits for the first bytes of its answer.
+pub async fn first_bytes(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) -> anyhow::Result<()> {
     stream.write_all(request).await?;
     buffer.clear();
+    read_more(stream, buffer).await
+}
+
+/// One request and its whole answer: the status, and whether the connection stays open.
+async fn exchange(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) -> anyhow::Result<(u16, bool)> {
+    first_bytes(stream, request, buffer).await?;
+    rest(stream, buffer).await
+}
+
+/// What follows the first bytes of an answer: the status, and whether the connection stays open.
+pub async fn rest(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> anyhow::Result<(u16, bool)> {
     let head = loop {
         if let Some(end) = find(buffer, b"\r\n\r\n") {
             break end + 4;

@@ -6,6 +6,7 @@
 mod api;
 mod etcd;
 mod failover;
+mod from_zero;
 mod grpc;
 mod hostile;
 mod house;
@@ -14,6 +15,7 @@ mod load;
 mod members;
 mod net;
 mod pods;
+mod proxies;
 mod scheduler;
 mod server;
 mod store;
@@ -60,6 +62,9 @@ pub struct Args {
     /// How many watches are open at once, for the bench of the API
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     watchers: u32,
+    /// How many Services are registered, for the bench of the network
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    services: u32,
     /// How many nodes are simulated, for benches that simulate some; 5000 is Kubernetes' bound for one cluster
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
     nodes: u32,
@@ -80,7 +85,7 @@ enum Name {
     Scheduler,
     /// Durable writes, linearizable reads, watches and failover of the store
     Store,
-    /// Connections between pods of one node and of two, beside plain TCP
+    /// Connections between pods of one node and of two, and requests from outside, beside others
     Net,
     /// Requests per second through Ingress and Service, with fresh and with reused instances
     Http,
@@ -152,7 +157,8 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
         }
         Name::Net => {
             anyhow::ensure!(args.against.is_none(), "plain TCP is always measured beside it; leave --against out");
-            net::measure(args.rounds, args.millis).await?
+            let (rounds, millis, services) = (args.rounds, args.millis, args.services as usize);
+            net::measure(&net::Options { rounds, millis, services, folder: &args.app }).await?
         }
     };
     for metric in &metrics {

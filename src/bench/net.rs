@@ -1,4 +1,5 @@
-//! `kogia bench net`: connections between pods, on one node and between two, beside plain TCP on the same path.
+//! `kogia bench net`: connections between pods, on one node and between two, beside plain TCP on the same path; and, in a
+//! cluster of their own, requests from outside (`proxies`, `from_zero`).
 //!
 //! Two nodes with a control plane stand in this process: two virtual networks that reach each other over QUIC with
 //! certificates of the cluster's authority, on loopback, where the plain TCP connections of the same rounds run too. Pods
@@ -25,7 +26,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Metric, median};
+use super::house::House;
+use super::{Metric, from_zero, median, proxies};
+use crate::build;
 use crate::limits::START_WAIT;
 
 /// The port that the called pod listens on.
@@ -78,8 +81,29 @@ struct Rounds {
     tcp_cpu: Vec<f64>,
 }
 
-/// Measures; the control plane's state is kept in a folder of its own meanwhile.
-pub async fn measure(rounds: u32, millis: u64) -> anyhow::Result<Vec<Metric>> {
+/// How the bench is run.
+pub struct Options<'a> {
+    pub rounds: u32,
+    pub millis: u64,
+    /// Services that are registered where components are asked of which nothing runs.
+    pub services: usize,
+    /// The folder of the app that answers.
+    pub folder: &'a Path,
+}
+
+/// Measures connections between pods, and then what comes in from outside.
+pub async fn measure(options: &Options<'_>) -> anyhow::Result<Vec<Metric>> {
+    let built = build::build(options.folder)?;
+    let mut metrics = between_pods(options.rounds, options.millis).await?;
+    let house = House::start().await?;
+    let image = house.store(&built)?;
+    metrics.extend(proxies::measure(&house, &image, options.rounds, options.millis).await?.metrics());
+    metrics.extend(from_zero::measure(&house, &image, options.services, options.rounds).await?.metrics());
+    Ok(metrics)
+}
+
+/// The control plane's state is kept in a folder of its own meanwhile.
+async fn between_pods(rounds: u32, millis: u64) -> anyhow::Result<Vec<Metric>> {
     let folder = std::env::temp_dir().join(format!("kogia-bench-net-{}", std::process::id()));
     let world = World::start(&folder).await;
     let outcome = match world {

@@ -84,3 +84,27 @@ fn bench_scheduler_prints_a_rate_for_each_workload() {
     assert_eq!(names, expected.map(|name| format!("scheduler.{name}_per_s")));
     assert!(metrics.iter().all(|metric| metric["value"].as_f64().is_some_and(|value| value > 0.0)), "{lines}");
 }
+
+#[test]
+fn bench_net_prints_round_trips_proxies_and_first_bytes() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kogia"));
+    command.args(["bench", "net", "--json", "--rounds", "1", "--millis", "50", "--services", "100", "--busy-is-fine"]);
+    command.arg("--app").arg(root().join("examples/hello-http")).env("CARGO_TARGET_DIR", guests());
+    let lines = run(&mut command).ok();
+    let metrics: Vec<Value> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    for name in [
+        "net.local_rtt_us",
+        "net.overlay_rtt_us",
+        "net.overlay_mb_s",
+        "net.ingress_rps",
+        "net.from_zero_p50_us",
+        "net.from_zero_p99_us",
+        "net.woken_p50_ms",
+    ] {
+        let metric = metrics.iter().find(|metric| metric["metric"] == name);
+        let metric = metric.unwrap_or_else(|| panic!("{name} in {lines}"));
+        assert!(metric["bench"] == "net" && metric["value"].as_f64().is_some_and(|value| value > 0.0), "{metric}");
+    }
+    let beside = metrics.iter().find(|metric| metric["metric"] == "net.ingress_rps" && metric["peer"] == "hyper");
+    assert!(beside.is_some_and(|metric| metric["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0)), "{lines}");
+}
