@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,6 +112,8 @@ impl From<hyper::Error> for HttpError {
             || error.is_body_write_aborted()
             // What it answered is no HTTP, or has a head without end.
             || error.is_parse()
+            // The connection broke in any other way.
+            || std::error::Error::source(&error).is_some_and(|cause| cause.is::<std::io::Error>())
         {
             Self::Reset
         } else {
@@ -139,6 +142,15 @@ impl fmt::Debug for HttpTarget {
 }
 
 impl HttpTarget {
+    /// The pod at the other end of a connection; `None` for a component of this node, which is called without one.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Service(_) => None,
+            Self::Conn(conn) | Self::H2c(conn) => Some(conn.peer()),
+        }
+    }
+
     /// Sends the request and returns the head of the answer; its body streams.
     ///
     /// # Errors

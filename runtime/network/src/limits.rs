@@ -112,3 +112,6 @@ pub const REGEX_BYTES_MAX: usize = 64 << 10;
 
 /// How long who asked over HTTP may read nothing of an answer that waits for it (nginx's `send_timeout`).
 pub const HTTP_READER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often somebody who waits for another node looks whether it has fallen silent: far less than its silence takes.
+pub const SILENCE_LOOK: Duration = Duration::from_millis(100);

@@ -4,7 +4,7 @@
 //! source before anything is sent, the destination when it arrives. The carrier vouches for one thing: that a source
 //! address lies in the ranges of the node it comes from.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use crate::conn::Conn;
 use crate::dial::Ends;
 use crate::fabric::{Fabric, NetError};
 use crate::http::BoxFuture;
+use crate::limits::SILENCE_LOOK;
 use crate::pod::Bound;
 use crate::policy::{self, End, Flow};
 use crate::services::Protocol;
@@ -31,6 +32,16 @@ pub trait Overlay: Send + Sync {
 }
 
 impl Fabric {
+    /// Ends when the node whose pods have this address is not likely to answer any more; never for this node's.
+    pub async fn falls_silent(&self, ip: IpAddr) {
+        while self.overlay().is_none_or(|overlay| match self.topology().elsewhere(ip) {
+            Some(node) => overlay.is_reachable(node),
+            None => true,
+        }) {
+            tokio::time::sleep(SILENCE_LOOK).await;
+        }
+    }
+
     /// Takes a connection that comes from another node. The result is the dialler's end, for the carrier.
     ///
     /// # Errors

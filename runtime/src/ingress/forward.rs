@@ -22,7 +22,7 @@ use super::headers::{self, Origin, RequestIds};
 use super::limiter::Limiter;
 use super::metrics::Metrics;
 use super::refusal::Refusal;
-use super::{early, limits, mirror};
+use super::{again, early, limits, mirror};
 
 /// Who sent the request.
 pub(super) struct Client {
@@ -142,7 +142,7 @@ impl Forwarder {
             return Err(Refusal::TooLarge(body_max));
         }
         let (share, backend) = chosen(&found.rule, &request)?;
-        let (target, visit) = self.reach(backend, client).await?;
+        let (target, mut visit) = self.reach(backend, client).await?;
         let upgrade = headers::wanted_upgrade(&request);
         let on_client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let path = options.rewrite.as_ref().map(|rewrite| {
@@ -163,8 +163,24 @@ impl Forwarder {
             request = mirror::copy(request, backend, &self.fabric, client.ip(), beside);
         }
         let answer = options.answer.unwrap_or(self.answer);
-        let sent = tokio::time::timeout(answer, target.send(request)).await;
-        let mut response = sent.unwrap_or(Err(HttpError::Timeout)).map_err(|error| Refusal::failed(error, host))?;
+        let again = target.peer().zip(again::copy(&request));
+        let sent = async {
+            let Some((peer, copy)) = again else { return Ok(target.send(request).await) };
+            let first = tokio::select! {
+                biased;
+                answered = target.send(request) => answered,
+                () = self.fabric.falls_silent(peer.ip()) => Err(HttpError::Reset),
+            };
+            if !matches!(first, Err(HttpError::Reset)) {
+                return Ok(first);
+            }
+            tracing::debug!(%peer, "a pod was lost before it answered; another one is asked");
+            let (target, other) = self.reach(backend, client).await?;
+            visit = other;
+            Ok(target.send(copy).await)
+        };
+        let sent = tokio::time::timeout(answer, sent).await.unwrap_or(Ok(Err(HttpError::Timeout)))?;
+        let mut response = sent.map_err(|error| Refusal::failed(error, host))?;
         share.response_headers.apply(response.headers_mut());
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let agreed = response.headers().get(UPGRADE).cloned();

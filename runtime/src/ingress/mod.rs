@@ -7,6 +7,7 @@
 //! Refused: more than `limits` say, heads that can be read in two ways, and every client-supplied `X-Forwarded-*` (this is the edge, nobody before it is
 //! trusted).
 
+mod again;
 mod early;
 mod forward;
 mod headers;

@@ -171,6 +171,33 @@ async fn requests_take_turns_over_ready_pods() {
     }
 }
 
+/// A pod that ends in the middle of a request costs nobody an answer who only wanted to read.
+#[tokio::test]
+async fn a_request_that_only_reads_is_sent_to_another_pod_when_the_first_is_lost() {
+    let world = World::start(&[("a", &[11, 12])]).await;
+    let (one, two) = (pod(&world.fabric, 11), pod(&world.fabric, 12));
+    let listener = one.listen("0.0.0.0:8080".parse().unwrap(), 0).unwrap();
+    let lost = tokio::spawn(async move {
+        for heard in 0_u32.. {
+            let Ok(mut conn) = listener.accept().await else { return heard };
+            assert!(conn.read(&mut [0; 1000]).await.unwrap() > 0, "it is lost after it was asked");
+        }
+        0
+    });
+    let _second = two.serve_http(8080, named("two")).unwrap();
+    for _ in 0..10 {
+        assert_eq!(world.get("a.test", "/").await, (StatusCode::OK, "two".to_owned()));
+    }
+    // What may have changed something is told to the client instead.
+    let mut answers = HashMap::new();
+    for _ in 0..10 {
+        let (status, ..) = world.send("a.test", Request::post("/"), Bytes::from_static(b"x")).await;
+        *answers.entry(status.as_u16()).or_insert(0) += 1;
+    }
+    assert_eq!(answers, HashMap::from([(200, 5), (502, 5)]));
+    lost.abort();
+}
+
 #[tokio::test]
 async fn what_cannot_be_routed_is_said_in_a_sentence() {
     let world = World::start(&[("a", &[11])]).await;

@@ -121,7 +121,8 @@ pub struct Config {
     pub client: Client,
     /// Gets the tables.
     pub fabric: Fabric,
-    /// Gets the certificates of Ingresses; without it their Secrets are not read, which not everybody may.
+    /// Gets the certificates of Ingresses. Without it there is no Ingress here: Secrets, Gateways, and Deployments that
+    /// sleep are not read, which not everybody may.
     pub certificates: Option<Arc<Certificates>>,
     /// The host's address where the NodePorts of Services are opened, and the ports of load balancers, whose status says
     /// so; none are opened without it.
@@ -140,12 +141,15 @@ pub async fn run(config: Config, stop: CancellationToken) {
     let (classes, d) = follow(Api::all(client.clone()), everything, Changed::Ingresses);
     let (secrets, e) = match certificates {
         Some(_) => follow(Api::all(client.clone()), certificates_only, Changed::Secrets),
-        None => (reflector::store().0, futures::stream::empty().boxed()),
+        None => nothing(),
     };
     let slim = activator::keep_what_counts;
-    let (deployments, f) = follow_slim(Api::all(client.clone()), watcher::Config::default(), Changed::Sleepers, slim);
+    let (deployments, f) = match certificates {
+        Some(_) => follow_slim(Api::all(client.clone()), watcher::Config::default(), Changed::Sleepers, slim),
+        None => nothing(),
+    };
     let (guarded, policies) = Guarded::follow(&client);
-    let (edge, custom) = Edge::follow(&client);
+    let (edge, custom) = Edge::follow(certificates.is_some().then_some(&client));
     let node_ports = node_ports.map(|address| {
         let balancers = LoadBalancers::new(client.clone(), address, stop.clone());
         (NodePorts::new(fabric.clone(), address, stop.clone()), balancers)
@@ -170,6 +174,14 @@ pub async fn run(config: Config, stop: CancellationToken) {
         () = driver.follow(&mut changes) => {}
         () = activator.run() => {}
     }
+}
+
+/// What is not watched.
+fn nothing<K>() -> (Store<K>, BoxStream<'static, Changed>)
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    (reflector::store().0, futures::stream::empty().boxed())
 }
 
 /// A watch that keeps a store of all objects of one kind and says when it changed.
@@ -213,7 +225,12 @@ where
 }
 
 impl Edge {
-    fn follow(client: &Client) -> (Self, [BoxStream<'static, Changed>; 3]) {
+    /// Without a client nothing is watched.
+    fn follow(client: Option<&Client>) -> (Self, [BoxStream<'static, Changed>; 3]) {
+        let Some(client) = client else {
+            let ((gateways, a), (routes, b), (grants, c)) = (nothing(), nothing(), nothing());
+            return (Self { gateways, routes, grants }, [a, b, c]);
+        };
         let everything = watcher::Config::default();
         let (gateways, a) = follow(Api::all(client.clone()), everything.clone(), Changed::Ingresses);
         let (routes, b) = follow(Api::all(client.clone()), everything.clone(), Changed::Ingresses);

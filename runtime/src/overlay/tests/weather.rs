@@ -42,7 +42,11 @@ async fn a_short_cut_is_survived_and_services_go_elsewhere_meanwhile() {
     let reachable = || network::Overlay::is_reachable(&*one.fabric.overlay().unwrap(), "two");
     assert!(reachable());
 
+    let silent = one.fabric.falls_silent(two.v4(2));
+    tokio::pin!(silent);
+    assert!(timeout(Duration::from_millis(200), &mut silent).await.is_err());
     weather.cut(true);
+    timeout(Duration::from_secs(30), silent).await.expect("those who wait for the node are told");
     until("the node to be passed over", || !reachable()).await;
     for _ in 0..6 {
         talk(a.connect(any("10.43.0.5:80")).await.unwrap(), near.accept().await.unwrap()).await;
