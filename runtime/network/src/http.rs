@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::body::{self, Body};
 use crate::conn::Conn;
 use crate::fabric::NetError;
-use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEAD_TIMEOUT, HTTP_READER_TIMEOUT};
+use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEAD_TIMEOUT, HTTP_LAST_ASK_TIMEOUT, HTTP_READER_TIMEOUT};
 use crate::patient::Patient;
 
 /// A future that can move between threads.
@@ -225,7 +225,7 @@ async fn send_over_h2(conn: Conn, mut request: Request<Body>) -> Result<Response
 }
 
 /// HTTP/1.1 as a server: what answers a raw TCP connection to an HTTP component's port, until either side closes, or
-/// `over` and there is no request to answer. A client that has been let in and has not asked yet may ask once more.
+/// `over` and there is no request to answer. A client that has been let in and has not asked yet may ask once, soon.
 pub(crate) async fn serve_over(conn: Conn, service: Arc<dyn HttpService>, over: impl Future<Output = ()>) {
     let asked = Arc::new(Notify::new());
     let asking = asked.clone();
@@ -250,7 +250,7 @@ pub(crate) async fn serve_over(conn: Conn, service: Arc<dyn HttpService>, over: 
     let mut served = std::pin::pin!(served);
     let last = async {
         over.await;
-        asked.notified().await;
+        let _ = tokio::time::timeout(HTTP_LAST_ASK_TIMEOUT, asked.notified()).await;
     };
     // A malformed request or a client that went away ends this connection and nothing else.
     tokio::select! {

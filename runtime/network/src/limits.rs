@@ -115,3 +115,7 @@ pub const HTTP_READER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often somebody who waits for another node looks whether it has fallen silent: far less than its silence takes.
 pub const SILENCE_LOOK: Duration = Duration::from_millis(100);
+
+/// How long a client that was let in by an HTTP component may take to ask once the component's port is freed: far more
+/// than a request's way between two machines, and what a connection that nobody uses may delay the end of a pod.
+pub const HTTP_LAST_ASK_TIMEOUT: Duration = Duration::from_secs(2);

@@ -306,6 +306,7 @@ async fn a_port_that_is_closed_waits_for_those_who_found_it() {
     let mut some = [0; 9];
     idle.read_exact(&mut some).await.unwrap();
     let mut fresh = a.connect(here).await.unwrap();
+    let mut mute = a.connect(here).await.unwrap();
     let mut closed = tokio::spawn(binding.close());
     let refused = async {
         while a.connect(here).await.is_ok() {
@@ -325,6 +326,8 @@ async fn a_port_that_is_closed_waits_for_those_who_found_it() {
     assert!(tokio::time::timeout(Duration::from_millis(50), &mut closed).await.is_err(), "somebody may still call");
     assert_eq!(text(target.send(post("/x", 0)).await.unwrap()).await, "b /x - 0");
     drop(abandoned);
+    // One that never asks holds it up for a moment only.
+    assert_eq!(mute.read(&mut [0; 9]).await.unwrap(), 0);
     tokio::time::timeout(Duration::from_secs(10), closed).await.expect("nobody is left").unwrap();
 }
 
