@@ -35,7 +35,7 @@ mod streams;
 mod suite;
 mod tidy;
 mod tutorials;
-mod webhooks;
 #[cfg(target_os = "linux")]
 mod two_machines;
+mod webhooks;
 mod workloads;
