@@ -122,7 +122,7 @@ impl Resource {
     pub fn encoded(&self, object: &Object) -> Bytes {
         match self.in_version(&object.value) {
             Cow::Borrowed(_) => object.json.clone(),
-            Cow::Owned(shown) => Bytes::from(shown.to_string()),
+            Cow::Owned(_) => Bytes::from(self.in_version(&object.whole()).to_string()),
         }
     }
 

@@ -4,12 +4,15 @@
 //! watches copy [`Object::json`] and never encode again.
 
 use std::any::Any;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 /// Where an object lives: resource, namespace, name.
 ///
@@ -85,16 +88,26 @@ pub struct OwnerReference {
     pub block_owner_deletion: bool,
 }
 
+const METADATA: &str = "metadata";
+const RESOURCE_VERSION: &str = "resourceVersion";
+const MANAGED_FIELDS: &str = "managedFields";
+
+/// The fields of an encoded object, by name.
+type Parts<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
+
 /// One immutable version of one object.
 pub struct Object {
     /// Where it lives.
     pub key: Key,
     /// The store revision of the write that made this version; equal to `metadata.resourceVersion`.
     pub revision: u64,
-    /// The decoded object, `metadata.resourceVersion` included.
+    /// The decoded object, `metadata.resourceVersion` included and `metadata.managedFields` left out: they are often more
+    /// than half of it, and of use to writers only. [`Object::whole`] has them.
     pub value: Value,
-    /// The same, encoded once as JSON.
+    /// All of the object, encoded once as JSON.
     pub json: Bytes,
+    /// Whether `json` says who manages which field.
+    managed: bool,
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -102,11 +115,55 @@ impl Object {
     /// Takes a decoded object, writes `metadata.resourceVersion` into it and encodes it.
     #[must_use]
     pub fn new(key: Key, revision: u64, mut value: Value) -> Self {
-        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.insert("resourceVersion".into(), Value::String(revision.to_string()));
+        let mut metadata = value.get_mut(METADATA).and_then(Value::as_object_mut);
+        if let Some(metadata) = &mut metadata {
+            metadata.insert(RESOURCE_VERSION.into(), Value::String(revision.to_string()));
         }
+        let managed = metadata.is_some_and(|metadata| metadata.contains_key(MANAGED_FIELDS));
         let json = Bytes::from(value.to_string());
-        Self { key, revision, value, json, typed: OnceLock::new() }
+        if let (true, Some(metadata)) = (managed, value.get_mut(METADATA).and_then(Value::as_object_mut)) {
+            metadata.remove(MANAGED_FIELDS);
+        }
+        Self { key, revision, value, json, managed, typed: OnceLock::new() }
+    }
+
+    /// [`Object::new`] of an encoded object; what is left out of the value is not decoded. `None` for what is no JSON
+    /// object with metadata.
+    #[must_use]
+    pub fn from_json(key: Key, revision: u64, encoded: &[u8]) -> Option<Self> {
+        let parts: Parts<'_> = serde_json::from_slice(encoded).ok()?;
+        let mut metadata: Parts<'_> = serde_json::from_str(parts.get(METADATA)?.get()).ok()?;
+        let version = serde_json::value::to_raw_value(&revision.to_string()).ok()?;
+        metadata.insert(RESOURCE_VERSION.into(), &version);
+        let managed = metadata.contains_key(MANAGED_FIELDS);
+        let joined = RawValue::from_string(serde_json::to_string(&metadata).ok()?).ok()?;
+        let decode = |parts: &Parts<'_>, left_out: &str| -> Option<Map<String, Value>> {
+            let kept = parts.iter().filter(|(name, _)| *name != left_out);
+            kept.map(|(name, part)| Some((name.clone().into_owned(), serde_json::from_str(part.get()).ok()?))).collect()
+        };
+        let mut value = decode(&parts, METADATA)?;
+        value.insert(METADATA.into(), Value::Object(decode(&metadata, MANAGED_FIELDS)?));
+        let mut parts = parts;
+        parts.insert(METADATA.into(), &joined);
+        let json = Bytes::from(serde_json::to_vec(&parts).ok()?);
+        Some(Self { key, revision, value: Value::Object(value), json, managed, typed: OnceLock::new() })
+    }
+
+    /// The decoded object with its `managedFields`, for who writes it again.
+    #[must_use]
+    pub fn whole(&self) -> Cow<'_, Value> {
+        match self.managed {
+            false => Cow::Borrowed(&self.value),
+            // What was encoded here can be decoded.
+            true => serde_json::from_slice(&self.json).map_or(Cow::Borrowed(&self.value), Cow::Owned),
+        }
+    }
+
+    /// `metadata` as JSON, all of it.
+    #[must_use]
+    pub fn metadata_json(&self) -> &str {
+        let parts: Option<Parts<'_>> = serde_json::from_slice(&self.json).ok();
+        parts.and_then(|parts| parts.get(METADATA).map(|metadata| metadata.get())).unwrap_or("{}")
     }
 
     /// `metadata.<field>` as text; empty when absent.
@@ -240,5 +297,27 @@ mod tests {
         let object = Object::new(Key::new("pods", "default", "a"), 42, value);
         assert_eq!(object.label("app"), Some("web"));
         assert!(std::str::from_utf8(&object.json).unwrap().contains(r#""resourceVersion":"42""#));
+    }
+    #[test]
+    fn who_manages_which_field_is_told_to_writers_alone() {
+        let value =
+            serde_json::json!({"kind": "Pod", "metadata": {"name": "a", "managedFields": [{"manager": "m\"\u{e9}"}]}});
+        let key = Key::new("pods", "default", "a");
+        let object = Object::new(key.clone(), 1, value.clone());
+        let again = Object::from_json(key.clone(), 1, &object.json).unwrap();
+        assert_eq!((&again.json, &again.value), (&object.json, &object.value));
+        for object in [&object, &again] {
+            assert_eq!(
+                object.value,
+                serde_json::json!({"kind": "Pod", "metadata": {"name": "a", "resourceVersion": "1"}})
+            );
+            assert_eq!(object.whole()["metadata"]["managedFields"], value["metadata"]["managedFields"]);
+            assert_eq!(serde_json::from_str::<Value>(object.metadata_json()).unwrap(), object.whole()["metadata"]);
+        }
+        let moved = Object::from_json(key.clone(), 7, &object.json).unwrap();
+        assert_eq!(moved.whole()["metadata"]["resourceVersion"], "7");
+        for no_object in ["", "[]", "{}", "{\"metadata\": 1}", "{\"metadata\": {}", "{\"metadata\": {}, \"a\": }"] {
+            assert!(Object::from_json(key.clone(), 1, no_object.as_bytes()).is_none(), "{no_object}");
+        }
     }
 }

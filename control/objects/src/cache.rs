@@ -165,7 +165,7 @@ fn decode(item: &KeyValue) -> Result<Object, OpenError> {
 }
 
 fn object(key: &[u8], value: &[u8], revision: u64) -> Option<Object> {
-    Some(Object::new(Key::from_store_key(key)?, revision, serde_json::from_slice(value).ok()?))
+    Object::from_json(Key::from_store_key(key)?, revision, value)
 }
 
 /// Owner of the picture.
@@ -236,7 +236,7 @@ impl Follower {
                 (kind, object)
             }
             // A deletion carries the last state with the deletion's revision, as watchers expect.
-            None => (ChangeKind::Deleted, Object::new(key, record.revision, before?.value.clone())),
+            None => (ChangeKind::Deleted, Object::from_json(key, record.revision, &before?.json)?),
         };
         let object = Arc::new(object);
         let previous = self.view.apply(kind, &object);

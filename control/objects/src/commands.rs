@@ -227,7 +227,8 @@ fn bound(pod: &Object, binding: &Value, manager: &str) -> Result<Value, Status> 
         return Err(conflict(format!("pod {} has non-empty .spec.schedulingGates", pod.name())));
     }
     let now = api::time::rfc3339(now_ms());
-    let mut value = pod.value.clone();
+    let before = pod.whole();
+    let mut value = before.clone().into_owned();
     value["spec"]["nodeName"] = json!(node);
     for (name, text) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
         meta::metadata_map_mut(&mut value, "annotations").insert(name.clone(), text.clone());
@@ -242,7 +243,7 @@ fn bound(pod: &Object, binding: &Value, manager: &str) -> Result<Value, Status> 
         None => value["status"]["conditions"] = json!([scheduled]),
     }
     let writer = Writer { manager, api_version: "v1", subresource: "binding", now: &now };
-    managed::track(Shape::of_message("k8s.io/api/core/v1.Pod"), Some(&pod.value), &mut value, &writer);
+    managed::track(Shape::of_message("k8s.io/api/core/v1.Pod"), Some(&before), &mut value, &writer);
     Ok(value)
 }
 
@@ -290,7 +291,7 @@ fn spend_budget(view: &View, pod: &Arc<Object>) -> Result<Decision, Status> {
         });
         return Err(refusal);
     }
-    let mut value = budget.value.clone();
+    let mut value = budget.whole().into_owned();
     value["status"]["disruptionsAllowed"] = json!(allowed - 1);
     let disrupted = meta::object_mut(&mut value["status"], "disruptedPods");
     disrupted.insert(pod.name().to_owned(), json!(api::time::rfc3339(now_ms())));

@@ -53,7 +53,7 @@ impl Told<'_> {
         let old = view.at(&key);
         let young = |old: &&Arc<Object>| now_ms - last_told_ms(old) < EVENT_TTL_MS && self.is_told_by(old);
         if let Some(old) = old.filter(young) {
-            let mut value = old.value.clone();
+            let mut value = old.whole().into_owned();
             value["count"] = json!(old.field("count").as_i64().unwrap_or(1) + 1);
             value["lastTimestamp"] = json!(now);
             return Decision::Put { key, base: Some(old.clone()), value, beside: Vec::new() };

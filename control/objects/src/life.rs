@@ -205,7 +205,8 @@ pub(crate) enum Fate {
 
 /// Decides what a deletion does. `now_ms` is milliseconds since the epoch.
 pub(crate) fn fate(resource: &Resource, object: &Object, options: &DeleteOptions, now_ms: i64) -> Result<Fate, Status> {
-    let old = &object.value;
+    let whole = object.whole();
+    let old = &*whole;
     if is_namespace(resource) && IMMORTAL.contains(&object.name()) {
         return Err(Status::forbidden("namespaces", object.name(), "this namespace may not be deleted"));
     }

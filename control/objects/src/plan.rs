@@ -3,6 +3,7 @@
 //! The order follows kube-apiserver: identity, server-owned metadata, defaults, admission, defaults again, rules,
 //! managers of fields.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use api::meta;
@@ -155,7 +156,7 @@ impl Request<'_> {
         }
         let now = self.now();
         life::give_birth(resource, &mut value, &chance.uid, &now);
-        self.let_in(view, hearing, None, &mut value, &Born { skip: chance.skip, nameless })?;
+        self.let_in(view, hearing, (None, &Value::Null), &mut value, &Born { skip: chance.skip, nameless })?;
         let causes = validate::create(resource, &value);
         if !causes.is_empty() {
             return Err(self.invalid(&name, causes).into());
@@ -179,7 +180,7 @@ impl Request<'_> {
         &self,
         view: &View,
         hearing: &Hearing,
-        old: Option<&Object>,
+        (old, before): (Option<&Object>, &Value),
         value: &mut Value,
         born: &Born,
     ) -> Result<(), Halt> {
@@ -197,13 +198,12 @@ impl Request<'_> {
         let claims = allocate::may_claim(&self.resource.name);
         fill(value, !claims)?;
         let status = value.get("status").cloned();
-        let before = old.map_or(&Value::Null, |old| &old.value);
         let changed = webhooks::mutate(view, hearing, self, before, value, born.nameless)?;
         if changed {
             match old {
-                Some(old) => {
-                    self.narrow(&old.value, value);
-                    life::carry_over(self.resource, &old.value, value, self.subresource);
+                Some(_) => {
+                    self.narrow(before, value);
+                    life::carry_over(self.resource, before, value, self.subresource);
                 }
                 None if self.resource.has_status => life::replace(value, "status", status),
                 None => {}
@@ -246,14 +246,15 @@ impl Request<'_> {
         managed: Option<Value>,
     ) -> Result<Decision, Halt> {
         let resource = self.resource;
-        self.narrow(&old.value, &mut new);
-        life::carry_over(resource, &old.value, &mut new, self.subresource);
-        self.let_in(view, hearing, Some(old), &mut new, &Born::default())?;
-        life::count_generation(resource, &old.value, &mut new);
-        let mut causes: Vec<Cause> = life::check_finalizers(&old.value, &new).into_iter().collect();
+        let before = old.whole();
+        self.narrow(&before, &mut new);
+        life::carry_over(resource, &before, &mut new, self.subresource);
+        self.let_in(view, hearing, (Some(old), &before), &mut new, &Born::default())?;
+        life::count_generation(resource, &before, &mut new);
+        let mut causes: Vec<Cause> = life::check_finalizers(&before, &new).into_iter().collect();
         causes.extend(match self.subresource {
-            Some(part) => validate::update_part(resource, part, &old.value, &new),
-            None => validate::update(resource, &old.value, &new),
+            Some(part) => validate::update_part(resource, part, &before, &new),
+            None => validate::update(resource, &before, &new),
         });
         if !causes.is_empty() {
             return Err(self.invalid(old.name(), causes).into());
@@ -264,16 +265,16 @@ impl Request<'_> {
             }
             None => {
                 let (now, api_version) = (self.now(), resource.api_version());
-                managed::track(self.shape(), Some(&old.value), &mut new, &self.writer(&api_version, &now));
+                managed::track(self.shape(), Some(&before), &mut new, &self.writer(&api_version, &now));
             }
         }
         if life::may_go(resource, &new) {
             return Ok(Decision::Remove { base: old.clone(), last: new });
         }
-        if life::is_same(&old.value, &new) {
+        if life::is_same(&before, &new) {
             return Ok(Decision::Keep(old.clone()));
         }
-        let beside = self.charge(view, old.name(), Some(&old.value), &new)?;
+        let beside = self.charge(view, old.name(), Some(&before), &new)?;
         Ok(Decision::Put { key: old.key.clone(), base: Some(old.clone()), value: new, beside })
     }
 
@@ -326,12 +327,12 @@ impl Request<'_> {
             return Err(Status::not_found(&self.resource.name, name).into());
         }
         let identity = json!({"apiVersion": api_version, "kind": self.resource.kind, "metadata": {"name": name}});
-        let live = old.map_or(&identity, |old| &old.value);
+        let live = old.map_or(Cow::Borrowed(&identity), |old| old.whole());
         let revision = meta::text(config, "resourceVersion");
         if !revision.is_empty() && old.is_none_or(|old| revision != old.revision.to_string()) {
             return Err(Status::modified(&self.resource.name, name).into());
         }
-        let applied = managed::apply(self.shape(), live, config, &writer, force);
+        let applied = managed::apply(self.shape(), &live, config, &writer, force);
         let mut merged = applied.map_err(|conflicts| conflict(&conflicts))?;
         let managed = meta::metadata_mut(&mut merged).remove("managedFields").unwrap_or_default();
         match old {
@@ -344,7 +345,7 @@ impl Request<'_> {
     pub(crate) fn delete(&self, old: &Arc<Object>, options: &DeleteOptions) -> Result<Decision, Status> {
         life::check_preconditions(old, &options.preconditions)?;
         Ok(match life::fate(self.resource, old, options, self.now_ms)? {
-            life::Fate::Goes => Decision::Remove { base: old.clone(), last: old.value.clone() },
+            life::Fate::Goes => Decision::Remove { base: old.clone(), last: old.whole().into_owned() },
             life::Fate::AsBefore => Decision::Keep(old.clone()),
             life::Fate::Waits(value) => {
                 Decision::Put { key: old.key.clone(), base: Some(old.clone()), value, beside: Vec::new() }

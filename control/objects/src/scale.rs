@@ -79,7 +79,7 @@ pub(crate) fn scaled(resource: &Resource, object: &Object, scale: &Value) -> Res
     if revision.is_some_and(|revision| revision != object.revision.to_string()) {
         return Err(Status::modified(&resource.name, object.name()));
     }
-    let mut value = object.value.clone();
+    let mut value = object.whole().into_owned();
     set_replicas(resource, &mut value, json!(replicas));
     Ok(value)
 }

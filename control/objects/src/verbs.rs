@@ -344,9 +344,10 @@ fn patched(
 ) -> Result<(Value, Vec<String>), Status> {
     let subresource = request.subresource.and_then(|name| request.resource.subresource(name));
     let is_scale = request.subresource == Some("scale");
+    let whole = old.whole();
     let shown = match is_scale {
         true => Cow::Owned(scale_of(request.resource, old)),
-        false => request.resource.in_version(&old.value),
+        false => request.resource.in_version(&whole),
     };
     let target = &*shown;
     let message = subresource.map_or(&request.resource.message, |subresource| &subresource.message);

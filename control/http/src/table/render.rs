@@ -96,7 +96,7 @@ fn column(column: &Column) -> Value {
 
 /// An object reduced to its metadata.
 pub(crate) fn partial(object: &Object, version: MetaVersion) -> Vec<u8> {
-    let (version, metadata) = (version.api_version(), &object.value["metadata"]);
+    let (version, metadata) = (version.api_version(), object.metadata_json());
     format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"{version}","metadata":{metadata}}}"#).into_bytes()
 }
 

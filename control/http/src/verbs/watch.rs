@@ -209,9 +209,9 @@ fn event(filter: &Filter, change: &Change) -> Option<(&'static str, Arc<Object>)
         (true, true) => Some(("MODIFIED", change.object.clone())),
         (true, false) if change.kind == ChangeKind::Deleted => Some(("DELETED", change.object.clone())),
         // As it last was when the client saw it, with the revision at which it left.
-        (true, false) => change.previous.as_ref().map(|previous| {
-            let object = Object::new(previous.key.clone(), change.revision, previous.value.clone());
-            ("DELETED", Arc::new(object))
+        (true, false) => change.previous.as_ref().and_then(|previous| {
+            let object = Object::from_json(previous.key.clone(), change.revision, &previous.json)?;
+            Some(("DELETED", Arc::new(object)))
         }),
     }
 }

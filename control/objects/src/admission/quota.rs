@@ -99,7 +99,7 @@ fn count(view: &View, found: &Arc<Object>, hard: &Value, requested: &Amounts) ->
     resources::add(&mut used, requested);
     let texts: serde_json::Map<String, Value> =
         used.into_iter().map(|(what, amount)| (what, json!(amount.to_string()))).collect();
-    let mut value = found.value.clone();
+    let mut value = found.whole().into_owned();
     value["status"] = json!({"hard": hard, "used": texts});
     Ok(Some(Beside { base: found.clone(), value }))
 }

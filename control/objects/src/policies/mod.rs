@@ -7,6 +7,8 @@
 
 mod policy;
 
+use std::borrow::Cow;
+
 use api::cel::{Failure, Run, Scope};
 use api::limits::CEL_TOTAL_COST_MAX;
 use api::selector::LabelSelector;
@@ -43,12 +45,13 @@ pub(crate) fn judge(
         Some(_) if deletes => Operation::Delete,
         Some(_) => Operation::Update,
     };
+    let old = base.map_or(Cow::Owned(Value::Null), Object::whole);
     let asked = Asked {
         request,
         operation,
         name: meta::name(object),
         object: if operation == Operation::Delete { &Value::Null } else { object },
-        old: base.map_or(&Value::Null, |base| &base.value),
+        old: &old,
     };
     let told = Told { request: asked.told(request.resource), namespace: asked.home(view) };
     for binding in view.list(BINDINGS) {

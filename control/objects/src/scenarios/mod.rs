@@ -107,7 +107,7 @@ async fn a_created_object_has_what_the_server_owns_and_is_seen_at_once() {
     let web = house.create("deployments.apps", deployment("web", 2)).await.unwrap();
     assert_eq!((web.generation(), web.namespace(), web.uid().len()), (1, "default", 36));
     assert_eq!(house.get("deployments.apps", "web").unwrap().revision, web.revision);
-    assert_eq!(web.value["metadata"]["managedFields"][0]["manager"], json!("test"));
+    assert_eq!(web.whole()["metadata"]["managedFields"][0]["manager"], json!("test"));
     assert!(web.value.get("status").is_none_or(|status| status == &json!({})));
     let again = house.create("deployments.apps", deployment("web", 2)).await.unwrap_err();
     assert_eq!(again.reason, "AlreadyExists");
@@ -224,7 +224,7 @@ async fn applying_makes_changes_and_refuses() {
     };
     let made = apply("ci", 2, false).await.unwrap();
     assert_eq!((made.generation(), made.field("spec.replicas")), (1, &json!(2)));
-    assert_eq!(made.value["metadata"]["managedFields"][0]["operation"], json!("Apply"));
+    assert_eq!(made.whole()["metadata"]["managedFields"][0]["operation"], json!("Apply"));
     assert_eq!(apply("ci", 2, false).await.unwrap().revision, made.revision, "nothing changed, nothing is written");
     let refused = apply("other", 3, false).await.unwrap_err();
     assert_eq!((refused.code, refused.reason), (409, "Conflict"));
@@ -281,7 +281,8 @@ async fn a_strategic_patch_finds_items_by_their_keys() {
     assert_eq!(images.len(), 2);
     assert!(images.contains(&&json!("x:2")) && images.contains(&&json!("s:1")));
     assert_eq!(patched.generation(), 2);
-    let entries = patched.value["metadata"]["managedFields"].as_array().unwrap();
+    let whole = patched.whole();
+    let entries = whole["metadata"]["managedFields"].as_array().unwrap();
     let mine = entries.iter().find(|entry| entry["manager"] == "kubectl-patch").unwrap();
     let path = "/fieldsV1/f:spec/f:template/f:spec/f:containers/k:{\"name\":\"c\"}";
     assert_eq!(mine.pointer(path), Some(&json!({"f:image": {}})), "only what the patch changed");

@@ -14,6 +14,7 @@ mod review;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -403,8 +404,12 @@ pub(crate) fn judge(
     deletes: bool,
     decision: Decision,
 ) -> Result<Decision, Halt> {
+    let kept;
     let (object, base) = match &decision {
-        Decision::Keep(object) => (&object.value, Some(&**object)),
+        Decision::Keep(object) => {
+            kept = object.whole();
+            (&*kept, Some(&**object))
+        }
         Decision::Put { base, value, .. } => (value, base.as_deref()),
         Decision::Remove { base, last } => (last, Some(&**base)),
     };
@@ -413,12 +418,13 @@ pub(crate) fn judge(
         Some(_) if deletes => Operation::Delete,
         Some(_) => Operation::Update,
     };
+    let old = base.map_or(Cow::Owned(Value::Null), Object::whole);
     let asked = Asked {
         request,
         operation,
         name: meta::name(object),
         object: if operation == Operation::Delete { &Value::Null } else { object },
-        old: base.map_or(&Value::Null, |base| &base.value),
+        old: &old,
     };
     if operation == Operation::Delete && view.count(MUTATING) > 0 && !is_exempt(request.resource) {
         each(view, hearing, request, (operation, asked.name), asked.old, &mut Value::Null)?;
