@@ -1,4 +1,4 @@
-//! An unmodified operator, written with `kube`, against a cluster: definition, controller, finalizer, status.
+//! Operators: one written with `kube`, unmodified, against a cluster, and one that is a component and runs in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -68,4 +68,40 @@ fn an_operator_cannot_tell_this_from_kubernetes() {
     eventually("the deployment to go", || {
         kubectl(&["get", "deployment", "hello"]).err.contains("NotFound").then_some(())
     });
+}
+
+#[test]
+fn an_operator_runs_in_the_cluster_it_looks_after() {
+    let Some(kubectl) = Kubectl::newest() else { return };
+    let cluster = Cluster::start();
+    cluster.with("operator-pod");
+    let kubectl = |args: &[&str]| kubectl.run(&cluster, args);
+    let show = |args: &[&str], path: &str| kubectl(&[args, &["-o", &format!("jsonpath={path}")]].concat()).out;
+    let copy = |namespace: &str| show(&["-n", namespace, "get", "configmap", "settings"], "{.data.colour}");
+    let copies = || show(&["get", "mirror", "settings"], "{.status.copies}");
+    kubectl(&["create", "namespace", "north"]).ok();
+    kubectl(&["create", "configmap", "settings", "--from-literal=colour=blue"]).ok();
+    let mirror = "{apiVersion: examples.kogia.dev/v1, kind: Mirror, metadata: {name: settings}, \
+                  spec: {source: settings, namespaces: [north, south]}}";
+    cluster.apply(mirror).ok();
+    eventually("the copy", || (copy("north") == "blue").then_some(()));
+    eventually("the status", || (copies() == r#"["north"]"#).then_some(()));
+    // A namespace that comes later gets its copy, and a source that changes changes its copies.
+    kubectl(&["create", "namespace", "south"]).ok();
+    eventually("the copy in the other namespace", || (copy("south") == "blue").then_some(()));
+    eventually("the status of both", || (copies() == r#"["north","south"]"#).then_some(()));
+    kubectl(&["patch", "configmap", "settings", "-p", r#"{"data":{"colour":"red"}}"#]).ok();
+    eventually("the change", || (copy("north") == "red" && copy("south") == "red").then_some(()));
+    kubectl(&["patch", "mirror", "settings", "--type=merge", "-p", r#"{"spec":{"namespaces":["south"]}}"#]).ok();
+    eventually("the copy to go", || copy("north").is_empty().then_some(()));
+    eventually("the status of one", || (copies() == r#"["south"]"#).then_some(()));
+    // A pod that begins anew goes on where the other was, and the finalizer has the copies go first.
+    kubectl(&["delete", "pod", "-l", "app=mirror-operator", "--wait=true"]).ok();
+    kubectl(&["delete", "mirror", "settings", "--timeout=60s"]).ok();
+    assert_eq!(copy("south"), "");
+    assert_eq!(show(&["get", "configmap", "settings"], "{.data.colour}"), "red");
+    // It may do what its role says and no more.
+    let account = "--as=system:serviceaccount:default:mirror-operator";
+    assert_eq!(kubectl(&["auth", "can-i", "patch", "mirrors", account]).out.trim(), "yes");
+    assert_eq!(kubectl(&["auth", "can-i", "get", "secrets", account]).out.trim(), "no");
 }
