@@ -76,6 +76,18 @@ fn a_token_opens_the_door_it_is_for() {
     eventually("the node to be lost", || is_ready(&first, "worker").filter(|ready| !ready));
     worker.again(&["agent"]);
     eventually("the node to be back", || is_ready(&first, "worker").filter(|ready| *ready));
+
+    // Its pods find their token, and the API, which is on another machine.
+    let command = "[nc, -z, kubernetes.default, '443']";
+    let container = format!("{{name: main, image: toolbox, command: {command}}}");
+    let spec = format!("{{nodeName: worker, restartPolicy: Never, containers: [{container}]}}");
+    let pod = format!("{{apiVersion: v1, kind: Pod, metadata: {{name: far}}, spec: {spec}}}");
+    run_with_input(&mut kogia(&dir.path().join("first"), &["apply", "-f", "-"]), &pod).ok();
+    eventually("the pod to have reached the API", || {
+        let far: Value = serde_json::from_str(&first.kogia(&["get", "pod", "far", "-o", "json"]).out).ok()?;
+        assert_ne!(far["status"]["phase"], "Failed", "{far}");
+        (far["status"]["phase"] == "Succeeded").then_some(())
+    });
 }
 
 #[test]

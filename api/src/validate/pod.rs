@@ -36,7 +36,7 @@ pub(super) fn check_spec(spec: &Value, field: &str, report: &mut Report) {
             check_container(container, &field, &volumes, spec, report);
             match list {
                 "initContainers" if container["restartPolicy"] != "Always" => {
-                    check_plain_init(container, &field, report)
+                    check_plain_init(container, &field, report);
                 }
                 "ephemeralContainers" => check_guest(container, &field, spec, report),
                 _ => {}

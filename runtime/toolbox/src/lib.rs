@@ -104,16 +104,16 @@ fn find(command: &str) -> Option<(&'static str, Command)> {
 /// Whether `args` name no command: `toolbox` alone.
 #[must_use]
 pub fn is_bare(args: &[String]) -> bool {
-    matches!(args, [] | [_]) && args.iter().all(is_own)
+    matches!(args, [] | [_]) && args.iter().all(|word| is_own(word))
 }
 
-fn is_own(word: &String) -> bool {
+fn is_own(word: &str) -> bool {
     word.rsplit('/').next() == Some("toolbox")
 }
 
 /// Runs the command that `args` name: `ls -l /data`, or `toolbox ls -l /data`.
 pub fn run(args: &[String], streams: &mut Streams<'_>) -> ExitCode {
-    let args = if args.first().is_some_and(is_own) { &args[1..] } else { args };
+    let args = if args.first().is_some_and(|word| is_own(word)) { &args[1..] } else { args };
     let Some((command, rest)) = args.split_first() else {
         let list = commands().collect::<Vec<_>>().join(" ");
         return finish("toolbox", writeln!(streams.stdout, "{list}").map_err(Failure::from), streams);

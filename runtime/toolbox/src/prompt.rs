@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use crate::{Streams, commands, run};
 
 /// A line that is longer is no command.
-const LINE_BYTES_MAX: u64 = 64 << 10;
+const LINE_BYTES_MAX: usize = 64 << 10;
 
 /// Runs the lines that are typed until `exit` or the end of the input; the exit code is the last command's.
 pub fn talk(streams: &mut Streams<'_>) -> ExitCode {
@@ -37,14 +37,13 @@ pub fn talk(streams: &mut Streams<'_>) -> ExitCode {
 
 /// One line without its end. Byte by byte, since what follows belongs to the command.
 fn read_line(input: &mut dyn Read) -> Option<String> {
-    let mut line = Vec::new();
-    for byte in input.take(LINE_BYTES_MAX).bytes() {
-        match byte.ok()? {
-            b'\n' => return Some(String::from_utf8_lossy(&line).into_owned()),
-            byte => line.push(byte),
-        }
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    let mut ended = false;
+    while !ended && line.len() < LINE_BYTES_MAX && input.read(&mut byte).ok()? == 1 {
+        ended = byte[0] == b'\n';
+        line.extend((!ended).then_some(byte[0]));
     }
-    (!line.is_empty()).then(|| String::from_utf8_lossy(&line).into_owned())
+    (ended || !line.is_empty()).then(|| String::from_utf8_lossy(&line).into_owned())
 }
 
 /// The words of a line: `'…'` keeps everything, `"…"` everything but `\"` and `\\`, `\` the next letter.
