@@ -38,7 +38,15 @@ fn data_of_a_statefulset_outlives_its_pods_and_the_process() {
     all_three(&cluster, "/", kept);
 
     let Some(kubectl) = Kubectl::newest() else { return };
-    kubectl.run(&cluster, &["delete", "pods", "-l", "app=notes", "--wait=true"]).ok();
+    // Not `--wait`: kubectl looks for the pod, then begins to watch its name, and waits for ever for the end of a namesake
+    // that was there before the watch.
+    let uid = |pod: &str| cluster.find("pod", pod).map(|pod| pod["metadata"]["uid"].clone());
+    let pods = ["notes-0", "notes-1", "notes-2"];
+    let old = pods.map(uid);
+    kubectl.run(&cluster, &["delete", "pods", "-l", "app=notes", "--wait=false"]).ok();
+    eventually("other pods under the same names", || {
+        pods.iter().zip(&old).all(|(pod, old)| uid(pod).is_some_and(|uid| Some(uid) != *old)).then_some(())
+    });
     kubectl.run(&cluster, &["rollout", "status", "statefulset/notes", "--timeout=90s"]).ok();
     all_three(&cluster, "/", kept);
 
