@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::console::Console;
 use crate::environment::{self, arguments};
-use crate::ground::{ETC, Ground};
+use crate::ground::{Ground, Sight};
 use crate::limits::EXECS_MAX;
 use crate::node::Agent;
 use crate::output::ContainerOutput;
@@ -62,6 +62,7 @@ pub(crate) struct Prepared {
     console: Arc<Console>,
     programs: Vec<String>,
     root: PathBuf,
+    sight: Arc<Sight>,
 }
 
 /// Gathers what a container needs: settings, environment, mounts, output, compiled code.
@@ -80,25 +81,30 @@ pub(crate) async fn prepare(
     let place = agent.place(ground.network.addresses());
     let env = environment::environment(pod, container, &settings, &place).map_err(StartError::config)?;
     let stage = ground.folder.join("files").join(&container.name);
-    // The file system may be slow; a guest's thread or the API must not wait for it.
-    let (wanted, variables, volumes) = (container.clone(), env.clone(), ground.volumes.clone());
-    let etc = ground.folder.join(ETC);
-    let root = ground.folder.join("roots").join(&container.name);
-    let folders = root.clone();
-    let is_toolbox = container.image.as_deref().is_some_and(toolbox::is_meant);
-    let mounts = tokio::task::spawn_blocking(move || {
-        let mounts = volumes::mounts(&wanted, &variables, &volumes, &stage)?;
-        let mounts =
-            etc::mount(mounts, &etc, &stage).map_err(|error| format!("its /etc cannot be mounted: {error}"))?;
-        let made = rooms::make_root(&folders, &mounts);
-        let seen = |()| if is_toolbox { rooms::with_root(mounts, &folders) } else { mounts };
-        made.map(seen).map_err(|error| format!("the folder for its root cannot be made: {error}"))
-    })
-    .await;
-    let mounts = mounts.map_err(|error| StartError::run(error.to_string()))?.map_err(StartError::config)?;
     let terms = pod.metadata.annotations.as_ref().map(terms).transpose().map_err(StartError::config)?;
     let terms = terms.unwrap_or_default();
     let code = agent.config.engine.load(&image.digest, &image.path, terms.fuel.is_some()).await?;
+    let root = ground.folder.join("roots").join(&container.name);
+    let is_toolbox = container.image.as_deref().is_some_and(toolbox::is_meant);
+    if is_toolbox || code.sees_files() {
+        ground.sight.show(agent).await.map_err(StartError::config)?;
+    }
+    // The file system may be slow; a guest's thread or the API must not wait for it.
+    let (wanted, variables, volumes) = (container.clone(), env.clone(), ground.volumes.clone());
+    let (sight, folders) = (ground.sight.clone(), root.clone());
+    let mounts = tokio::task::spawn_blocking(move || {
+        let mounts = volumes::mounts(&wanted, &variables, &volumes, &stage)?;
+        let mounts = etc::mount(mounts, &sight.etc, &stage);
+        let mounts = mounts.map_err(|error| format!("its /etc cannot be mounted: {error}"))?;
+        if !is_toolbox {
+            return Ok(mounts);
+        }
+        let made = rooms::make_root(&folders, &mounts);
+        made.map_err(|error| format!("the folder for its root cannot be made: {error}"))?;
+        Ok(rooms::with_root(mounts, &folders))
+    })
+    .await;
+    let mounts = mounts.map_err(|error| StartError::run(error.to_string()))?.map_err(StartError::config)?;
     let files = output.begin(attempt).map_err(|error| StartError::run(format!("no file for its output: {error}")))?;
     let flag = |flag: Option<bool>| flag == Some(true);
     let terminal = flag(container.tty);
@@ -118,7 +124,8 @@ pub(crate) async fn prepare(
         terminal,
         network: ground.network.clone(),
     };
-    Ok(Prepared { code, spec, ports: ports(container), console, programs: exec::programs(container), root })
+    let (ports, programs, sight) = (ports(container), exec::programs(container), ground.sight.clone());
+    Ok(Prepared { code, spec, ports, console, programs, root, sight })
 }
 
 fn limit(container: &k8s::Container, name: &str) -> Option<Quantity> {
@@ -153,7 +160,7 @@ impl Prepared {
     /// # Errors
     /// How it ended, if it ended at once.
     pub(crate) fn start(self, agent: &Agent) -> Result<(Started, Room), Exit> {
-        let Self { code, spec, ports, console, programs, root } = self;
+        let Self { code, spec, ports, console, programs, root, sight } = self;
         let network = spec.network.clone();
         let inside = ContainerSpec { input: None, ..spec.clone() };
         let room = |accounts: Accounts| Room {
@@ -164,6 +171,7 @@ impl Prepared {
             started: Timestamp::now(),
             console,
             root,
+            sight,
             seats: Arc::new(Semaphore::new(EXECS_MAX)),
             over: CancellationToken::new(),
         };

@@ -1,14 +1,14 @@
 //! What a pod reads in `/etc`: `hosts`, `hostname` and `resolv.conf`, as the kubelet writes them. And the way in which the
 //! virtual network looks up names for it, which is what those files say.
 //!
-//! Pure but for [`write`], [`mount`] and [`host_resolv_conf`].
+//! Pure but for [`Etc`], [`mount`] and [`host_resolv_conf`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use engine::Mount;
 use k8s_openapi::api::core::v1 as k8s;
@@ -149,26 +149,34 @@ pub(crate) fn host_resolv_conf() -> String {
     fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
 }
 
-/// Writes the files into a folder.
-pub(crate) fn write(folder: &Path, files: &BTreeMap<&'static str, String>) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    files.iter().try_for_each(|(name, text)| fs::write(folder.join(name), text))
+/// A pod's files and the folder for them.
+#[derive(Debug)]
+pub(crate) struct Etc {
+    pub(crate) folder: PathBuf,
+    pub(crate) files: BTreeMap<&'static str, String>,
+}
+
+impl Etc {
+    /// Writes the files into the folder.
+    pub(crate) fn write(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        self.files.iter().try_for_each(|(name, text)| fs::write(self.folder.join(name), text))
+    }
 }
 
 /// Shows a container the files at `/etc`, for reading. A volume of its own there, or at the root, is what it wants instead;
 /// single files that it mounts there (in `stage`) stand among ours.
-pub(crate) fn mount(mut mounts: Vec<Mount>, folder: &Path, stage: &Path) -> io::Result<Vec<Mount>> {
+pub(crate) fn mount(mut mounts: Vec<Mount>, etc: &Etc, stage: &Path) -> io::Result<Vec<Mount>> {
     match mounts.iter().find(|mount| mount.guest == PLACE) {
         Some(own) if own.host.starts_with(stage) => {
-            for entry in fs::read_dir(folder)? {
-                let name = entry?.file_name();
-                if !own.host.join(&name).exists() {
-                    fs::copy(folder.join(&name), own.host.join(&name))?;
+            for (name, text) in &etc.files {
+                if !own.host.join(name).exists() {
+                    fs::write(own.host.join(name), text)?;
                 }
             }
         }
         None if !mounts.iter().any(|mount| mount.guest == "/") => {
-            mounts.push(Mount { host: folder.to_owned(), guest: PLACE.to_owned(), read_only: true });
+            mounts.push(Mount { host: etc.folder.clone(), guest: PLACE.to_owned(), read_only: true });
         }
         _ => {}
     }
@@ -246,10 +254,13 @@ mod tests {
     fn a_container_may_have_an_etc_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let (folder, stage) = (dir.path().join("etc"), dir.path().join("files"));
-        write(&folder, &BTreeMap::from([("hosts", "ours".to_owned()), ("hostname", "web".to_owned())])).unwrap();
+        let files = BTreeMap::from([("hosts", "ours".to_owned()), ("hostname", "web".to_owned())]);
+        let etc = Etc { folder: folder.clone(), files };
+        etc.write().unwrap();
+        assert_eq!(fs::read_to_string(folder.join("hostname")).unwrap(), "web");
         let at = |host: &Path, guest: &str| Mount { host: host.to_owned(), guest: guest.to_owned(), read_only: false };
         let seen = |mounts: Vec<Mount>| {
-            let mounts = mount(mounts, &folder, &stage).unwrap();
+            let mounts = mount(mounts, &etc, &stage).unwrap();
             mounts.into_iter().map(|mount| (mount.guest, mount.host)).collect::<Vec<_>>()
         };
         let place = || "/etc".to_owned();

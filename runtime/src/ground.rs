@@ -8,8 +8,11 @@ use std::{fs, io};
 
 use k8s_openapi::api::core::v1 as k8s;
 use network::{PodIdentity, PodNet};
+use tokio::sync::OnceCell;
 
+use crate::etc::Etc;
 use crate::host::private_folder;
+use crate::limits::{ACCOUNT_TRIES, ACCOUNT_WAIT};
 use crate::node::Agent;
 use crate::volumes::claims::KEPT;
 use crate::volumes::{self, Volume};
@@ -20,34 +23,76 @@ use crate::{environment, etc, settings};
 pub(crate) struct Ground {
     pub(crate) network: PodNet,
     pub(crate) volumes: Arc<BTreeMap<String, Volume>>,
+    pub(crate) sight: Arc<Sight>,
     /// The pod's folder on this node.
     pub(crate) folder: PathBuf,
+}
+
+/// What stands before a pod's containers and most never look at: its `/etc` and its account's token. Components that answer
+/// requests seldom import files; a node that fills with them would do little else than make folders and ask for tokens.
+#[derive(Debug)]
+pub(crate) struct Sight {
+    pod: Arc<k8s::Pod>,
+    addresses: Vec<IpAddr>,
+    pub(crate) etc: Etc,
+    shown: OnceCell<()>,
+}
+
+impl Sight {
+    /// Makes it be there, before the first looks. A new namespace has its account and its authority a moment later than
+    /// its first pods; that is waited for.
+    ///
+    /// # Errors
+    /// The sentence for `CreateContainerConfigError`.
+    pub(crate) async fn show(self: &Arc<Self>, agent: &Agent) -> Result<(), String> {
+        let make = || async {
+            let mut tries = 1;
+            while let Err(error) = fill_volumes(agent, &self.pod, &self.addresses, volumes::is_account).await {
+                if tries == ACCOUNT_TRIES {
+                    return Err(error);
+                }
+                tries += 1;
+                tokio::time::sleep(ACCOUNT_WAIT).await;
+            }
+            let sight = self.clone();
+            let written = tokio::task::spawn_blocking(move || sight.etc.write()).await.map_err(io::Error::other);
+            written.flatten().map_err(|error| format!("its /etc cannot be written: {error}"))
+        };
+        self.shown.get_or_try_init(make).await.map(drop)
+    }
+
+    /// Whether somebody looks.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.shown.initialized()
+    }
 }
 
 /// Materialises the volumes and connects the pod to the network.
 ///
 /// # Errors
 /// The sentence for the pod's `FailedMount` event.
-pub(crate) async fn set_up(agent: &Agent, pod: &k8s::Pod, address: IpAddr) -> Result<Ground, String> {
+pub(crate) async fn set_up(agent: &Agent, pod: &Arc<k8s::Pod>, address: IpAddr) -> Result<Ground, String> {
     let addresses = agent.with_others(address);
-    let volumes = Arc::new(fill_volumes(agent, pod, &addresses).await?);
+    let folder = pod_folder(agent, pod);
+    let mut volumes = fill_volumes(agent, pod, &addresses, |volume| !volumes::is_account(volume)).await?;
+    for later in volumes::of(pod).filter(|volume| volumes::is_account(volume)) {
+        let place = folder.join(VOLUMES_OF_POD).join(&later.name);
+        volumes.insert(later.name.clone(), Volume { folder: place, read_only: true });
+    }
     let identity = PodIdentity {
         namespace: pod.metadata.namespace.clone().unwrap_or_default(),
         name: pod.metadata.name.clone().unwrap_or_default(),
         hostname: environment::host_name(pod).to_owned(),
-        addresses,
+        addresses: addresses.clone(),
     };
-    let folder = pod_folder(agent, pod);
     let dns = etc::Dns::of(pod, &agent.config.fabric.config().domain, &etc::host_resolv_conf());
-    let files = etc::files(pod, &identity, &dns);
-    let place = folder.join(ETC);
-    let written = tokio::task::spawn_blocking(move || etc::write(&place, &files)).await;
-    written.map_err(|error| error.to_string())?.map_err(|error| format!("its /etc cannot be written: {error}"))?;
+    let etc = Etc { folder: folder.join(ETC), files: etc::files(pod, &identity, &dns) };
+    let sight = Arc::new(Sight { pod: pod.clone(), addresses, etc, shown: OnceCell::new() });
     let network = agent.config.fabric.attach_with(identity, dns.resolver(pod));
-    Ok(Ground { network, volumes, folder })
+    Ok(Ground { network, volumes: Arc::new(volumes), sight, folder })
 }
 
-/// Makes the pod's volumes show what their sources say now. What the pod wrote itself stays.
+/// Makes those of the pod's volumes that are `wanted` show what their sources say now. What the pod wrote itself stays.
 ///
 /// # Errors
 /// The sentence for the pod's `FailedMount` event.
@@ -55,17 +100,18 @@ pub(crate) async fn fill_volumes(
     agent: &Agent,
     pod: &k8s::Pod,
     addresses: &[IpAddr],
+    wanted: impl Fn(&k8s::Volume) -> bool,
 ) -> Result<BTreeMap<String, Volume>, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let settings = settings::fetch(&agent.config.client, namespace, volumes::references(pod)).await?;
+    let settings = settings::fetch(&agent.config.client, namespace, volumes::references(pod, &wanted)).await?;
     let place = agent.place(addresses);
     let mut contents = Vec::new();
-    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+    for volume in volumes::of(pod).filter(|volume| wanted(volume)) {
         let rendered = volumes::render(volume, pod, &settings, &place, agent.config.allow_host_path);
         let failed = |why| format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name);
         contents.push((volume.name.clone(), rendered.map_err(failed)?));
     }
-    let root = pod_folder(agent, pod).join("volumes");
+    let root = pod_folder(agent, pod).join(VOLUMES_OF_POD);
     let kept = agent.config.data_dir.join(KEPT);
     let materialised = tokio::task::spawn_blocking(move || {
         let one = |(name, contents): (String, volumes::Contents)| {
@@ -77,8 +123,11 @@ pub(crate) async fn fill_volumes(
     materialised.await.map_err(|error| error.to_string())?
 }
 
+/// Where in its folder a pod's volumes are.
+const VOLUMES_OF_POD: &str = "volumes";
+
 /// Where in its folder a pod's `/etc` is.
-pub(crate) const ETC: &str = "etc";
+const ETC: &str = "etc";
 
 const VOLUMES: &str = "pods";
 const OUTPUT: &str = "output";

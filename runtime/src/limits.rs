@@ -156,3 +156,8 @@ pub(crate) const TOKEN_SECONDS: i64 = 3600;
 /// How long a connection to a member still takes requests once a newer one stands beside it: the member may just be about
 /// to use it.
 pub(crate) const RELAY_LEFT_AFTER: Duration = Duration::from_secs(5);
+
+/// How often a pod's account is asked for before its container is said to be misconfigured, and how long after one another.
+pub(crate) const ACCOUNT_TRIES: u32 = 10;
+/// See [`ACCOUNT_TRIES`]: a new namespace has its account within this.
+pub(crate) const ACCOUNT_WAIT: Duration = Duration::from_millis(500);

@@ -305,12 +305,15 @@ impl Driver {
 
     /// Looks after a while what the volumes' ConfigMaps and Secrets have become; where there are none, never.
     fn refresh_volumes(&mut self) {
-        let (Some(ground), Some(wait)) = (&self.ground, volumes::references(&self.pod).look_again()) else { return };
-        let addresses = ground.network.addresses().to_vec();
+        let looked_at = volumes::references(&self.pod, |_| true);
+        let (Some(ground), Some(wait)) = (&self.ground, looked_at.look_again()) else { return };
+        let (addresses, sight) = (ground.network.addresses().to_vec(), ground.sight.clone());
         let (agent, pod) = (self.agent.clone(), self.pod.clone());
         self.outcomes.spawn(async move {
             tokio::time::sleep(wait).await;
-            if let Err(error) = ground::fill_volumes(&agent, &pod, &addresses).await {
+            let wanted = |volume: &k8s::Volume| sight.is_shown() || !volumes::is_account(volume);
+            // Boxed: it waits in every pod, and most have nothing to fill.
+            if let Err(error) = Box::pin(ground::fill_volumes(&agent, &pod, &addresses, wanted)).await {
                 tracing::debug!(error, "volumes of a pod stay as they are");
             }
             Outcome::Refreshed

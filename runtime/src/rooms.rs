@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::console::Console;
+use crate::ground::Sight;
 
 /// One running container.
 #[derive(Clone)]
@@ -24,8 +25,10 @@ pub(crate) struct Room {
     pub(crate) started: Timestamp,
     /// Its stdin and whoever is attached to it.
     pub(crate) console: Arc<Console>,
-    /// A folder of empty folders, one where each volume is mounted: what stands at `/` for the toolbox.
+    /// A folder of empty folders, one where each volume is mounted: what stands at `/` for the toolbox. Made with the first.
     pub(crate) root: PathBuf,
+    /// What the toolbox sees and the container may not have looked at.
+    pub(crate) sight: Arc<Sight>,
     /// Places for commands of clients.
     pub(crate) seats: Arc<Semaphore>,
     /// Cancelled when the container ends; what runs in it ends, too.
@@ -34,8 +37,12 @@ pub(crate) struct Room {
 
 impl Room {
     /// The mounts of a toolbox in this container: those of the container and, unless it has its own, a root.
-    pub(crate) fn toolbox_mounts(&self) -> Vec<Mount> {
-        with_root(self.spec.mounts.clone(), &self.root)
+    ///
+    /// # Errors
+    /// The disk's, when what they show cannot be made. It blocks.
+    pub(crate) fn toolbox_mounts(&self) -> std::io::Result<Vec<Mount>> {
+        make_root(&self.root, &self.spec.mounts)?;
+        Ok(with_root(self.spec.mounts.clone(), &self.root))
     }
 }
 

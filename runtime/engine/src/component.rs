@@ -45,7 +45,8 @@ impl Code {
     }
 
     /// Whether it can look at files at all; opening folders for what cannot would cost every instance.
-    pub(crate) fn sees_files(&self) -> bool {
+    #[must_use]
+    pub fn sees_files(&self) -> bool {
         self.files
     }
 

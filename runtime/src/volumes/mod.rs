@@ -53,9 +53,9 @@ pub(crate) struct Volume {
 }
 
 /// The ConfigMaps, Secrets and claims that the pod's volumes show.
-pub(crate) fn references(pod: &k8s::Pod) -> References {
+pub(crate) fn references(pod: &k8s::Pod, wanted: impl Fn(&k8s::Volume) -> bool) -> References {
     let mut found = References::default();
-    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+    for volume in of(pod).filter(|volume| wanted(volume)) {
         found.config_maps.extend(volume.config_map.iter().map(|source| source.name.clone()));
         found.claims.extend(volume.persistent_volume_claim.iter().map(|source| source.claim_name.clone()));
         found.secrets.extend(volume.secret.iter().filter_map(|source| source.secret_name.clone()));
@@ -66,6 +66,16 @@ pub(crate) fn references(pod: &k8s::Pod) -> References {
         }
     }
     found
+}
+
+/// The volumes of a pod.
+pub(crate) fn of(pod: &k8s::Pod) -> impl Iterator<Item = &k8s::Volume> {
+    pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten())
+}
+
+/// Whether it is the volume of the account's token, under the name that the API puts it into every pod with.
+pub(crate) fn is_account(volume: &k8s::Volume) -> bool {
+    volume.name.starts_with("kube-api-access-") && volume.projected.is_some()
 }
 
 /// The token a source asks for.
