@@ -264,7 +264,7 @@ mod tests {
             mounts.into_iter().map(|mount| (mount.guest, mount.host)).collect::<Vec<_>>()
         };
         let place = || "/etc".to_owned();
-        assert_eq!(seen(Vec::new()), [(place(), folder.clone())]);
+        assert_eq!(seen(Vec::new()), [(place(), folder)]);
         let (volume, staged) = (dir.path().join("volume"), stage.join("0"));
         assert_eq!(seen(vec![at(&volume, "/etc")]), [(place(), volume.clone())]);
         assert_eq!(seen(vec![at(&volume, "/")]).len(), 1);
