@@ -139,7 +139,7 @@ pub(crate) async fn run(agent: Arc<Agent>, mut known: watch::Receiver<Known>) {
 impl Driver {
     fn new(agent: Arc<Agent>, pod: Arc<k8s::Pod>) -> Self {
         let seat = Seat { host_addresses: agent.config.addresses.clone() };
-        let machine = Machine::new((*pod).clone(), seat, now_ms());
+        let machine = Machine::new(pod.clone(), seat, now_ms());
         let published = serde_json::to_value(&pod.status).unwrap_or_default();
         let mut driver = Self {
             agent,
@@ -176,7 +176,7 @@ impl Driver {
         if let Some(grace_seconds) = self.grace_seconds() {
             self.step(Input::StopRequested { grace_seconds });
         }
-        self.step(Input::PodChanged(Box::new((*self.pod).clone())));
+        self.step(Input::PodChanged(self.pod.clone()));
     }
 
     /// Every container has a place for its output; ephemeral ones may come at any time.

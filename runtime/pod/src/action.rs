@@ -1,6 +1,7 @@
 //! The machine's two alphabets: what has happened, and what is to be done.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as k8s;
 
@@ -92,7 +93,7 @@ pub enum Input {
         answer: Result<(), String>,
     },
     /// The pod object changed: images may be new, and conditions of other writers.
-    PodChanged(Box<k8s::Pod>),
+    PodChanged(Arc<k8s::Pod>),
     /// The pod uses more of the node's disk than it may.
     Evicted {
         /// What, and how much it may, for status and event.

@@ -1,6 +1,7 @@
 //! The machine of one pod: which container is next, when to stop, when all is over.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as k8s;
 
@@ -22,7 +23,7 @@ pub(crate) enum Ground {
 /// The pod.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    pub(crate) pod: k8s::Pod,
+    pub(crate) pod: Arc<k8s::Pod>,
     pub(crate) seat: Seat,
     pub(crate) ground: Ground,
     /// The wait that the next failure to set it up brings.
@@ -45,7 +46,8 @@ impl Machine {
     /// The machine of a pod as the API has it. Containers that its status calls running are not: the node was
     /// restarted, and that is how they ended.
     #[must_use]
-    pub fn new(pod: k8s::Pod, seat: Seat, now_ms: i64) -> Self {
+    pub fn new(pod: impl Into<Arc<k8s::Pod>>, seat: Seat, now_ms: i64) -> Self {
+        let pod = pod.into();
         let status = pod.status.clone().unwrap_or_default();
         let spec = pod.spec.clone().unwrap_or_default();
         let policy = spec.restart_policy.unwrap_or_else(|| "Always".to_owned());
@@ -110,7 +112,7 @@ impl Machine {
             Input::HookEnded { container, attempt, hook, answer } => {
                 self.hook_ended(&container, attempt, hook, answer, now_ms, actions);
             }
-            Input::PodChanged(pod) => self.pod_changed(*pod, now_ms, actions),
+            Input::PodChanged(pod) => self.pod_changed(pod, now_ms, actions),
             Input::Evicted { message } => self.evicted(message, now_ms, actions),
             Input::StopRequested { grace_seconds } => {
                 self.stopping = true;
@@ -409,7 +411,7 @@ impl Machine {
 
     /// A container whose image changed is started anew (`kubectl set image pod/…`); nothing else in a pod's
     /// containers may change.
-    fn pod_changed(&mut self, pod: k8s::Pod, now_ms: i64, actions: &mut Vec<PodAction>) {
+    fn pod_changed(&mut self, pod: Arc<k8s::Pod>, now_ms: i64, actions: &mut Vec<PodAction>) {
         let grace_ms = self.grace_seconds() * 1000;
         let spec = pod.spec.iter();
         let specs = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));

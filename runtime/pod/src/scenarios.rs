@@ -102,22 +102,22 @@ impl Story {
             ["evicted", ..] => self.step(Input::Evicted { message: rest(1) }),
             ["stop", grace] => self.step(Input::StopRequested { grace_seconds: grace.parse().unwrap() }),
             ["set-image", name, image] => {
-                let mut pod = self.machine().pod.clone();
+                let mut pod = (*self.machine().pod).clone();
                 let containers = &mut pod.spec.as_mut().unwrap().containers;
                 containers.iter_mut().find(|c| c.name == **name).unwrap().image = Some((*image).to_owned());
-                self.step(Input::PodChanged(Box::new(pod)));
+                self.step(Input::PodChanged(pod.into()));
             }
             ["debug", name] => {
-                let mut pod = self.machine().pod.clone();
+                let mut pod = (*self.machine().pod).clone();
                 let image = Some("toolbox".to_owned());
                 let guest =
                     k8s::EphemeralContainer { name: (*name).to_owned(), image, ..k8s::EphemeralContainer::default() };
                 pod.spec.as_mut().unwrap().ephemeral_containers.get_or_insert_default().push(guest);
-                self.step_keeping(Input::PodChanged(Box::new(pod)));
+                self.step_keeping(Input::PodChanged(pod.into()));
             }
             ["restart-node"] => {
                 let old = self.machine();
-                let pod = k8s::Pod { status: Some(old.published.clone()), ..old.pod.clone() };
+                let pod = k8s::Pod { status: Some(old.published.clone()), ..(*old.pod).clone() };
                 self.machine = Some(Machine::new(pod, seat(), self.now_ms));
                 self.step(Input::PodAssigned);
             }

@@ -190,7 +190,7 @@ impl World {
 
     /// Everything on the node is gone; the API remembers what was published.
     fn restart_node(&mut self) {
-        let pod = k8s::Pod { status: Some(self.machine.published.clone()), ..self.machine.pod.clone() };
+        let pod = k8s::Pod { status: Some(self.machine.published.clone()), ..(*self.machine.pod).clone() };
         self.machine = Machine::new(pod, Seat::default(), self.now_ms);
         self.pending.clear();
         self.alive.clear();
