@@ -103,12 +103,17 @@ impl Resource {
         if versions::is_converted(self) {
             return Cow::Owned(versions::shown(self, object));
         }
-        if self.custom.is_none() || object["apiVersion"] == *self.api_version() {
+        if self.shows_as_stored(object) {
             return Cow::Borrowed(object);
         }
         let mut shown = object.clone();
         shown["apiVersion"] = Value::String(self.api_version());
         Cow::Owned(shown)
+    }
+
+    /// Whether this version of the resource shows an object as it is stored.
+    fn shows_as_stored(&self, object: &Value) -> bool {
+        !versions::is_converted(self) && (self.custom.is_none() || object["apiVersion"] == *self.api_version())
     }
 
     /// An object that was written in this version as it is stored, where that is another kind of object.
@@ -120,9 +125,9 @@ impl Resource {
     /// [`Resource::in_version`] as JSON; without a copy where the stored version is the one asked for.
     #[must_use]
     pub fn encoded(&self, object: &Object) -> Bytes {
-        match self.in_version(&object.value) {
-            Cow::Borrowed(_) => object.json.clone(),
-            Cow::Owned(_) => Bytes::from(self.in_version(&object.whole()).to_string()),
+        match self.shows_as_stored(&object.value) {
+            true => object.json.clone(),
+            false => Bytes::from(self.in_version(&object.whole()).to_string()),
         }
     }
 

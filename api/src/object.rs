@@ -298,6 +298,7 @@ mod tests {
         assert_eq!(object.label("app"), Some("web"));
         assert!(std::str::from_utf8(&object.json).unwrap().contains(r#""resourceVersion":"42""#));
     }
+
     #[test]
     fn who_manages_which_field_is_told_to_writers_alone() {
         let value =

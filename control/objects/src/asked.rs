@@ -3,11 +3,14 @@
 //! Source: `k8s.io/apiserver/pkg/admission/plugin/webhook/predicates` and `…/policy/matching`. With `matchPolicy:
 //! Equivalent`, the default, a rule for one version of a resource means all its versions.
 
+use std::borrow::Cow;
+
 use api::meta;
 use api::selector::LabelSelector;
-use api::{Resource, View};
+use api::{Object, Resource, View};
 use serde_json::{Value, json};
 
+use crate::door::Decision;
 use crate::plan::Request;
 
 /// What is done to an object.
@@ -29,6 +32,42 @@ impl Operation {
             Self::Connect => "CONNECT",
         }
     }
+}
+
+/// A decision with all that those are shown who are asked about it.
+pub(crate) struct Decided<'d> {
+    operation: Operation,
+    object: Cow<'d, Value>,
+    old: Cow<'d, Value>,
+}
+
+impl<'d> Decided<'d> {
+    /// `deletes` says that the request was a deletion, whatever comes of it.
+    pub(crate) fn of(decision: &'d Decision, deletes: bool) -> Self {
+        let (object, base) = match decision {
+            Decision::Keep(object) => (object.whole(), Some(&**object)),
+            Decision::Put { base, value, .. } => (Cow::Borrowed(value), base.as_deref()),
+            Decision::Remove { base, last } => (Cow::Borrowed(last), Some(&**base)),
+        };
+        let operation = match base {
+            None => Operation::Create,
+            Some(_) if deletes => Operation::Delete,
+            Some(_) => Operation::Update,
+        };
+        Self { operation, object, old: base.map_or(Cow::Owned(Value::Null), Object::whole) }
+    }
+
+    /// The write that it is.
+    pub(crate) fn asked<'a>(&'a self, request: &'a Request<'a>) -> Asked<'a> {
+        let (operation, name) = (self.operation, meta::name(&self.object));
+        let object = if operation == Operation::Delete { &Value::Null } else { &*self.object };
+        Asked { request, operation, name, object, old: &self.old }
+    }
+}
+
+/// The object of the namespace that a write is in; null for objects of the cluster.
+pub(crate) fn home(view: &View, request: &Request<'_>) -> Value {
+    view.get("namespaces", "", request.namespace).map_or(Value::Null, |home| home.value.clone())
 }
 
 /// One write.
@@ -101,11 +140,6 @@ impl Asked<'_> {
         }
         let selector = LabelSelector::from_value(selector);
         [self.object, self.old].into_iter().any(|object| !object.is_null() && selector.matches(meta::labels(object)))
-    }
-
-    /// The object of the namespace that the write is in; null for objects of the cluster.
-    pub(crate) fn home(&self, view: &View) -> Value {
-        view.get("namespaces", "", self.request.namespace).map_or(Value::Null, |home| home.value.clone())
     }
 
     /// `AdmissionRequest` but for its uid, its objects and its options, as a row of the resource tells it.

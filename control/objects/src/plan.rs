@@ -197,7 +197,8 @@ impl Request<'_> {
         };
         let claims = allocate::may_claim(&self.resource.name);
         fill(value, !claims)?;
-        let status = value.get("status").cloned();
+        // Of a new object no webhook writes the status.
+        let status = if old.is_none() { value.get("status").cloned() } else { None };
         let changed = webhooks::mutate(view, hearing, self, before, value, born.nameless)?;
         if changed {
             match old {

@@ -331,8 +331,9 @@ fn judged(
     decision: Decision,
     told: &mut Vec<String>,
 ) -> Result<Decision, Halt> {
-    let decision = policies::judge(view, request, deletes, decision, told)?;
-    webhooks::judge(view, hearing, request, deletes, decision)
+    policies::judge(view, request, deletes, &decision, told)?;
+    webhooks::judge(view, hearing, request, deletes, &decision)?;
+    Ok(decision)
 }
 
 /// The object after a patch that is not an apply, fitted to its type.

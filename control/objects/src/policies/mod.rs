@@ -7,15 +7,13 @@
 
 mod policy;
 
-use std::borrow::Cow;
-
 use api::cel::{Failure, Run, Scope};
 use api::limits::CEL_TOTAL_COST_MAX;
 use api::selector::LabelSelector;
 use api::{Catalog, Cause, Object, Status, View, custom::DEFINITIONS, meta};
 use serde_json::Value;
 
-use crate::asked::{Asked, Operation};
+use crate::asked::{Asked, Decided, home};
 use crate::door::Decision;
 use crate::plan::Request;
 use policy::{Policy, Validation};
@@ -28,36 +26,21 @@ pub(crate) fn judge(
     view: &View,
     request: &Request<'_>,
     deletes: bool,
-    decision: Decision,
+    decision: &Decision,
     warnings: &mut Vec<String>,
-) -> Result<Decision, Status> {
+) -> Result<(), Status> {
     warnings.clear();
-    if view.count(BINDINGS) == 0 || request.resource.group == "admissionregistration.k8s.io" {
-        return Ok(decision);
+    let is_exempt = request.resource.group == "admissionregistration.k8s.io";
+    if view.count(BINDINGS) == 0 || is_exempt || matches!(decision, Decision::Keep(_)) {
+        return Ok(());
     }
-    let (object, base) = match &decision {
-        Decision::Keep(_) => return Ok(decision),
-        Decision::Put { base, value, .. } => (value, base.as_deref()),
-        Decision::Remove { base, last } => (last, Some(&**base)),
-    };
-    let operation = match base {
-        None => Operation::Create,
-        Some(_) if deletes => Operation::Delete,
-        Some(_) => Operation::Update,
-    };
-    let old = base.map_or(Cow::Owned(Value::Null), Object::whole);
-    let asked = Asked {
-        request,
-        operation,
-        name: meta::name(object),
-        object: if operation == Operation::Delete { &Value::Null } else { object },
-        old: &old,
-    };
-    let told = Told { request: asked.told(request.resource), namespace: asked.home(view) };
+    let decided = Decided::of(decision, deletes);
+    let asked = decided.asked(request);
+    let told = Told { request: asked.told(request.resource), namespace: home(view, request) };
     for binding in view.list(BINDINGS) {
         asked.bound(view, binding, &told, warnings)?;
     }
-    Ok(decision)
+    Ok(())
 }
 
 /// What every policy is told besides the objects.

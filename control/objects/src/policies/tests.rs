@@ -61,7 +61,8 @@ impl World {
         let key = Key::new("deployments.apps", "shop", "web");
         let base = base.map(|base| Arc::new(Object::new(key.clone(), 1, base)));
         let mut warnings = Vec::new();
-        judge(&self.view, &request, false, Decision::Put { key, base, value, beside: Vec::new() }, &mut warnings)?;
+        let decision = Decision::Put { key, base, value, beside: Vec::new() };
+        judge(&self.view, &request, false, &decision, &mut warnings)?;
         Ok(warnings)
     }
 }

@@ -14,7 +14,6 @@ mod review;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
-use crate::asked::{Asked, Operation};
+use crate::asked::{Asked, Decided, Operation, home};
 use crate::door::Decision;
 use crate::plan::Request;
 use crate::scale;
@@ -339,7 +338,7 @@ fn each(
     old: &Value,
     value: &mut Value,
 ) -> Result<bool, Halt> {
-    let hooks = hooks(view, MUTATING);
+    let (hooks, home) = (hooks(view, MUTATING), home(view, request));
     let (mut changed, mut run) = (false, Run::new(CEL_TOTAL_COST_MAX));
     // Who was asked about something that has changed since.
     let mut stale = vec![false; hooks.len()];
@@ -350,7 +349,6 @@ fn each(
             }
             let object = value.clone();
             let asked = Asked { request, operation, name, object: &object, old };
-            let home = asked.home(view);
             let Some((question, row)) = asked.question(hearing, hook, &home, second, &mut run)? else { continue };
             let before = question.request["object"].clone();
             let answer = hearing.answer(Question { patches: true, ..question })?;
@@ -402,35 +400,18 @@ pub(crate) fn judge(
     hearing: &Hearing,
     request: &Request<'_>,
     deletes: bool,
-    decision: Decision,
-) -> Result<Decision, Halt> {
-    let kept;
-    let (object, base) = match &decision {
-        Decision::Keep(object) => {
-            kept = object.whole();
-            (&*kept, Some(&**object))
-        }
-        Decision::Put { base, value, .. } => (value, base.as_deref()),
-        Decision::Remove { base, last } => (last, Some(&**base)),
-    };
-    let operation = match base {
-        None => Operation::Create,
-        Some(_) if deletes => Operation::Delete,
-        Some(_) => Operation::Update,
-    };
-    let old = base.map_or(Cow::Owned(Value::Null), Object::whole);
-    let asked = Asked {
-        request,
-        operation,
-        name: meta::name(object),
-        object: if operation == Operation::Delete { &Value::Null } else { object },
-        old: &old,
-    };
-    if operation == Operation::Delete && view.count(MUTATING) > 0 && !is_exempt(request.resource) {
-        each(view, hearing, request, (operation, asked.name), asked.old, &mut Value::Null)?;
+    decision: &Decision,
+) -> Result<(), Halt> {
+    // Most clusters have none; nothing is decoded for them.
+    if !are_there(view) || is_exempt(request.resource) {
+        return Ok(());
     }
-    validate(view, hearing, &asked)?;
-    Ok(decision)
+    let decided = Decided::of(decision, deletes);
+    let asked = decided.asked(request);
+    if asked.operation == Operation::Delete && view.count(MUTATING) > 0 {
+        each(view, hearing, request, (asked.operation, asked.name), asked.old, &mut Value::Null)?;
+    }
+    validate(view, hearing, &asked)
 }
 
 /// A command that is posted to an object (a Binding, an Eviction), or a conversation with it: what mutating webhooks make
@@ -454,7 +435,7 @@ fn validate(view: &View, hearing: &Hearing, asked: &Asked<'_>) -> Result<(), Hal
     if view.count(VALIDATING) == 0 || is_exempt(asked.request.resource) {
         return Ok(());
     }
-    let (home, mut run) = (asked.home(view), Run::new(CEL_TOTAL_COST_MAX));
+    let (home, mut run) = (home(view, asked.request), Run::new(CEL_TOTAL_COST_MAX));
     let mut open = Vec::new();
     for hook in hooks(view, VALIDATING) {
         let Some((question, _)) = asked.question(hearing, &hook, &home, false, &mut run)? else { continue };

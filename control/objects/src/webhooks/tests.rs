@@ -58,7 +58,9 @@ impl World {
         let value = json!({"apiVersion": resource.api_version(), "kind": resource.kind,
             "metadata": {"name": "web", "namespace": namespace, "labels": {"app": "web"}}, "spec": {"replicas": 2}});
         let key = Key::new(resource.name.clone(), namespace, "web");
-        judge(&self.view, hearing, &request, false, Decision::Put { key, base: None, value, beside: Vec::new() })
+        let decision = Decision::Put { key, base: None, value, beside: Vec::new() };
+        judge(&self.view, hearing, &request, false, &decision)?;
+        Ok(decision)
     }
 }
 
