@@ -26,6 +26,8 @@ pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 /// On a claim or a volume: the cluster chose the other side, and may take the choice back.
 pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+/// What the name of the volume begins with in which a pod finds its account's token; the API puts it into every pod.
+pub const ACCOUNT_PREFIX: &str = "kube-api-access-";
 /// The annotation that was a class before there was a field.
 const LEGACY_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use engine::Mount;
 use k8s_openapi::api::core::v1 as k8s;
+use network::names::search_path;
 use network::{PodIdentity, Resolver};
 
 use crate::dns;
@@ -28,20 +29,18 @@ pub(crate) struct Dns {
 }
 
 impl Dns {
-    /// What `dnsPolicy` and `dnsConfig` come to; `host` is the node's own `resolv.conf`.
-    pub(crate) fn of(pod: &k8s::Pod, domain: &str, host: &str) -> Self {
+    /// What `dnsPolicy` and `dnsConfig` come to; `host` reads the node's own `resolv.conf`, which few ask for.
+    pub(crate) fn of(pod: &k8s::Pod, domain: &str, host: impl FnOnce() -> String) -> Self {
         let spec = pod.spec.as_ref();
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
         let mut dns = match policy {
             "None" => Self::default(),
-            "Default" => Self::parse(host),
+            "Default" => Self::parse(&host()),
             _ => Self {
                 nameservers: vec![dns::ADDRESSES[0].to_string()],
-                searches: [format!("{namespace}.svc."), "svc.".to_owned(), String::new()]
-                    .map(|inner| format!("{inner}{domain}"))
-                    .to_vec(),
-                options: vec![("ndots".to_owned(), Some("5".to_owned()))],
+                searches: search_path(namespace, domain).to_vec(),
+                options: vec![("ndots".to_owned(), Some(Resolver::default().ndots.to_string()))],
             },
         };
         if let Some(config) = spec.and_then(|spec| spec.dns_config.as_ref()) {
@@ -191,6 +190,10 @@ mod tests {
 
     const HOST: &str = "# of the host\nnameserver 192.0.2.1\nsearch house.test\noptions edns0 ndots:2\n";
 
+    fn host() -> String {
+        HOST.to_owned()
+    }
+
     fn pod(spec: Value) -> k8s::Pod {
         let mut spec = spec;
         spec["containers"] = json!([]);
@@ -218,7 +221,7 @@ mod tests {
             ),
         ];
         for (spec, expected) in table {
-            assert_eq!(Dns::of(&pod(spec.clone()), "cluster.local", HOST).render(), expected, "{spec}");
+            assert_eq!(Dns::of(&pod(spec.clone()), "cluster.local", host).render(), expected, "{spec}");
         }
     }
 
@@ -226,13 +229,13 @@ mod tests {
     fn the_network_looks_up_names_as_the_files_say() {
         let spec = json!({"hostAliases": [{"ip": "192.0.2.5", "hostnames": ["a.test", "b.test"]}, {"ip": "x"}]});
         let pod = pod(spec);
-        let resolver = Dns::of(&pod, "cluster.local", HOST).resolver(&pod);
+        let resolver = Dns::of(&pod, "cluster.local", host).resolver(&pod);
         let five: IpAddr = "192.0.2.5".parse().unwrap();
         assert_eq!(resolver.aliases, [("a.test".to_owned(), five), ("b.test".to_owned(), five)]);
         assert_eq!((resolver.cluster, resolver.ndots), (true, 5));
         let mut far = pod.clone();
         far.spec.as_mut().unwrap().dns_policy = Some("Default".to_owned());
-        let resolver = Dns::of(&far, "cluster.local", HOST).resolver(&far);
+        let resolver = Dns::of(&far, "cluster.local", host).resolver(&far);
         assert_eq!(
             (resolver.cluster, resolver.ndots, resolver.search),
             (false, 2, Some(vec!["house.test".to_owned()]))

@@ -85,7 +85,7 @@ pub(crate) async fn set_up(agent: &Agent, pod: &Arc<k8s::Pod>, address: IpAddr) 
         hostname: environment::host_name(pod).to_owned(),
         addresses: addresses.clone(),
     };
-    let dns = etc::Dns::of(pod, &agent.config.fabric.config().domain, &etc::host_resolv_conf());
+    let dns = etc::Dns::of(pod, &agent.config.fabric.config().domain, etc::host_resolv_conf);
     let etc = Etc { folder: folder.join(ETC), files: etc::files(pod, &identity, &dns) };
     let sight = Arc::new(Sight { pod: pod.clone(), addresses, etc, shown: OnceCell::new() });
     let network = agent.config.fabric.attach_with(identity, dns.resolver(pod));

@@ -323,8 +323,7 @@ impl Driver {
     /// Looks after a while how much of the disk the pod uses; where it has no limit, never.
     fn measure_storage(&mut self) {
         let (Some(ground), true) = (&self.ground, storage::is_limited(&self.pod)) else { return };
-        let volumes = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-        let own = volumes.filter(|volume| volume.empty_dir.is_some()).map(|volume| &volume.name);
+        let own = volumes::of(&self.pod).filter(|volume| volume.empty_dir.is_some()).map(|volume| &volume.name);
         let folder = |name: &String| Some((name.clone(), ground.volumes.get(name)?.folder.clone()));
         let outputs = output_folder(&self.agent, &self.pod);
         let places = storage::Places {

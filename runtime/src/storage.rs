@@ -10,6 +10,7 @@ use api::quantity::Quantity;
 use k8s_openapi::api::core::v1 as k8s;
 
 use crate::limits::STORAGE_ENTRIES_MAX;
+use crate::volumes;
 
 /// Where a pod's files are.
 #[derive(Clone, Debug)]
@@ -29,14 +30,12 @@ pub(crate) struct Used {
 
 /// Whether the pod has any limit that has to be looked after.
 pub(crate) fn is_limited(pod: &k8s::Pod) -> bool {
-    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.any(|volume| size_limit(volume).is_some()) || containers(pod).any(|c| storage_limit(c).is_some())
+    volumes::of(pod).any(|volume| size_limit(volume).is_some()) || containers(pod).any(|c| storage_limit(c).is_some())
 }
 
 /// The sentence about the first limit that is exceeded, in the kubelet's order: volumes, the pod, its containers.
 pub(crate) fn excess(pod: &k8s::Pod, used: &Used) -> Option<String> {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    for volume in volumes {
+    for volume in volumes::of(pod) {
         let bytes = used.volumes.get(&volume.name).copied().unwrap_or(0);
         if let Some((_, shown)) = size_limit(volume).filter(|(limit, _)| bytes > *limit) {
             return Some(format!("Usage of EmptyDir volume {:?} exceeds the limit {shown:?}. ", volume.name));

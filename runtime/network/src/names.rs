@@ -27,6 +27,12 @@ pub struct Asker<'a> {
     pub resolver: &'a Resolver,
 }
 
+/// The domains in which short names are looked up unless a pod says others: its namespace's, `svc`, and the cluster's.
+#[must_use]
+pub fn search_path(namespace: &str, domain: &str) -> [String; 3] {
+    [format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()]
+}
+
 /// The addresses of a name, IPv4 before IPv6; empty when there is no such name in the cluster.
 ///
 /// For example `web` asked by a pod in `shop` is tried as `web.shop.svc.cluster.local`, `web.svc.cluster.local`,
@@ -53,12 +59,15 @@ pub fn resolve(name: &str, asker: &Asker<'_>, services: &ServiceTable) -> Vec<Ip
         return aliases;
     }
     let Asker { namespace, domain, .. } = asker;
-    let search: Vec<String> = match &asker.resolver.search {
-        Some(search) => search.iter().map(|domain| format!("{bare}.{}", domain.trim_end_matches('.'))).collect(),
-        None => [format!("{namespace}.svc."), "svc.".to_owned(), String::new()]
-            .map(|inner| format!("{bare}.{inner}{domain}"))
-            .to_vec(),
+    let usual;
+    let search = match &asker.resolver.search {
+        Some(search) => &search[..],
+        None => {
+            usual = search_path(namespace, domain);
+            &usual
+        }
     };
+    let search: Vec<String> = search.iter().map(|domain| format!("{bare}.{}", domain.trim_end_matches('.'))).collect();
     let search = search.iter().map(String::as_str);
     let find = |candidate: &str| Some(answer(candidate, domain, services)).filter(|found| !found.is_empty());
     let found = if name.ends_with('.') {

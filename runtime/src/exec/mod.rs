@@ -47,15 +47,12 @@ async fn program(agent: &Agent, room: &Room, command: &[String]) -> Result<Progr
         Meaning::Own => (room.code.clone(), room.spec.mounts.clone()),
         Meaning::Toolbox => {
             let code = agent.toolbox.code(&agent.config.engine).await.map_err(|why| (NOT_RUNNABLE, why))?;
-            room.sight.show(agent).await.map_err(|why| (NOT_RUNNABLE, format!("exec: {first:?}: {why}")))?;
+            let failed = |why: String| (NOT_RUNNABLE, format!("exec: {first:?}: {why}"));
+            room.sight.show(agent).await.map_err(failed)?;
             let room = room.clone();
             let mounts = tokio::task::spawn_blocking(move || room.toolbox_mounts()).await;
             let mounts = mounts.map_err(std::io::Error::other).flatten();
-            (
-                code,
-                mounts
-                    .map_err(|error| (NOT_RUNNABLE, format!("exec: {first:?}: its folders cannot be made: {error}")))?,
-            )
+            (code, mounts.map_err(|error| failed(format!("its folders cannot be made: {error}")))?)
         }
         Meaning::AnswersHttp => {
             return Err((NOT_RUNNABLE, format!("exec: {first:?}: the image answers HTTP requests; it is no command")));

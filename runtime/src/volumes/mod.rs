@@ -12,6 +12,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use api::volumes::ACCOUNT_PREFIX;
 use k8s_openapi::api::core::v1 as k8s;
 
 use crate::environment::{self, Place, References, Settings, Token};
@@ -75,7 +76,7 @@ pub(crate) fn of(pod: &k8s::Pod) -> impl Iterator<Item = &k8s::Volume> {
 
 /// Whether it is the volume of the account's token, under the name that the API puts it into every pod with.
 pub(crate) fn is_account(volume: &k8s::Volume) -> bool {
-    volume.name.starts_with("kube-api-access-") && volume.projected.is_some()
+    volume.name.starts_with(ACCOUNT_PREFIX) && volume.projected.is_some()
 }
 
 /// The token a source asks for.

@@ -3,7 +3,8 @@
 //! A component has no file system but its volumes and no programs beside it, so this one stands in for `/bin`. It is
 //! plain `std`, built for `wasm32-wasip2` by the node's build script, and runs in the pod's network, volumes,
 //! environment and limits. Options are those people use, with the meaning they have elsewhere; anything else is refused
-//! by name, never ignored. There is no shell; on a terminal and without a command it asks for one line by line. A a failure is exit code 1: WASI knows no other from `std`.
+//! by name, never ignored. There is no shell; on a terminal and without a command it asks for one line by line. A failure
+//! is exit code 1: WASI knows no other from `std`.
 
 #![forbid(unsafe_code)]
 

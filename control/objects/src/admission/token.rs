@@ -2,12 +2,11 @@
 //! is from, and the namespace, in one projected volume that every container finds at the same place.
 
 use api::Object;
+use api::volumes::ACCOUNT_PREFIX;
 use serde_json::{Value, json};
 
 /// Where client libraries look.
 const PLACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// The volume is called so, and five letters more.
-const PREFIX: &str = "kube-api-access-";
 /// A second more than an hour and a few: by this number upstream tells its own tokens from people's.
 const TOKEN_SECONDS: i64 = 3607;
 
@@ -20,8 +19,8 @@ pub(super) fn mount(account: Option<&Object>, uid: &str, spec: &mut Value) {
     }
     let known = spec["volumes"].as_array().into_iter().flatten().filter_map(|volume| volume["name"].as_str());
     // A pod that was written down from another one brings its volume along.
-    let brought = known.into_iter().find(|name| name.starts_with(PREFIX)).map(str::to_owned);
-    let name = brought.clone().unwrap_or_else(|| format!("{PREFIX}{}", uid.get(..5).unwrap_or("token")));
+    let brought = known.into_iter().find(|name| name.starts_with(ACCOUNT_PREFIX)).map(str::to_owned);
+    let name = brought.clone().unwrap_or_else(|| format!("{ACCOUNT_PREFIX}{}", uid.get(..5).unwrap_or("token")));
     let mut used = false;
     for list in ["initContainers", "containers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
