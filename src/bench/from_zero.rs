@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::house::House;
 use super::load::{self, Aim};
-use super::{Metric, http as requests, up};
+use super::{Metric, http as requests, quantile, up};
 use crate::client::Client;
 use crate::{apply, limits};
 
@@ -44,15 +44,10 @@ pub struct Rounds {
 impl Rounds {
     pub fn metrics(mut self) -> Vec<Metric> {
         let metric = |name: &str, value, unit| Metric { bench: "net", name: name.to_owned(), value, unit, peer: None };
-        self.first_byte_us.sort_by(f64::total_cmp);
-        self.woken_ms.sort_by(f64::total_cmp);
-        let at = |values: &[f64], share: usize| {
-            values.get((values.len() * share / 100).min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
-        };
         vec![
-            metric("net.from_zero_p50_us", at(&self.first_byte_us, 50), "us"),
-            metric("net.from_zero_p99_us", at(&self.first_byte_us, 99), "us"),
-            metric("net.woken_p50_ms", at(&self.woken_ms, 50), "ms"),
+            metric("net.from_zero_p50_us", quantile(&mut self.first_byte_us, 0.5), "us"),
+            metric("net.from_zero_p99_us", quantile(&mut self.first_byte_us, 0.99), "us"),
+            metric("net.woken_p50_ms", quantile(&mut self.woken_ms, 0.5), "ms"),
         ]
     }
 }

@@ -23,7 +23,7 @@ use crate::{apply, build, fetch, limits, process};
 /// Connections that ask at once.
 pub const CONNECTIONS: usize = 32;
 /// What each contender does before it is measured: caches fill, threads wake.
-const WARM: Duration = Duration::from_millis(300);
+pub const WARM: Duration = Duration::from_millis(300);
 
 /// How a bench of requests is run.
 pub struct Options<'a> {

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::house::House;
-use super::{Metric, median};
+use super::{Metric, median, quantile};
 use crate::build;
 use crate::client::{Client, text};
 
@@ -99,13 +99,6 @@ pub async fn measure(options: &Options<'_>) -> anyhow::Result<Vec<Metric>> {
         metrics.push(metric("pods.idle_kib", (after - before) * 1024.0 / full.len() as f64, "KiB/pod"));
     }
     Ok(metrics)
-}
-
-/// The value that `part` of all stayed within.
-fn quantile(values: &mut [f64], part: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let at = ((values.len() as f64 * part) as usize).min(values.len().saturating_sub(1));
-    values.get(at).copied().unwrap_or(f64::NAN)
 }
 
 #[derive(Clone)]

@@ -21,13 +21,11 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::house::House;
-use super::http::{self as requests, CONNECTIONS};
+use super::http::{self as requests, CONNECTIONS, WARM};
 use super::load::{self, Aim};
 use super::{Metric, free_addresses, median};
 use crate::{apply, client, fetch, limits, process};
 
-/// What each contender does before it is measured: pools fill, threads wake.
-const WARM: Duration = Duration::from_millis(300);
 /// The name of the app, its Service and its host.
 const NAME: &str = "proxied";
 

@@ -27,14 +27,20 @@ spec:
   containers: [{name: main, image: toolbox, command: [sleep, infinity]}]
 ";
 
-#[test]
-fn a_pod_finds_the_api_and_shows_who_it_is() {
-    let Some(kubectl) = Kubectl::newest() else { return };
+/// A cluster in which both pods run.
+fn with_pods() -> Cluster {
     let cluster = Cluster::start();
     cluster.apply(PODS).ok();
     for pod in ["box", "bare"] {
         eventually("the pod to run", || (cluster.find("pod", pod)?["status"]["phase"] == "Running").then_some(()));
     }
+    cluster
+}
+
+#[test]
+fn a_pod_finds_the_api_and_shows_who_it_is() {
+    let Some(kubectl) = Kubectl::newest() else { return };
+    let cluster = with_pods();
     let exec = |pod: &str, command: &[&str]| kubectl.run(&cluster, &[&["exec", pod, "--"], command].concat());
     let secret = |name: &str| exec("box", &["cat", &format!("{SECRETS}/{name}")]).ok();
 
@@ -84,11 +90,7 @@ fn a_pod_finds_the_api_and_shows_who_it_is() {
 #[test]
 fn a_pod_reads_its_names_in_etc() {
     let Some(kubectl) = Kubectl::newest() else { return };
-    let cluster = Cluster::start();
-    cluster.apply(PODS).ok();
-    for pod in ["box", "bare"] {
-        eventually("the pod to run", || (cluster.find("pod", pod)?["status"]["phase"] == "Running").then_some(()));
-    }
+    let cluster = with_pods();
     let exec = |pod: &str, command: &[&str]| kubectl.run(&cluster, &[&["exec", pod, "--"], command].concat());
     let hosts = exec("box", &["cat", "/etc/hosts"]).ok();
     let ip = cluster.get("pod", "box")["status"]["podIP"].as_str().unwrap().to_owned();

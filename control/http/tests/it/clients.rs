@@ -11,6 +11,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, ResourceExt};
 use objects::User;
 use serde_json::json;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{self, PATIENCE};
@@ -18,6 +19,14 @@ use crate::tls::Authority;
 
 fn map(name: &str) -> ConfigMap {
     serde_json::from_value(json!({"metadata": {"name": name}, "data": {"a": "b"}})).unwrap()
+}
+
+/// Serves the API on a free port until `stop`: its URL, and the end of it.
+async fn listening(api: &harness::Api, authority: &Authority, stop: &CancellationToken) -> (String, JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("https://{}", listener.local_addr().unwrap());
+    let tls = authority.server().unwrap();
+    (server, tokio::spawn(serve(listener, tls, api.service.clone(), stop.clone())))
 }
 
 #[tokio::test]
@@ -59,10 +68,8 @@ async fn a_client_in_the_same_process_needs_no_socket() {
 async fn a_certificate_opens_the_door_and_watches_end_with_the_server() {
     let api = harness::Api::start().await;
     let authority = Authority::new().unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = format!("https://{}", listener.local_addr().unwrap());
     let stop = CancellationToken::new();
-    let served = tokio::spawn(serve(listener, authority.server().unwrap(), api.service.clone(), stop.clone()));
+    let (server, served) = listening(&api, &authority, &stop).await;
     let client = |user: &str, group: &str| {
         let config: Kubeconfig = serde_json::from_value(authority.kubeconfig(&server, user, group).unwrap()).unwrap();
         async {
@@ -86,10 +93,8 @@ async fn a_certificate_opens_the_door_and_watches_end_with_the_server() {
 async fn a_connection_that_stands_is_nobodys_once_its_certificate_is_over() {
     let api = harness::Api::start().await;
     let authority = Authority::new().unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = format!("https://{}", listener.local_addr().unwrap());
     let stop = CancellationToken::new();
-    let served = tokio::spawn(serve(listener, authority.server().unwrap(), api.service.clone(), stop.clone()));
+    let (server, served) = listening(&api, &authority, &stop).await;
     let config = authority.kubeconfig_for(&server, "root", "system:masters", Duration::from_secs(2)).unwrap();
     let config: Kubeconfig = serde_json::from_value(config).unwrap();
     let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();

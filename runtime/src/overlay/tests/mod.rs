@@ -14,7 +14,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use network::policy::{NetworkPolicy, PodFacts, Policies, Selector};
 use network::services::PortRef;
-use network::{Body, BoxFuture, Conn, HttpError, HttpService, NetError, body};
+use network::{Body, BoxFuture, Conn, HttpError, HttpService, NetError, PodNet, body};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -26,6 +26,18 @@ fn at(ip: IpAddr, port: u16) -> SocketAddr {
 
 fn any(text: &str) -> SocketAddr {
     text.parse().unwrap()
+}
+
+/// Connects as soon as that succeeds again.
+async fn connect_again(from: &PodNet, to: SocketAddr) -> Conn {
+    let again = async {
+        loop {
+            if let Ok(client) = from.connect(to).await {
+                return client;
+            }
+        }
+    };
+    timeout(Duration::from_secs(60), again).await.unwrap()
 }
 
 /// Both directions, and both ends, each on its own.

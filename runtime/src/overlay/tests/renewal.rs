@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::super::identity;
 use super::stage::{Node, Two, until};
-use super::{any, at, talk};
+use super::{any, at, connect_again, talk};
 
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -95,14 +95,7 @@ async fn a_node_that_does_not_renew_is_let_in_no_more() {
     let refused = timeout(Duration::from_secs(2), a.connect(at(two.v4(2), 8080))).await;
     assert!(refused.is_err() || refused.is_ok_and(|connected| connected.is_err()), "its certificate is over");
     two.renew(authority.node("two"));
-    let again = async {
-        loop {
-            if let Ok(client) = a.connect(at(two.v4(2), 8080)).await {
-                return client;
-            }
-        }
-    };
-    let client = timeout(Duration::from_secs(60), again).await.unwrap();
+    let client = connect_again(a, at(two.v4(2), 8080)).await;
     talk(client, listener.accept().await.unwrap()).await;
 }
 

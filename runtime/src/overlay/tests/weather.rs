@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::super::limits::GONE_AFTER;
 use super::stage::{Two, until, web};
-use super::{any, at, talk};
+use super::{any, at, connect_again, talk};
 
 #[tokio::test]
 async fn bytes_survive_a_path_that_loses_delays_and_reorders() {
@@ -90,13 +90,6 @@ async fn a_long_cut_ends_connections_as_timed_out_and_the_next_ones_succeed() {
     assert_eq!([near.unwrap_err().kind(), far.unwrap_err().kind()], [ErrorKind::TimedOut; 2]);
     assert!(cut.elapsed() + Duration::from_secs(1) >= GONE_AFTER, "it was given up too early");
     weather.cut(false);
-    let again = async {
-        loop {
-            if let Ok(client) = a.connect(at(two.v4(2), 8080)).await {
-                return client;
-            }
-        }
-    };
-    let client = timeout(Duration::from_secs(60), again).await.unwrap();
+    let client = connect_again(a, at(two.v4(2), 8080)).await;
     talk(client, listener.accept().await.unwrap()).await;
 }
