@@ -109,7 +109,7 @@ impl Cluster {
             https: reachable(https_address),
             registry: Some(registry.local_addr()?),
         };
-        let client = kube::Client::new(control.in_process(node_user(&name)), "default");
+        let client = kube::Client::new(control.in_process(node_user(&name), "kubelet"), "default");
         let identity = control.node_identity(&name)?;
         // Made anew at every start; it is not renewed in between.
         let (_, shown) = watch::channel(overlay::identity(&identity, control.authority_pem()));
@@ -119,7 +119,10 @@ impl Cluster {
             shared_dir: config.shared_dir,
             addresses: vec![config.advertise],
             client: client.clone(),
-            tables: kube::Client::new(control.in_process(User::system("system:kogia-network")), "default"),
+            tables: kube::Client::new(
+                control.in_process(User::system("system:kogia-network"), "kogia-network"),
+                "default",
+            ),
             bind: config.bind,
             api_servers: api_servers(&control),
             wasi_0_3: config.wasi_0_3,

@@ -175,10 +175,10 @@ impl ControlPlane {
         &self.administrator
     }
 
-    /// The API without a socket, for a client in this process.
+    /// The API without a socket, for a client in this process, which `program` names.
     #[must_use]
-    pub fn in_process(&self, user: User) -> http_api::InProcess {
-        http_api::in_process(self.api.clone(), user)
+    pub fn in_process(&self, user: User, program: &'static str) -> http_api::InProcess {
+        http_api::in_process(self.api.clone(), user, program)
     }
 
     /// What this member can say of the others, for as long as it is held.

@@ -223,7 +223,7 @@ impl Node {
             groups: vec!["system:nodes".into(), "system:authenticated".into()],
             ..User::default()
         };
-        let client = kube::Client::new(control.in_process(user), "default");
+        let client = kube::Client::new(control.in_process(user, "kubelet"), "default");
         let objects: Api<NodeObject> = Api::all(client.clone());
         let object = serde_json::from_value(json!({"metadata": {"name": name}}))?;
         objects.create(&PostParams::default(), &object).await?;

@@ -13,7 +13,7 @@ use api::path::Route;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::upgrade::OnUpgrade;
 use objects::{Objects, User};
 use serde_json::Value;
@@ -231,12 +231,13 @@ impl Service<Request<Body>> for ApiService {
     }
 }
 
-/// The API without a socket, for a client in the same process: every request is this user's.
+/// The API without a socket, for a client in the same process: every request is this user's, and of this program
+/// (`User-Agent`, by which fields are managed) unless it says otherwise.
 ///
-/// Any body goes in, so that `kube::Client::new(in_process(api, user), "default")` works.
+/// Any body goes in, so that `kube::Client::new(in_process(api, user, program), "default")` works.
 #[must_use]
-pub fn in_process(api: ApiService, user: User) -> InProcess {
-    InProcess { api, user }
+pub fn in_process(api: ApiService, user: User, program: &'static str) -> InProcess {
+    InProcess { api, user, program: HeaderValue::from_static(program) }
 }
 
 /// See [`in_process`].
@@ -244,6 +245,7 @@ pub fn in_process(api: ApiService, user: User) -> InProcess {
 pub struct InProcess {
     api: ApiService,
     user: User,
+    program: HeaderValue,
 }
 
 impl<B> Service<Request<B>> for InProcess
@@ -263,6 +265,7 @@ where
         let api = self.api.clone();
         let mut request = request.map(boxed);
         request.extensions_mut().insert(self.user.clone());
+        request.headers_mut().entry(header::USER_AGENT).or_insert_with(|| self.program.clone());
         Box::pin(async move { Ok(api.answer(request).await) })
     }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, USER_AGENT};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -202,6 +202,7 @@ impl tower::Service<Request<kube::client::Body>> for Servers {
             if let Some(bearer) = &servers.shared.bearer {
                 head.headers.insert(AUTHORIZATION, bearer.clone());
             }
+            head.headers.entry(USER_AGENT).or_insert(HeaderValue::from_static("kubelet"));
             let body = body.collect().await?.to_bytes();
             servers.send(head, body).await
         }));

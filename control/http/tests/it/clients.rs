@@ -33,7 +33,7 @@ async fn listening(api: &harness::Api, authority: &Authority, stop: &Cancellatio
 async fn a_client_in_the_same_process_needs_no_socket() {
     let api = harness::Api::start().await;
     let user = User { name: "me".into(), groups: vec!["system:masters".into()], ..User::default() };
-    let client = Client::new(in_process(api.service.clone(), user), "default");
+    let client = Client::new(in_process(api.service.clone(), user, "me"), "default");
     let maps: Api<ConfigMap> = Api::default_namespaced(client);
     maps.create(&PostParams::default(), &map("a")).await.unwrap();
     let configs = [watcher::Config::default(), watcher::Config::default().streaming_lists()];

@@ -129,7 +129,7 @@ impl Asker<'_> {
         }
         let request = request.body(Full::new(body)).unwrap();
         match self.user.clone() {
-            Some(user) => in_process(self.api.service.clone(), user).oneshot(request).await.unwrap(),
+            Some(user) => in_process(self.api.service.clone(), user, "unknown").oneshot(request).await.unwrap(),
             None => {
                 let request = request.map(|body| body.map_err(|never| match never {}).boxed_unsync());
                 self.api.service.clone().oneshot(request).await.unwrap()
