@@ -143,6 +143,10 @@ pub(crate) const REUSE_IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Characters of a value shown in a refusal.
 pub(crate) const VALUE_SHOWN_MAX: usize = 100;
 
+/// How long a status that only says that containers are being made may wait for the one that says that they run. Nobody
+/// acts on it, and each write of a pod costs the store, every watcher and the history of the last minutes.
+pub(crate) const STATUS_LINGER: Duration = Duration::from_secs(1);
+
 /// How often the disk is looked at for pods that have a limit of it: the kubelet's 10 s would let a guest write gigabytes.
 pub(crate) const STORAGE_LOOK: Duration = Duration::from_secs(2);
 

@@ -18,12 +18,13 @@ use pod::{Exit, Fetched, Input, Machine, PodAction, Seat};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::container::{self, Prepared, StartError};
 use crate::events::Note;
 use crate::ground::{self, Ground, output_folder, pod_folder};
-use crate::limits::{REQUEST_TIME_MAX, STORAGE_LOOK};
+use crate::limits::{REQUEST_TIME_MAX, STATUS_LINGER, STORAGE_LOOK};
 use crate::node::Agent;
 use crate::output::ContainerOutput;
 use crate::patch::difference;
@@ -88,9 +89,12 @@ struct Driver {
     live: HashMap<String, Live>,
     outputs: Arc<BTreeMap<String, Arc<ContainerOutput>>>,
     rooms: Rooms,
-    /// What the API has, as far as we wrote it, and what it should have.
-    published: Value,
+    /// What the API has, as far as we wrote it, as JSON: every pod keeps it and few ever need it again.
+    published: Box<str>,
+    /// What it should have.
     wanted: Option<Value>,
+    /// Until when what is wanted may wait for what follows it.
+    linger: Option<Instant>,
     publishing: bool,
     retry: Retry,
     removed: bool,
@@ -114,7 +118,7 @@ pub(crate) async fn run(agent: Arc<Agent>, mut known: watch::Receiver<Known>) {
     driver.see(&first);
     driver.step(Input::PodAssigned);
     while driver.ending != Ending::Done {
-        let wake = driver.machine.wake_at().map(|at| Duration::from_millis(u64::try_from(at - now_ms()).unwrap_or(0)));
+        let wake = driver.wake();
         tokio::select! {
             changed = known.changed() => {
                 // Without a sender the agent itself is ending, and this future is about to be dropped.
@@ -128,7 +132,9 @@ pub(crate) async fn run(agent: Arc<Agent>, mut known: watch::Receiver<Known>) {
                 Ok(outcome) => driver.take(outcome),
                 Err(error) => tracing::error!(%error, "a task of a pod failed"),
             },
-            () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => driver.step(Input::TimePassed),
+            () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
+                driver.step(Input::TimePassed);
+            }
         }
         driver.publish();
         driver.finish();
@@ -140,7 +146,7 @@ impl Driver {
     fn new(agent: Arc<Agent>, pod: Arc<k8s::Pod>) -> Self {
         let seat = Seat { host_addresses: agent.config.addresses.clone() };
         let machine = Machine::new(pod.clone(), seat, now_ms());
-        let published = serde_json::to_value(&pod.status).unwrap_or_default();
+        let published = serde_json::to_value(&pod.status).unwrap_or_default().to_string().into();
         let mut driver = Self {
             agent,
             pod,
@@ -154,6 +160,7 @@ impl Driver {
             rooms: Rooms::default(),
             published,
             wanted: None,
+            linger: None,
             publishing: false,
             retry: Retry::default(),
             removed: false,
@@ -197,11 +204,19 @@ impl Driver {
     /// While its node was taken for lost, somebody else may have said that the pod is not ready. What this node last said
     /// holds, and is said again.
     fn object_to_overruling(&mut self) {
-        let there = serde_json::to_value(&self.pod.status).unwrap_or_default();
-        let overruled = is_ready(&self.published) && !is_ready(&there);
-        if overruled && !self.publishing && self.wanted.is_none() {
-            self.wanted = Some(std::mem::replace(&mut self.published, there));
+        if self.publishing || self.wanted.is_some() || is_shown_ready(&self.pod) {
+            return;
         }
+        let said = self.published();
+        if is_ready(&said) {
+            self.published = serde_json::to_value(&self.pod.status).unwrap_or_default().to_string().into();
+            self.wanted = Some(said);
+        }
+    }
+
+    fn published(&self) -> Value {
+        // It was encoded here.
+        serde_json::from_str(&self.published).unwrap_or_default()
     }
 
     /// How long a pod that is being deleted may still take.
@@ -213,6 +228,13 @@ impl Driver {
         let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0).max(0);
         // After a restart of the node some of it has passed already.
         Some((at.0.as_second() - Timestamp::now().as_second()).clamp(0, grace))
+    }
+
+    /// When there is something to do though nothing happens.
+    fn wake(&self) -> Option<Instant> {
+        let machine = self.machine.wake_at().map(|at| u64::try_from(at - now_ms()).unwrap_or(0));
+        let machine = machine.map(|millis| Instant::now() + Duration::from_millis(millis));
+        machine.into_iter().chain(self.linger).min()
     }
 
     fn step(&mut self, input: Input) {
@@ -255,7 +277,7 @@ impl Driver {
                 self.publishing = false;
                 if ok {
                     self.retry.reset();
-                    self.published = status;
+                    self.published = status.to_string().into();
                 } else {
                     self.wanted.get_or_insert(status);
                 }
@@ -420,6 +442,8 @@ impl Driver {
     fn want(&mut self, status: &k8s::PodStatus) {
         self.finish_outputs(status);
         self.wanted = serde_json::to_value(status).ok();
+        let until = || self.linger.unwrap_or_else(|| Instant::now() + STATUS_LINGER);
+        self.linger = is_being_made(status).then(until);
     }
 
     /// A container that is shown as terminated is not started again: its followers have seen all.
@@ -435,11 +459,13 @@ impl Driver {
 
     /// Writes the newest status, one request at a time.
     fn publish(&mut self) {
-        if self.publishing || self.removed {
+        let lingers = self.ending == Ending::Not && self.linger.is_some_and(|until| Instant::now() < until);
+        if self.publishing || self.removed || lingers {
             return;
         }
+        self.linger = None;
         let Some(status) = self.wanted.take() else { return };
-        let diff = difference(&self.published, &status);
+        let diff = difference(&self.published(), &status);
         let Some(diff) = diff else { return };
         let (pods, name, uid) = self.api();
         let wait = self.retry.wait();
@@ -550,6 +576,24 @@ async fn name_end(container: String, ended: impl Future<Output = Exit> + Send + 
 
 fn now_ms() -> i64 {
     Timestamp::now().as_millisecond()
+}
+
+/// Whether a status says no more than that every container is on its way.
+fn is_being_made(status: &k8s::PodStatus) -> bool {
+    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    let mut all = lists.into_iter().flatten().flatten();
+    status.reason.is_none()
+        && all.all(|container| {
+            let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+            let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+            container.restart_count == 0 && matches!(reason, Some("ContainerCreating" | "PodInitializing"))
+        })
+}
+
+/// Whether the API shows a pod as ready.
+fn is_shown_ready(pod: &k8s::Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Whether a pod's status says that it is ready.

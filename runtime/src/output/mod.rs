@@ -5,7 +5,8 @@
 //! The attempt before the current one is kept for `--previous`.
 //!
 //! A line in a file is `TIME STREAM TAG TEXT`, as the CRI log format has it: tag `F` ends a line, `P` is a piece of
-//! one.
+//! one. A first attempt that prints nothing leaves nothing behind: most pods answer requests and never print, and a folder
+//! and a file for each would be a good part of what their start costs.
 //!
 //! Writing happens on the guest's thread, into the page cache: its cost is billed to the guest that prints, and the
 //! rotation bounds what is kept. No queue stands between, so no output is lost silently.
@@ -30,6 +31,8 @@ pub(crate) struct Progress {
     pub(crate) attempt: u32,
     pub(crate) number: u32,
     pub(crate) written_bytes: u64,
+    /// An attempt has begun, whether or not it has printed anything.
+    pub(crate) begun: bool,
     /// The container is gone for good; nothing will be written any more.
     pub(crate) over: bool,
 }
@@ -48,17 +51,29 @@ impl ContainerOutput {
 
     /// Begins an attempt. Of those before it only the last is kept.
     pub(crate) fn begin(self: &Arc<Self>, attempt: u32) -> io::Result<Attempt> {
-        fs::create_dir_all(&self.folder)?;
-        for file in LogFile::list(&self.folder)? {
-            if file.attempt + 1 < attempt || file.attempt >= attempt {
-                fs::remove_file(file.path(&self.folder))?;
-            }
-        }
         let place = LogFile { attempt, number: 0 };
-        let file = File::create(place.path(&self.folder))?;
-        self.progress.send_replace(Progress { attempt, number: 0, written_bytes: 0, over: false });
-        let writer = Writer { output: self.clone(), place, file: Some(file), file_bytes: 0, open: Default::default() };
+        let (output, open) = (self.clone(), Default::default());
+        let mut writer = Writer { output, place, file: None, refused: false, file_bytes: 0, open };
+        if attempt > 0 || self.folder.try_exists()? {
+            self.make_room(attempt)?;
+            writer.file()?;
+        }
+        self.progress.send_replace(Progress { attempt, begun: true, ..Progress::default() });
         Ok(Attempt(Mutex::new(writer)))
+    }
+
+    /// Of the files of other attempts only those of the one before stay; it has one even if it printed nothing.
+    fn make_room(&self, attempt: u32) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        let (before, others): (Vec<_>, Vec<_>) =
+            LogFile::list(&self.folder)?.into_iter().partition(|file| file.attempt + 1 == attempt);
+        for file in others {
+            fs::remove_file(file.path(&self.folder))?;
+        }
+        if let (true, Some(attempt)) = (before.is_empty(), attempt.checked_sub(1)) {
+            File::create(LogFile { attempt, number: 0 }.path(&self.folder))?;
+        }
+        Ok(())
     }
 
     /// Tells followers that this was all.
@@ -117,8 +132,10 @@ impl engine::Output for Attempt {
 struct Writer {
     output: Arc<ContainerOutput>,
     place: LogFile,
-    /// `None` after the disk refused: the guest goes on, its output ends.
+    /// `None` before the first line of a first attempt.
     file: Option<File>,
+    /// The disk would not take it: the guest goes on, its output has ended.
+    refused: bool,
     file_bytes: u64,
     /// The unfinished line of each stream.
     open: [Vec<u8>; 2],
@@ -147,20 +164,34 @@ impl Writer {
     }
 
     fn append(&mut self, lines: &[u8]) {
-        let Some(file) = self.file.as_mut().filter(|_| !lines.is_empty()) else { return };
-        let written = file.write_all(lines).and_then(|()| {
+        if self.refused || lines.is_empty() {
+            return;
+        }
+        let written = self.file().and_then(|file| file.write_all(lines)).and_then(|()| {
             self.file_bytes += lines.len() as u64;
             if self.file_bytes >= OUTPUT_FILE_BYTES_MAX { self.rotate() } else { Ok(()) }
         });
         if let Err(error) = written {
             tracing::warn!(folder = %self.output.folder.display(), %error, "output of a container is lost");
-            self.file = None;
+            self.refused = true;
         }
         let (number, count) = (self.place.number, lines.len() as u64);
         self.output.progress.send_modify(|progress| {
             progress.number = number;
             progress.written_bytes += count;
         });
+    }
+
+    /// The file that is being written, made when it is not there yet.
+    fn file(&mut self) -> io::Result<&mut File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                fs::create_dir_all(&self.output.folder)?;
+                File::create(self.place.path(&self.output.folder))?
+            }
+        };
+        Ok(self.file.insert(file))
     }
 
     fn rotate(&mut self) -> io::Result<()> {

@@ -50,10 +50,11 @@ impl Reader {
         progress: watch::Receiver<Progress>,
     ) -> io::Result<Option<Self>> {
         let all = LogFile::list(folder)?;
-        let Some(newest) = all.last().map(|file| file.attempt) else { return Ok(None) };
-        let attempt = if previous { newest.checked_sub(1) } else { Some(newest) };
+        let newest = all.last().map(|file| file.attempt);
+        let attempt = if previous { newest.and_then(|newest| newest.checked_sub(1)) } else { newest };
         let files: VecDeque<LogFile> = all.into_iter().filter(|file| Some(file.attempt) == attempt).collect();
-        if files.is_empty() {
+        let has_begun = !previous && progress.borrow().begun;
+        if files.is_empty() && !has_begun {
             return Ok(None);
         }
         // Times have one length and one zone, so they compare as text.

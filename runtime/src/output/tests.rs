@@ -132,3 +132,26 @@ async fn a_follower_sees_rotation_and_restarts_and_ends_with_the_container() {
     let text = tokio::time::timeout(std::time::Duration::from_secs(30), follower).await.unwrap().unwrap();
     assert!(text.starts_with("before\n") && text.ends_with("still the first\nsecond\n"), "{} bytes", text.len());
 }
+
+#[tokio::test]
+async fn a_first_attempt_that_prints_nothing_leaves_nothing_behind() {
+    let (_folder, output) = output();
+    assert!(output.reader(false, &Wanted::default()).unwrap().is_none(), "nothing has begun");
+    let first = output.begin(0).unwrap();
+    assert!(!output.folder.exists());
+    assert_eq!(all(&output).await, "", "it runs and has printed nothing");
+    let follower = output.reader(false, &Wanted { follow: true, ..Wanted::default() }).unwrap().unwrap();
+    let followed = tokio::spawn(follower.next());
+    first.write(Stream::Stdout, b"now\n");
+    let (chunk, _) = followed.await.unwrap().unwrap().unwrap();
+    assert_eq!(chunk, "now\n", "who followed before the first line sees it");
+}
+
+#[tokio::test]
+async fn the_attempt_before_is_empty_when_it_printed_nothing() {
+    let (_folder, output) = output();
+    drop(output.begin(0).unwrap());
+    output.begin(1).unwrap().write(Stream::Stdout, b"second\n");
+    assert_eq!(all(&output).await, "second\n");
+    assert_eq!(read(&output, true, Wanted::default()).await.unwrap(), "");
+}
