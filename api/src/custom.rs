@@ -72,7 +72,7 @@ pub fn storage_version(definition: &Value) -> &str {
 pub fn taken_name(view: &View, definition: &Value) -> Option<(&'static str, String)> {
     let others: Vec<&Value> = view
         .list(DEFINITIONS)
-        .map(|other| &other.value)
+        .map(|other| &*other.value)
         .filter(|other| {
             meta::name(other) != meta::name(definition)
                 && other["spec"]["group"] == definition["spec"]["group"]

@@ -103,7 +103,7 @@ impl Resource {
         if versions::is_converted(self) {
             return Cow::Owned(versions::shown(self, object));
         }
-        if self.shows_as_stored(object) {
+        if self.shows_as_stored(|| object) {
             return Cow::Borrowed(object);
         }
         let mut shown = object.clone();
@@ -111,9 +111,9 @@ impl Resource {
         Cow::Owned(shown)
     }
 
-    /// Whether this version of the resource shows an object as it is stored.
-    fn shows_as_stored(&self, object: &Value) -> bool {
-        !versions::is_converted(self) && (self.custom.is_none() || object["apiVersion"] == *self.api_version())
+    /// Whether this version of the resource shows an object as it is stored. Only a custom one is looked at for that.
+    fn shows_as_stored<'a>(&self, object: impl FnOnce() -> &'a Value) -> bool {
+        !versions::is_converted(self) && (self.custom.is_none() || object()["apiVersion"] == *self.api_version())
     }
 
     /// An object that was written in this version as it is stored, where that is another kind of object.
@@ -125,7 +125,7 @@ impl Resource {
     /// [`Resource::in_version`] as JSON; without a copy where the stored version is the one asked for.
     #[must_use]
     pub fn encoded(&self, object: &Object) -> Bytes {
-        match self.shows_as_stored(&object.value) {
+        match self.shows_as_stored(|| &object.value) {
             true => object.json.clone(),
             false => Bytes::from(self.in_version(&object.whole()).to_string()),
         }

@@ -23,6 +23,7 @@ pub mod cel;
 pub mod channels;
 pub mod check;
 pub mod custom;
+pub mod decoded;
 pub mod defaults;
 pub mod json;
 pub mod jsonpath;

@@ -1,18 +1,19 @@
-//! One stored version of one object: decoded once, encoded once, shared by everybody who looks at it.
+//! One stored version of one object: encoded once, decoded when somebody looks, shared by everybody who does.
 //!
 //! An [`Object`] never changes. A new version is a new `Object` with a higher [`Object::revision`]; lists and
 //! watches copy [`Object::json`] and never encode again.
 
 use std::any::Any;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
+
+use crate::decoded::{Decoded, MANAGED_FIELDS, METADATA, Parts};
 
 /// Where an object lives: resource, namespace, name.
 ///
@@ -88,12 +89,7 @@ pub struct OwnerReference {
     pub block_owner_deletion: bool,
 }
 
-const METADATA: &str = "metadata";
 const RESOURCE_VERSION: &str = "resourceVersion";
-const MANAGED_FIELDS: &str = "managedFields";
-
-/// The fields of an encoded object, by name.
-type Parts<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
 
 /// One immutable version of one object.
 pub struct Object {
@@ -101,14 +97,40 @@ pub struct Object {
     pub key: Key,
     /// The store revision of the write that made this version; equal to `metadata.resourceVersion`.
     pub revision: u64,
-    /// The decoded object, `metadata.resourceVersion` included and `metadata.managedFields` left out: they are often more
-    /// than half of it, and of use to writers only. [`Object::whole`] has them.
-    pub value: Value,
+    /// The decoded object, `metadata.resourceVersion` included and `metadata.managedFields` left out; [`Object::whole`] has
+    /// them.
+    pub value: Decoded,
     /// All of the object, encoded once as JSON.
     pub json: Bytes,
     /// Whether `json` says who manages which field.
     managed: bool,
+    marks: Marks,
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+/// What is asked of every object that changes, so that nothing needs to be decoded for it.
+#[derive(Clone, Default)]
+struct Marks {
+    uid: Box<str>,
+    created: Box<str>,
+    deleted: Option<Box<str>>,
+    /// The uids in `ownerReferences`.
+    owners: Box<[Box<str>]>,
+}
+
+impl Marks {
+    /// `field` gives a field of the metadata.
+    fn of<'a>(field: impl Fn(&str) -> Option<Cow<'a, Value>>) -> Self {
+        let text = |name| field(name).and_then(|value| Some(Box::from(value.as_str()?)));
+        let owners = field("ownerReferences").unwrap_or_default();
+        let owners = owners.as_array().into_iter().flatten().filter_map(|owner| owner["uid"].as_str());
+        Self {
+            uid: text("uid").unwrap_or_default(),
+            created: text("creationTimestamp").unwrap_or_default(),
+            deleted: text("deletionTimestamp"),
+            owners: owners.map(Box::from).collect(),
+        }
+    }
 }
 
 impl Object {
@@ -124,29 +146,46 @@ impl Object {
         if let (true, Some(metadata)) = (managed, value.get_mut(METADATA).and_then(Value::as_object_mut)) {
             metadata.remove(MANAGED_FIELDS);
         }
-        Self { key, revision, value, json, managed, typed: OnceLock::new() }
+        let marks = Marks::of(|name| value[METADATA].get(name).map(Cow::Borrowed));
+        Self { key, revision, value: Decoded::now(json.clone(), value), json, managed, marks, typed: OnceLock::new() }
     }
 
-    /// [`Object::new`] of an encoded object; what is left out of the value is not decoded. `None` for what is no JSON
-    /// object with metadata.
+    /// [`Object::new`] of an encoded object; nothing but its metadata is looked into. `None` for what is no JSON object
+    /// with metadata.
     #[must_use]
     pub fn from_json(key: Key, revision: u64, encoded: &[u8]) -> Option<Self> {
-        let parts: Parts<'_> = serde_json::from_slice(encoded).ok()?;
+        let mut parts: Parts<'_> = serde_json::from_slice(encoded).ok()?;
         let mut metadata: Parts<'_> = serde_json::from_str(parts.get(METADATA)?.get()).ok()?;
         let version = serde_json::value::to_raw_value(&revision.to_string()).ok()?;
         metadata.insert(RESOURCE_VERSION.into(), &version);
         let managed = metadata.contains_key(MANAGED_FIELDS);
+        let marks = Marks::of(|name| serde_json::from_str(metadata.get(name)?.get()).map(Cow::Owned).ok());
         let joined = RawValue::from_string(serde_json::to_string(&metadata).ok()?).ok()?;
-        let decode = |parts: &Parts<'_>, left_out: &str| -> Option<Map<String, Value>> {
-            let kept = parts.iter().filter(|(name, _)| *name != left_out);
-            kept.map(|(name, part)| Some((name.clone().into_owned(), serde_json::from_str(part.get()).ok()?))).collect()
-        };
-        let mut value = decode(&parts, METADATA)?;
-        value.insert(METADATA.into(), Value::Object(decode(&metadata, MANAGED_FIELDS)?));
-        let mut parts = parts;
         parts.insert(METADATA.into(), &joined);
         let json = Bytes::from(serde_json::to_vec(&parts).ok()?);
-        Some(Self { key, revision, value: Value::Object(value), json, managed, typed: OnceLock::new() })
+        let value = Decoded::later(json.clone());
+        Some(Self { key, revision, value, json, managed, marks, typed: OnceLock::new() })
+    }
+
+    /// [`Object::at_rest`], unless somebody has looked at the decoded form since this was last asked.
+    #[must_use]
+    pub fn gone_quiet(&self) -> Option<Self> {
+        if self.value.was_looked_at() { None } else { self.at_rest() }
+    }
+
+    /// The same without its decoded form, if it has one.
+    #[must_use]
+    pub fn at_rest(&self) -> Option<Self> {
+        let is_decoded = self.value.is_decoded() && self.typed.get().is_none();
+        is_decoded.then(|| Self {
+            key: self.key.clone(),
+            revision: self.revision,
+            value: Decoded::later(self.json.clone()),
+            json: self.json.clone(),
+            managed: self.managed,
+            marks: self.marks.clone(),
+            typed: OnceLock::new(),
+        })
     }
 
     /// The decoded object with its `managedFields`, for who writes it again.
@@ -166,11 +205,6 @@ impl Object {
         parts.and_then(|parts| parts.get(METADATA).map(|metadata| metadata.get())).unwrap_or("{}")
     }
 
-    /// `metadata.<field>` as text; empty when absent.
-    fn metadata(&self, field: &str) -> &str {
-        self.value["metadata"][field].as_str().unwrap_or_default()
-    }
-
     /// `metadata.name`.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -186,7 +220,7 @@ impl Object {
     /// `metadata.uid`.
     #[must_use]
     pub fn uid(&self) -> &str {
-        self.metadata("uid")
+        &self.marks.uid
     }
 
     /// `metadata.generation`, 0 when absent.
@@ -198,13 +232,13 @@ impl Object {
     /// `metadata.creationTimestamp`, RFC 3339.
     #[must_use]
     pub fn creation_timestamp(&self) -> &str {
-        self.metadata("creationTimestamp")
+        &self.marks.created
     }
 
     /// `metadata.deletionTimestamp`, when the object is being deleted.
     #[must_use]
     pub fn deletion_timestamp(&self) -> Option<&str> {
-        self.value["metadata"]["deletionTimestamp"].as_str()
+        self.marks.deleted.as_deref()
     }
 
     /// The value of one label.
@@ -228,8 +262,7 @@ impl Object {
 
     /// The uids in `metadata.ownerReferences`.
     pub fn owner_uids(&self) -> impl Iterator<Item = &str> {
-        let owners = self.value["metadata"]["ownerReferences"].as_array();
-        owners.into_iter().flatten().filter_map(|owner| owner["uid"].as_str())
+        self.marks.owners.iter().map(|uid| &**uid)
     }
 
     /// The uid of the owner marked `controller: true`.
@@ -264,7 +297,7 @@ impl Object {
         if let Some(typed) = self.typed.get() {
             return Arc::clone(typed).downcast::<T>().ok();
         }
-        let typed = Arc::new(T::deserialize(&self.value).ok()?);
+        let typed = Arc::new(T::deserialize(&*self.value).ok()?);
         // Two threads may race to decode; both results are equal, so the loser's is as good.
         let _ = self.typed.set(typed.clone());
         Some(typed)
@@ -300,13 +333,31 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_looks_at_is_given_up() {
+        let value = serde_json::json!({"metadata": {"name": "a", "uid": "u", "ownerReferences": [{"uid": "o"}, {}]}});
+        let key = Key::new("pods", "default", "a");
+        let object = Object::new(key.clone(), 1, value);
+        assert!(object.gone_quiet().is_none(), "it was made just now");
+        let resting = object.gone_quiet().unwrap();
+        assert!(resting.gone_quiet().is_none(), "there is nothing to give up");
+        assert_eq!((resting.uid(), resting.owner_uids().collect::<Vec<_>>()), ("u", vec!["o"]));
+        assert!(resting.gone_quiet().is_none(), "which does not need to be decoded");
+        assert_eq!(*resting.value, *object.value);
+        assert!(resting.gone_quiet().is_none(), "somebody has looked");
+        assert!(resting.gone_quiet().is_some());
+        let loaded = Object::from_json(key, 1, &object.json).unwrap();
+        assert_eq!((loaded.uid(), loaded.owner_uids().collect::<Vec<_>>()), ("u", vec!["o"]));
+        assert_eq!(*loaded.value, *object.value);
+    }
+
+    #[test]
     fn who_manages_which_field_is_told_to_writers_alone() {
         let value =
             serde_json::json!({"kind": "Pod", "metadata": {"name": "a", "managedFields": [{"manager": "m\"\u{e9}"}]}});
         let key = Key::new("pods", "default", "a");
         let object = Object::new(key.clone(), 1, value.clone());
         let again = Object::from_json(key.clone(), 1, &object.json).unwrap();
-        assert_eq!((&again.json, &again.value), (&object.json, &object.value));
+        assert_eq!((&again.json, &*again.value), (&object.json, &*object.value));
         for object in [&object, &again] {
             assert_eq!(
                 object.value,

@@ -37,6 +37,15 @@ pub struct Change {
     pub previous: Option<Arc<Object>>,
 }
 
+impl Change {
+    /// The same without the decoded forms of its objects.
+    #[must_use]
+    pub fn at_rest(&self) -> Self {
+        let rest = |object: &Arc<Object>| object.at_rest().map_or_else(|| object.clone(), Arc::new);
+        Self { object: rest(&self.object), previous: self.previous.as_ref().map(rest), ..self.clone() }
+    }
+}
+
 /// The namespace and the name: how objects of one resource are sorted.
 type Place = (Arc<str>, Arc<str>);
 
@@ -128,7 +137,8 @@ impl View {
         from: (Arc<str>, Arc<str>),
         selector: &'s LabelSelector,
     ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + Send + 's> {
-        let wanted = move |object: &&'a Arc<Object>| selector.matches(meta::labels(&object.value));
+        let wanted =
+            move |object: &&'a Arc<Object>| selector.is_everything() || selector.matches(meta::labels(&object.value));
         let mut requirements = selector.requirements().iter();
         let exact = requirements.find(|wanted| wanted.operator == Operator::In && wanted.values.len() == 1);
         let Some(objects) = self.resources.get(resource) else { return Box::new(std::iter::empty()) };
@@ -202,6 +212,20 @@ impl View {
             self.index(object);
         }
         previous
+    }
+
+    /// Gives up the decoded forms that nobody has looked at since the last call; returns how many.
+    pub fn rest(&mut self) -> usize {
+        let all = self.resources.values().flat_map(OrdMap::values);
+        let quiet: Vec<Object> = all.filter_map(|object| object.gone_quiet()).collect();
+        let count = quiet.len();
+        for object in quiet {
+            let place = (object.key.namespace.clone(), object.key.name.clone());
+            if let Some(objects) = self.resources.get_mut(&object.key.resource) {
+                objects.insert(place, Arc::new(object));
+            }
+        }
+        count
     }
 
     /// Most changes leave an object's labels as they are, and cost nothing here.

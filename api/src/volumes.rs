@@ -158,7 +158,7 @@ mod tests {
         ] {
             assert_eq!(name(&claim(spec.clone())).as_deref(), expected, "{spec}");
         }
-        let kept = Object::new(Key::new(CLAIMS, "n", "k"), 1, claim(json!({})).value);
+        let kept = Object::new(Key::new(CLAIMS, "n", "k"), 1, claim(json!({})).value.clone());
         assert_eq!(name(&kept).as_deref(), Some("kept"));
         assert_eq!(best(&view, &claim(json!({})), |volume| volume.name() == "large").unwrap().name(), "large");
     }

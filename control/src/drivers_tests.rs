@@ -275,6 +275,6 @@ async fn an_autoscaler_follows_what_the_pods_use() {
     house.until("an Event that says why", told).await;
     let scaler = house.objects.view();
     let scaler = scaler.get("horizontalpodautoscalers.autoscaling", "default", "web").expect("the autoscaler stays");
-    assert_eq!(scaler.field("status.desiredReplicas"), 3, "{}", scaler.value);
+    assert_eq!(scaler.field("status.desiredReplicas"), 3, "{}", *scaler.value);
     assert_eq!(scaler.value["status"]["currentMetrics"][0]["resource"]["current"]["averageUtilization"], 240);
 }

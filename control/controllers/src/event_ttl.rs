@@ -14,6 +14,11 @@ pub(crate) fn keys(change: &Change, _: &View) -> Vec<Key> {
 /// One Event.
 pub(crate) fn reconcile(world: &World<'_>, key: &Key) -> Vec<Action> {
     let Some(event) = world.view.at(key) else { return Vec::new() };
+    // Most are looked at once in their life: nothing can have happened since before they were made.
+    let soonest = moment::created(event) + limits::EVENT_TTL_MS;
+    if world.now_ms < soonest {
+        return vec![Action::Again { after_ms: moment::until(soonest, world.now_ms) }];
+    }
     let seen = [&event.value["lastTimestamp"], &event.value["eventTime"], &event.value["series"]["lastObservedTime"]];
     let seen = seen.into_iter().filter_map(moment::ms).max().unwrap_or_else(|| moment::created(event));
     let due = seen.max(moment::created(event)) + limits::EVENT_TTL_MS;

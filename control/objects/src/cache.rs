@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::changes::{Changes, Ring};
 use crate::definitions::Definitions;
 use crate::error::{OpenError, refused};
-use crate::limits::{LOAD_PAGE, RETAINED_VIEW_AGE, RETAINED_VIEWS_MAX, REVISION_WAIT};
+use crate::limits::{LOAD_PAGE, REST_EVERY, RETAINED_VIEW_AGE, RETAINED_VIEWS_MAX, REVISION_WAIT};
 
 /// kube-apiserver's words for a continue token whose picture is gone.
 const TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You can start \
@@ -185,8 +185,15 @@ impl Follower {
         loop {
             let request = WatchRequest { prefix: STORE_PREFIX.as_bytes().into(), from: self.view.revision() + 1 };
             if let Ok(mut changes) = self.store.watch(request) {
-                while let Ok(records) = changes.next().await {
-                    self.apply(&records);
+                let mut rest = tokio::time::interval(REST_EVERY);
+                loop {
+                    tokio::select! {
+                        records = changes.next() => match records {
+                            Ok(records) => self.apply(&records),
+                            Err(_) => break,
+                        },
+                        _ = rest.tick() => self.rest(),
+                    }
                 }
             }
             match load(&self.store, Consistency::Local).await {
@@ -221,6 +228,19 @@ impl Follower {
         }
         self.views.send_replace(self.view.clone());
         self.ring.push(changes, revision);
+    }
+
+    /// Nobody is told: the picture is the same, only smaller.
+    fn rest(&mut self) {
+        let count = self.view.rest();
+        self.ring.rest();
+        if count > 0 {
+            tracing::debug!(count, "objects are decoded no longer");
+            self.views.send_if_modified(|view| {
+                view.clone_from(&self.view);
+                false
+            });
+        }
     }
 
     fn change(&mut self, record: &ChangeRecord) -> Option<Arc<Change>> {

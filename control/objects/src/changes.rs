@@ -36,6 +36,8 @@ struct Entries {
     changes: VecDeque<Arc<Change>>,
     /// Position of `changes[0]` since the ring was made.
     first: u64,
+    /// Up to where the changes have given up the decoded forms of their objects, and how far that goes next.
+    rested: (u64, u64),
     /// Encoded bytes of the objects in `changes`.
     bytes: usize,
     /// Revision of the last change that is no longer here.
@@ -76,6 +78,19 @@ impl Ring {
         entries.trim(RING_CHANGES_MAX, RING_BYTES_MAX);
         drop(entries);
         self.head.send_replace(revision);
+    }
+
+    /// Gives up the decoded forms of what was here already at the last call: whoever still reads that is slow.
+    pub(crate) fn rest(&self) {
+        let mut entries = self.write();
+        let (from, to) = entries.rested;
+        entries.rested = (to, entries.first + entries.changes.len() as u64);
+        for position in from.max(entries.first)..to {
+            let place = usize::try_from(position - entries.first).unwrap_or(usize::MAX);
+            if let Some(change) = entries.changes.get_mut(place) {
+                *change = Arc::new(change.at_rest());
+            }
+        }
     }
 
     /// Forgets everything: what comes next does not follow on what was here.

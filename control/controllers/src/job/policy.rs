@@ -186,7 +186,7 @@ mod tests {
             (rules(json!([{"succeededIndexes": "0-1"}, {"succeededIndexes": "0-9", "succeededCount": 2}])), true),
             (job(&json!({})), false),
         ] {
-            assert_eq!(is_enough(&job, &done).is_some(), enough, "{}", job.value);
+            assert_eq!(is_enough(&job, &done).is_some(), enough, "{}", *job.value);
         }
     }
 }

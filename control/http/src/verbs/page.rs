@@ -47,8 +47,9 @@ impl Filter {
         object.key.resource == self.resource
             && (self.namespace.is_empty() || *object.key.namespace == *self.namespace)
             && (self.name.is_empty() || *object.key.name == *self.name)
-            && self.labels.matches(api::meta::labels(&object.value))
-            && self.fields.matches(&object.value)
+            // What is not looked at need not be decoded.
+            && (self.labels.is_everything() || self.labels.matches(api::meta::labels(&object.value)))
+            && (self.fields.is_everything() || self.fields.matches(&object.value))
     }
 
     /// The wanted objects at or after a place, sorted by namespace and name. Indexes are used where there are any.

@@ -114,7 +114,7 @@ async fn what_was_written_is_there_after_a_restart() {
     assert_eq!(changes.next().await.err(), Some(crate::ChangesEnd::Closed));
     let (_store, objects) = open().await;
     let found = objects.view().get("namespaces", "", "shop").cloned().unwrap();
-    assert_eq!((found.revision, &found.value), (made.revision, &made.value));
+    assert_eq!((found.revision, &*found.value), (made.revision, &*made.value));
     assert_eq!(objects.changes(made.revision - 1).err().unwrap().code, 410);
 }
 

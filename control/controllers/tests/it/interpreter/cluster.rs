@@ -281,7 +281,7 @@ impl Cluster {
         } else {
             new["status"] = old.value["status"].clone();
         }
-        if new == old.value {
+        if new == *old.value {
             return;
         }
         if new["spec"] != old.value["spec"] {
@@ -310,7 +310,7 @@ impl Cluster {
         let mut new = old.value.clone();
         new["metadata"]["deletionTimestamp"] = json!(self.now());
         new["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
-        if new != old.value {
+        if new != *old.value {
             self.put(Some(old), old.key.clone(), new);
         }
     }
