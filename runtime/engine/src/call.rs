@@ -13,11 +13,12 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use network::BoxError;
+use network::places::Place;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 /// The head of a response, or the error code the component answered with.
@@ -101,7 +102,7 @@ enum On {
     /// An instance that works for this request alone.
     Task(Spawned<Ended>),
     /// One that answers others as well.
-    Worker { worker: Arc<Worker>, _slot: OwnedSemaphorePermit },
+    Worker { worker: Arc<Worker>, _place: Place },
 }
 
 impl Behind {
@@ -109,8 +110,8 @@ impl Behind {
         Behind { call, on: On::Task(task), detached: false }
     }
 
-    pub(crate) fn worker(worker: Arc<Worker>, slot: OwnedSemaphorePermit) -> Behind {
-        Behind { call: worker.call.clone(), on: On::Worker { worker, _slot: slot }, detached: false }
+    pub(crate) fn worker(worker: Arc<Worker>, place: Place) -> Behind {
+        Behind { call: worker.call.clone(), on: On::Worker { worker, _place: place }, detached: false }
     }
 
     /// How the instance ended that gave no response; `None` when the engine failed.

@@ -26,7 +26,7 @@ impl Running {
     pub(crate) fn start(container: Arc<Container>, stop: CancellationToken) -> Running {
         let shared = container.clone();
         let stopped = Box::pin(stop.clone().cancelled_owned());
-        let task = container.code.parts().threads.spawn(&container.meter, async move {
+        let task = container.code.parts().threads.spawn(&container.meter, None, async move {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => Exit::Stopped,

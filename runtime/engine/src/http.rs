@@ -4,7 +4,9 @@
 //! The response's head comes through a channel while the instance goes on writing the body; both bodies stream, with
 //! two pieces in flight. A client that goes away ends its instance, which is no fault of the guest; a trap ends one
 //! request with 500 (or cuts a body that has begun), is told in the output and remembered as a fault, and the
-//! container goes on. More requests than [`limits::REQUESTS_MAX`] at once are turned away with `Retry-After: 1`.
+//! container goes on. More requests than [`limits::REQUESTS_MAX`] at once are turned away with `Retry-After: 1`. Callers
+//! share these places ([`network::places`]) and take turns on the threads ([`crate::turns`]), so that one that floods is
+//! in nobody's way but its own.
 
 use crate::call::{Behind, Call, Ended, Head, Streamed, content_length};
 use crate::component::Pre;
@@ -18,18 +20,20 @@ use crate::workers::{self, Job, Workers};
 use http::header::{HOST, HeaderValue, ToStrError};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use network::places::{Place, Places};
 use network::{BoxFuture, HttpError, HttpService};
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 /// A container that answers HTTP requests.
 pub struct HttpContainer {
     container: Arc<Container>,
-    slots: Arc<Semaphore>,
+    places: Arc<Places>,
     stop: CancellationToken,
     faults: Mutex<VecDeque<Exit>>,
     faulted: Notify,
@@ -54,7 +58,7 @@ impl HttpContainer {
         });
         Ok(Arc::new(HttpContainer {
             container,
-            slots: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
+            places: Places::new(limits::REQUESTS_MAX),
             stop: CancellationToken::new(),
             faults: Mutex::default(),
             faulted: Notify::new(),
@@ -74,13 +78,12 @@ impl HttpContainer {
 
     /// Requests being answered now.
     pub fn in_flight(&self) -> usize {
-        limits::REQUESTS_MAX - self.slots.available_permits()
+        self.places.taken()
     }
 
     /// Waits until no request is being answered. New ones are still taken: unbind the container first.
     pub async fn drained(&self) {
-        // Fails only on a closed semaphore, which this one never is.
-        let _ = self.slots.acquire_many(limits::REQUESTS_MAX as u32).await;
+        self.places.emptied().await;
     }
 
     /// Ends every instance at its next yield and refuses further requests.
@@ -117,14 +120,18 @@ impl HttpContainer {
         self.faulted.notify_one();
     }
 
-    async fn answer(self: Arc<Self>, request: Request<network::Body>) -> Result<Response<network::Body>, HttpError> {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<network::Body>,
+        caller: IpAddr,
+    ) -> Result<Response<network::Body>, HttpError> {
         let Ok(request) = with_authority(request) else {
             let mut refusal = Response::new(network::body::full("the Host header is not text\n"));
             *refusal.status_mut() = StatusCode::BAD_REQUEST;
             return Ok(refusal);
         };
         let overloaded = || HttpError::Overloaded { retry_after: Duration::from_secs(1) };
-        let slot = self.slots.clone().try_acquire_owned().map_err(|_| overloaded())?;
+        let place = self.places.take(caller).ok_or_else(overloaded)?;
         let path = request.uri().path().chars().take(limits::PATH_SHOWN_MAX).collect::<String>();
         let line = format!("{} {path}", request.method());
         let failed = |reason: String| {
@@ -136,12 +143,12 @@ impl HttpContainer {
         let mut behind = match &self.reuse {
             Some(Kept::Together(workers)) => {
                 let worker = workers.send(&self, Job { request, head: send }).ok_or_else(overloaded)?;
-                Behind::worker(worker, slot)
+                Behind::worker(worker, place)
             }
             _ => {
                 let call = Arc::new(Call::default());
-                let task = self.clone().serve(line.clone(), request, send, call.clone(), slot);
-                Behind::task(self.threads().spawn(&self.container.meter, task), call)
+                let task = self.clone().serve(line.clone(), request, send, call.clone(), place);
+                Behind::task(self.threads().spawn(&self.container.meter, Some(caller), task), call)
             }
         };
         match tokio::time::timeout(self.patience(), head).await {
@@ -172,14 +179,14 @@ impl HttpContainer {
         }
     }
 
-    /// The life of one instance, on the guests' threads; the slot is free when it is gone.
+    /// The life of one instance, on the guests' threads; the place is free when it is gone.
     async fn serve(
         self: Arc<Self>,
         line: String,
         request: Request<network::Body>,
         head: oneshot::Sender<Head>,
         call: Arc<Call>,
-        _slot: OwnedSemaphorePermit,
+        _place: Place,
     ) -> Ended {
         let ended = tokio::select! {
             biased;
@@ -207,7 +214,7 @@ impl HttpContainer {
 
     /// Runs something of this container on the guests' threads.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        drop(self.threads().spawn(&self.container.meter, task));
+        drop(self.threads().spawn(&self.container.meter, None, task));
     }
 
     pub(crate) fn threads(&self) -> &Threads {
@@ -240,8 +247,9 @@ impl HttpService for HttpContainer {
     fn call(
         self: Arc<Self>,
         request: Request<network::Body>,
+        caller: IpAddr,
     ) -> BoxFuture<'static, Result<Response<network::Body>, HttpError>> {
-        Box::pin(self.answer(request))
+        Box::pin(self.answer(request, caller))
     }
 }
 

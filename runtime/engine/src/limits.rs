@@ -103,8 +103,9 @@ pub(crate) const ARTEFACTS_MAX: usize = 256;
 /// Imports named in one refusal.
 pub(crate) const UNKNOWN_IMPORTS_SHOWN_MAX: usize = 16;
 
-/// Requests one HTTP container handles at once; the next gets 503 with `Retry-After: 1`.
-pub const REQUESTS_MAX: usize = 128;
+/// Requests one HTTP container handles at once, half of them for one caller; the next gets 503 with `Retry-After: 1`. A
+/// quarter of what the node can: a crowded container leaves room for others.
+pub const REQUESTS_MAX: usize = 256;
 
 /// Characters of a request's path shown where a fault is told.
 pub(crate) const PATH_SHOWN_MAX: usize = 200;

@@ -135,6 +135,7 @@ mod tests {
         fn call(
             self: Arc<Self>,
             request: Request<network::Body>,
+            _: std::net::IpAddr,
         ) -> BoxFuture<'static, Result<Response<network::Body>, HttpError>> {
             Box::pin(async move {
                 match request.uri().path() {

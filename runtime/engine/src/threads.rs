@@ -9,6 +9,7 @@ use crate::limits;
 use crate::ticker::Ticker;
 use crate::turns::Turns;
 use std::future::Future;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -71,8 +72,8 @@ impl Threads {
         self.shared.handle.spawn(task);
     }
 
-    /// Runs a guest on a container's account.
-    pub(crate) fn spawn<F>(&self, meter: &Arc<Meter>, guest: F) -> Spawned<F::Output>
+    /// Runs a guest on a container's account, for a caller of it or for the container itself.
+    pub(crate) fn spawn<F>(&self, meter: &Arc<Meter>, caller: Option<IpAddr>, guest: F) -> Spawned<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
@@ -84,6 +85,7 @@ impl Threads {
         let task = Arc::new(Task {
             shared: self.shared.clone(),
             meter: meter.clone(),
+            caller,
             stage: AtomicU8::new(IDLE),
             cancelled: AtomicBool::new(false),
             resting: AtomicBool::new(false),
@@ -144,6 +146,8 @@ type Guest = Pin<Box<dyn Future<Output = ()> + Send>>;
 struct Task {
     shared: Arc<Shared>,
     meter: Arc<Meter>,
+    /// For whom it works, if it is for one.
+    caller: Option<IpAddr>,
     stage: AtomicU8,
     cancelled: AtomicBool,
     /// A timer will wake it when its container's debt is paid.
@@ -174,7 +178,7 @@ impl Shared {
     }
 
     fn push(&self, task: &Arc<Task>) {
-        self.queue().turns.push(task.meter.lane(), task.clone());
+        self.queue().turns.push(task.meter.lane(), task.caller, task.clone());
         self.work.notify_one();
     }
 

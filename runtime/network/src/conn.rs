@@ -49,6 +49,12 @@ impl Conn {
         self.peer
     }
 
+    /// Returns when the other side reads no more: it is gone, and nobody waits for an answer. One that has merely said
+    /// all it has to say still reads.
+    pub(crate) fn peer_gone(&self) -> impl Future<Output = ()> + use<> {
+        self.writer.reader_gone()
+    }
+
     /// Counts the connection as a visit for as long as this side reads.
     pub fn keep(&mut self, visit: Option<Visit>) {
         if let Some(visit) = visit {

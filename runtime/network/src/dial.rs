@@ -304,7 +304,8 @@ impl Fabric {
             return Err(DialError::NoSuchPort { service: name(), port });
         };
         let opened = self.open_balanced(&balancer, client).await.and_then(Opened::target);
-        let target = opened.map_err(|_| DialError::NoReadyEndpoint(name()))?;
+        let target =
+            opened.map(|target| target.on_behalf_of(client)).map_err(|_| DialError::NoReadyEndpoint(name()))?;
         Ok(if h2c { target.over_h2() } else { target })
     }
 

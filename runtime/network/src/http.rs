@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +24,13 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Something that answers HTTP requests in this process: an HTTP component bound to a pod's port.
 pub trait HttpService: Send + Sync {
-    /// Answers one request. Dropping the future abandons it.
-    fn call(self: Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, HttpError>>;
+    /// Answers one request of a caller: a pod's address, a client's of the Ingress, or the node's own. It is no more than
+    /// a name to tell callers apart by. Dropping the future abandons the request.
+    fn call(
+        self: Arc<Self>,
+        request: Request<Body>,
+        caller: IpAddr,
+    ) -> BoxFuture<'static, Result<Response<Body>, HttpError>>;
 }
 
 /// Why a request was not answered; each variant is another thing the caller can do.
@@ -124,8 +129,8 @@ impl From<hyper::Error> for HttpError {
 
 /// An endpoint that was dialled and is there; nothing has been sent yet.
 pub enum HttpTarget {
-    /// An HTTP component of this node.
-    Service(Arc<dyn HttpService>),
+    /// An HTTP component of this node, and who calls it.
+    Service(Arc<dyn HttpService>, IpAddr),
     /// A connection to something that speaks HTTP/1.1.
     Conn(Conn),
     /// A connection to something that speaks HTTP/2 without TLS, and knows so (RFC 9113 §3.3).
@@ -135,7 +140,7 @@ pub enum HttpTarget {
 impl fmt::Debug for HttpTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Service(_) => f.write_str("Service"),
+            Self::Service(..) => f.write_str("Service"),
             Self::Conn(conn) | Self::H2c(conn) => fmt::Debug::fmt(conn, f),
         }
     }
@@ -146,7 +151,7 @@ impl HttpTarget {
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         match self {
-            Self::Service(_) => None,
+            Self::Service(..) => None,
             Self::Conn(conn) | Self::H2c(conn) => Some(conn.peer()),
         }
     }
@@ -157,9 +162,18 @@ impl HttpTarget {
     /// [`HttpError::Reset`] when the endpoint closes the connection first, or what the component answers with.
     pub async fn send(self, request: Request<Body>) -> Result<Response<Body>, HttpError> {
         match self {
-            Self::Service(service) => service.call(request).await,
+            Self::Service(service, caller) => service.call(request, caller).await,
             Self::Conn(conn) => send_over(conn, request).await,
             Self::H2c(conn) => send_over_h2(conn, request).await,
+        }
+    }
+
+    /// The same, called on behalf of somebody else. What lies behind a connection knows only who dialled.
+    #[must_use]
+    pub(crate) fn on_behalf_of(self, client: IpAddr) -> Self {
+        match self {
+            Self::Service(service, _) => Self::Service(service, client),
+            other => other,
         }
     }
 
@@ -225,13 +239,15 @@ async fn send_over_h2(conn: Conn, mut request: Request<Body>) -> Result<Response
 }
 
 /// HTTP/1.1 as a server: what answers a raw TCP connection to an HTTP component's port, until either side closes, or
-/// `over` and there is no request to answer. A client that has been let in and has not asked yet may ask once, soon.
+/// `over` and there is no request to answer. A client that has been let in and has not asked yet may ask once, soon. One
+/// that goes away takes what it asked with it, so that asking and leaving costs nobody but itself.
 pub(crate) async fn serve_over(conn: Conn, service: Arc<dyn HttpService>, over: impl Future<Output = ()>) {
+    let (caller, gone) = (conn.peer().ip(), conn.peer_gone());
     let asked = Arc::new(Notify::new());
     let asking = asked.clone();
     let answer = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         asking.notify_one();
-        let call = Arc::clone(&service).call(request.map(body::boxed));
+        let call = Arc::clone(&service).call(request.map(body::boxed), caller);
         async move {
             match call.await {
                 Ok(response) => Ok(response),
@@ -248,6 +264,7 @@ pub(crate) async fn serve_over(conn: Conn, service: Arc<dyn HttpService>, over: 
         .max_buf_size(HTTP_HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(Patient::new(conn, HTTP_READER_TIMEOUT)), answer);
     let mut served = std::pin::pin!(served);
+    let mut gone = std::pin::pin!(gone);
     let last = async {
         over.await;
         let _ = tokio::time::timeout(HTTP_LAST_ASK_TIMEOUT, asked.notified()).await;
@@ -255,7 +272,11 @@ pub(crate) async fn serve_over(conn: Conn, service: Arc<dyn HttpService>, over: 
     // A malformed request or a client that went away ends this connection and nothing else.
     tokio::select! {
         ended = served.as_mut() => return drop(ended),
+        () = gone.as_mut() => return,
         () = last => served.as_mut().graceful_shutdown(),
     }
-    drop(served.await);
+    tokio::select! {
+        ended = served => drop(ended),
+        () = gone => {}
+    }
 }

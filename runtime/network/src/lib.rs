@@ -27,6 +27,7 @@ pub mod outside;
 mod overlay;
 mod patient;
 pub mod pipe;
+pub mod places;
 mod pod;
 pub mod policy;
 mod ports;

@@ -38,9 +38,9 @@ pub const UDP_HEARD_MAX: usize = 1024;
 /// For how long a sender may be answered (Linux' `nf_conntrack_udp_timeout_stream`).
 pub const UDP_ANSWER_TIME: Duration = Duration::from_secs(120);
 
-/// Connections that may be served at a time on one port of an HTTP component by raw TCP. In-process calls do not
-/// count: the engine bounds those itself.
-pub const SERVED_CONNECTIONS_MAX: usize = 1024;
+/// Connections that may be served at a time on one port of an HTTP component by raw TCP, half of them for one caller
+/// ([`crate::places`]). In-process calls do not count: the engine bounds those itself.
+pub const SERVED_CONNECTIONS_MAX: usize = 2048;
 
 /// Endpoints tried for one connection to a Service before the caller is told it was refused.
 pub const DIAL_ATTEMPTS_MAX: usize = 8;

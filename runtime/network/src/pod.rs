@@ -19,6 +19,7 @@ use crate::limits::{
     BACKLOG_DEFAULT, BACKLOG_MAX, DIAL_ATTEMPTS_MAX, EGRESS_PER_POD_MAX, PORTS_PER_POD_MAX, SERVED_CONNECTIONS_MAX,
 };
 use crate::names;
+use crate::places::Places;
 use crate::policy::End;
 use crate::ports::{Ports, Scope};
 use crate::queue::{Popped, Queue};
@@ -43,7 +44,7 @@ pub struct PodIdentity {
 pub(crate) struct HttpPort {
     service: Arc<dyn HttpService>,
     /// Connections being served by raw TCP.
-    served: AtomicUsize,
+    served: Arc<Places>,
     /// The port is freed: connections end with the request they are at.
     over: watch::Receiver<bool>,
     /// Ends with the last holder.
@@ -51,8 +52,12 @@ pub(crate) struct HttpPort {
 }
 
 impl HttpService for HttpPort {
-    fn call(self: Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
-        let answer = self.service.clone().call(request);
+    fn call(
+        self: Arc<Self>,
+        request: Request<Body>,
+        caller: IpAddr,
+    ) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
+        let answer = self.service.clone().call(request, caller);
         Box::pin(async move {
             // Held until the component has the request, which by then counts there.
             let _port = self;
@@ -83,15 +88,12 @@ impl Bound {
         match self {
             Self::Listener(backlog) => backlog.push(acceptor).map_err(|_| NetError::ConnectionRefused)?,
             Self::Http(port) => {
-                if port.served.fetch_add(1, Ordering::Relaxed) >= SERVED_CONNECTIONS_MAX {
-                    port.served.fetch_sub(1, Ordering::Relaxed);
-                    return Err(NetError::ConnectionRefused);
-                }
+                let place = port.served.take(ends.source.ip()).ok_or(NetError::ConnectionRefused)?;
                 tokio::spawn(async move {
                     let mut over = port.over.clone();
                     let over = async move { drop(over.wait_for(|over| *over).await) };
-                    serve_over(acceptor, port.clone(), over).await;
-                    port.served.fetch_sub(1, Ordering::Relaxed);
+                    serve_over(acceptor, port, over).await;
+                    drop(place);
                 });
             }
         }
@@ -101,7 +103,7 @@ impl Bound {
     /// Makes what HTTP can be spoken to: the component itself, or a byte connection.
     pub(crate) fn target(self, ends: Ends) -> Result<HttpTarget, NetError> {
         match self {
-            Self::Http(port) => Ok(HttpTarget::Service(port)),
+            Self::Http(port) => Ok(HttpTarget::Service(port, ends.source.ip())),
             listener @ Self::Listener(_) => listener.connect(ends).map(HttpTarget::Conn),
         }
     }
@@ -264,7 +266,7 @@ impl PodNet {
     pub fn serve_http(&self, port: u16, service: Arc<dyn HttpService>) -> Result<HttpBinding, NetError> {
         let (_held, held) = oneshot::channel();
         let (over, heard) = watch::channel(false);
-        let bound = HttpPort { service, served: AtomicUsize::new(0), over: heard, _held };
+        let bound = HttpPort { service, served: Places::new(SERVED_CONNECTIONS_MAX), over: heard, _held };
         let port = self.0.pod.bind_tcp(Scope::All, port, Bound::Http(Arc::new(bound)))?;
         self.0.fabric.waking().note_change();
         Ok(HttpBinding { pod: self.0.pod.clone(), port, over, held })

@@ -13,7 +13,7 @@ use crate::{Body, BoxFuture, Config, Fabric, HttpError, HttpService, NetError, P
 struct Hello;
 
 impl HttpService for Hello {
-    fn call(self: Arc<Self>, _: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
+    fn call(self: Arc<Self>, _: Request<Body>, _: IpAddr) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
         Box::pin(std::future::ready(Ok(Response::new(body::full("hello")))))
     }
 }

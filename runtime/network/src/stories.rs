@@ -10,8 +10,9 @@ use http::header::HOST;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 
-use crate::limits::{BACKLOG_MAX, DATAGRAM_BYTES_MAX, DATAGRAMS_MAX, PORTS_PER_POD_MAX};
+use crate::limits::{BACKLOG_MAX, DATAGRAM_BYTES_MAX, DATAGRAMS_MAX, PORTS_PER_POD_MAX, SERVED_CONNECTIONS_MAX};
 use crate::services::{Endpoint, EndpointSlice, PortRef, Protocol, Service, ServicePort};
 use crate::{
     Body, BoxFuture, Config, Conn, DialError, Fabric, HttpError, HttpService, HttpTarget, NetError, PodIdentity,
@@ -188,7 +189,7 @@ async fn dead_endpoints_are_skipped() {
     assert_eq!(none.to_string(), "Service default/web has no ready endpoint");
     let _binding = b.serve_http(8080, Echo::named("b")).unwrap();
     for _ in 0..9 {
-        assert!(matches!(fabric.dial_service("default", "web", &port, client).await, Ok(HttpTarget::Service(_))));
+        assert!(matches!(fabric.dial_service("default", "web", &port, client).await, Ok(HttpTarget::Service(..))));
         a.connect(at("10.43.0.5:80")).await.unwrap();
     }
     let missing = fabric.dial_service("default", "nope", &port, client).await.unwrap_err();
@@ -222,7 +223,11 @@ impl Echo {
 }
 
 impl HttpService for Echo {
-    fn call(self: Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
+    fn call(
+        self: Arc<Self>,
+        request: Request<Body>,
+        _: IpAddr,
+    ) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
         Box::pin(async move {
             let (head, incoming) = request.into_parts();
             let host = head.headers.get(HOST).map_or("-", |host| host.to_str().unwrap_or("?")).to_owned();
@@ -290,6 +295,61 @@ async fn raw_tcp_meets_an_http_component() {
     let mut answer = Vec::new();
     garbage.read_to_end(&mut answer).await.unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 400"));
+}
+
+/// Is asked and never answers; says when it is asked, and when it is given up.
+struct Silent(Arc<Semaphore>, Arc<Semaphore>);
+
+impl HttpService for Silent {
+    fn call(self: Arc<Self>, _: Request<Body>, _: IpAddr) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
+        struct GivenUp(Arc<Semaphore>);
+        impl Drop for GivenUp {
+            fn drop(&mut self) {
+                self.0.add_permits(1);
+            }
+        }
+        self.0.add_permits(1);
+        let given_up = GivenUp(self.1.clone());
+        Box::pin(async move {
+            let _given_up = given_up;
+            std::future::pending().await
+        })
+    }
+}
+
+/// A client that has said all waits for its answer; one that is gone does not, and what it asked ends with it.
+#[tokio::test]
+async fn who_asks_and_leaves_leaves_nothing_behind() {
+    let fabric = Fabric::new(Config::default());
+    let (a, b) = (pod(&fabric, "a", 2), pod(&fabric, "b", 3));
+    let (asked, given_up) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let _binding = b.serve_http(8080, Arc::new(Silent(asked.clone(), given_up.clone()))).unwrap();
+    let request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    let mut waiting = a.connect(at("10.42.0.3:8080")).await.unwrap();
+    waiting.write_all(request).await.unwrap();
+    waiting.shutdown().await.unwrap();
+    let mut gone = a.connect(at("10.42.0.3:8080")).await.unwrap();
+    gone.write_all(request).await.unwrap();
+    drop(asked.acquire_many(2).await.unwrap());
+    drop(gone);
+    given_up.acquire().await.unwrap().forget();
+    assert!(tokio::time::timeout(Duration::from_millis(50), given_up.acquire()).await.is_err(), "one still waits");
+    drop(waiting);
+    drop(given_up.acquire().await.unwrap());
+}
+
+/// A pod that opens all the connections it can keeps nobody else out.
+#[tokio::test]
+async fn connections_to_a_component_are_shared_between_callers() {
+    let fabric = Fabric::new(Config::default());
+    let (a, b, c) = (pod(&fabric, "a", 2), pod(&fabric, "b", 3), pod(&fabric, "c", 4));
+    let _binding = b.serve_http(8080, Echo::named("b")).unwrap();
+    let mut hoard = Vec::new();
+    while let Ok(conn) = a.connect(at("10.42.0.3:8080")).await {
+        hoard.push(conn);
+    }
+    assert_eq!(hoard.len(), SERVED_CONNECTIONS_MAX / 2);
+    assert!(c.connect(at("10.42.0.3:8080")).await.is_ok());
 }
 
 /// Whoever has found a component before its port was freed is answered; nobody finds it afterwards.

@@ -70,7 +70,7 @@ fn pod(fabric: &Fabric, last: u8) -> PodNet {
 struct Hello;
 
 impl HttpService for Hello {
-    fn call(self: Arc<Self>, _: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
+    fn call(self: Arc<Self>, _: Request<Body>, _: IpAddr) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
         Box::pin(async { Ok(Response::new(body::full("hello"))) })
     }
 }

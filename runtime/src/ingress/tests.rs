@@ -136,7 +136,11 @@ type Answer = Box<dyn Fn(Request<Body>) -> BoxFuture<'static, Result<Response<Bo
 struct Fake(Answer);
 
 impl HttpService for Fake {
-    fn call(self: Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
+    fn call(
+        self: Arc<Self>,
+        request: Request<Body>,
+        _: IpAddr,
+    ) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
         (self.0)(request)
     }
 }

@@ -146,7 +146,11 @@ mod tests {
     struct Statuses;
 
     impl HttpService for Statuses {
-        fn call(self: Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
+        fn call(
+            self: Arc<Self>,
+            request: Request<Body>,
+            _: IpAddr,
+        ) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
             Box::pin(async move {
                 let path = request.uri().path().trim_start_matches('/').to_owned();
                 if path == "slow" {

@@ -9,12 +9,16 @@ mod web;
 
 use engine::{Code, CodeError, ContainerSpec, Engine, EngineConfig, Output, Stream};
 use network::{Fabric, PodIdentity};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 
 /// Longest a test waits for anything: generous, for machines that do other things too.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Who calls where it does not matter.
+const CALLER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 42, 0, 2));
 
 /// Bytes of output a test keeps; the rest is only counted.
 const KEPT_BYTES: usize = 64 << 10;

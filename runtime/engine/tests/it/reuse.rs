@@ -1,7 +1,7 @@
 //! Instances of 0.2 that answer several requests, one after the other, and every way they come to their end.
 
 use crate::web::{request, send, text, web};
-use crate::{House, PATIENCE, until};
+use crate::{CALLER, House, PATIENCE, until};
 use engine::{Exit, Reuse};
 use http::{Method, StatusCode};
 use network::HttpService;
@@ -61,7 +61,7 @@ async fn what_trapped_or_was_abandoned_is_never_used_again() {
     assert!(matches!(timeout(PATIENCE, container.fault()).await.unwrap(), Exit::Trap { .. }));
     until("the one that trapped is gone", || container.usage().memory_bytes == 0).await;
 
-    let waiting = tokio::spawn(container.clone().call(request(Method::DELETE)));
+    let waiting = tokio::spawn(container.clone().call(request(Method::DELETE), CALLER));
     until("the next runs", || container.usage().memory_bytes > 0).await;
     waiting.abort();
     until("the abandoned one is gone", || container.usage().memory_bytes == 0).await;

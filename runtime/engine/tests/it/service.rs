@@ -1,7 +1,7 @@
 //! Services of `wasi:http` 0.3: by fresh instances, and by instances that go on.
 
 use crate::web::{request, send, text};
-use crate::{Collected, House, PATIENCE, guests, spec, until};
+use crate::{CALLER, Collected, House, PATIENCE, guests, spec, until};
 use engine::{CodeError, ContainerSpec, Engine, EngineConfig, Exit, HttpContainer, Reuse};
 use http::{Method, StatusCode};
 use network::HttpService;
@@ -38,7 +38,7 @@ async fn a_fresh_instance_answers_and_is_gone() {
     let fault = timeout(PATIENCE, container.fault()).await.unwrap();
     assert!(matches!(&fault, Exit::Trap { backtrace, .. } if backtrace.contains("handle_post")), "{fault:?}");
 
-    let waiting = tokio::spawn(container.clone().call(request(Method::DELETE)));
+    let waiting = tokio::spawn(container.clone().call(request(Method::DELETE), CALLER));
     until("it loops", || container.usage().memory_bytes > 0).await;
     waiting.abort();
     timeout(PATIENCE, container.drained()).await.unwrap();
@@ -78,7 +78,7 @@ async fn all_instances_full_is_overloaded() {
     let house = House::new();
     let narrow = Reuse { instances: 1, concurrency: 1, ..reuse() };
     let (container, _) = service(&house, |spec| spec.terms.reuse = Some(narrow)).await;
-    let waiting = tokio::spawn(container.clone().call(request(Method::DELETE)));
+    let waiting = tokio::spawn(container.clone().call(request(Method::DELETE), CALLER));
     until("the one instance is busy", || container.usage().memory_bytes > 0).await;
     let busy = send(&container, request(Method::GET)).await.unwrap_err().response();
     assert_eq!(

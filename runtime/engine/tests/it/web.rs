@@ -1,6 +1,6 @@
 //! HTTP containers: an instance per request, streaming, faults and back-pressure.
 
-use crate::{Collected, House, PATIENCE, guests, spec, until};
+use crate::{CALLER, Collected, House, PATIENCE, guests, spec, until};
 use bytes::Bytes;
 use engine::{ContainerSpec, Exit, HttpContainer};
 use http::{Method, Request, Response, StatusCode};
@@ -28,7 +28,7 @@ pub(crate) async fn send(
     container: &Arc<HttpContainer>,
     request: Request<network::Body>,
 ) -> Result<Response<network::Body>, HttpError> {
-    timeout(PATIENCE, container.clone().call(request)).await.unwrap()
+    timeout(PATIENCE, container.clone().call(request, CALLER)).await.unwrap()
 }
 
 pub(crate) async fn text(response: Response<network::Body>) -> String {
@@ -106,7 +106,8 @@ async fn the_memory_limit_holds_over_all_instances() {
     assert_eq!(timeout(PATIENCE, container.fault()).await.unwrap(), Exit::OomKilled);
 
     // An instance has two pages, so eight fill the limit: those that never end leave no room for the next.
-    let hanging: Vec<_> = (0..8).map(|_| tokio::spawn(container.clone().call(request(Method::DELETE)))).collect();
+    let hanging: Vec<_> =
+        (0..8).map(|_| tokio::spawn(container.clone().call(request(Method::DELETE), CALLER))).collect();
     until("eight instances run", || container.usage().memory_bytes >= 1 << 20).await;
     // That is too much at once, not a fault of whoever comes last.
     let full = send(&container, request(Method::GET)).await.unwrap_err().response();
@@ -121,7 +122,7 @@ async fn the_memory_limit_holds_over_all_instances() {
 async fn a_client_that_goes_away_ends_its_instance_without_a_fault() {
     let house = House::new();
     let (container, output) = web(&house, |_| ()).await;
-    let waiting = tokio::spawn(container.clone().call(request(Method::DELETE)));
+    let waiting = tokio::spawn(container.clone().call(request(Method::DELETE), CALLER));
     until("the instance runs", || container.usage().memory_bytes > 0).await;
     waiting.abort();
     timeout(PATIENCE, container.drained()).await.unwrap();
@@ -136,7 +137,8 @@ async fn a_client_that_goes_away_ends_its_instance_without_a_fault() {
 async fn more_than_the_node_holds_is_turned_away_for_a_second() {
     let house = House::with_instances(2);
     let (container, _) = web(&house, |_| ()).await;
-    let hanging: Vec<_> = (0..2).map(|_| tokio::spawn(container.clone().call(request(Method::DELETE)))).collect();
+    let hanging: Vec<_> =
+        (0..2).map(|_| tokio::spawn(container.clone().call(request(Method::DELETE), CALLER))).collect();
     until("both instances run", || container.usage().memory_bytes == 2 * (2 << 16)).await;
     let busy = send(&container, request(Method::GET)).await.unwrap_err().response();
     assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -152,18 +154,22 @@ async fn more_than_the_node_holds_is_turned_away_for_a_second() {
 #[tokio::test]
 async fn a_container_takes_so_many_requests_at_once() {
     let house = House::with_instances(200);
-    let (container, _) = web(&house, |_| ()).await;
+    let (container, output) = web(&house, |_| ()).await;
     // Each waits for a body that does not come.
     let open = || {
         let body = StreamBody::new(futures::stream::pending::<Result<http_body::Frame<Bytes>, std::io::Error>>());
         Request::builder().method(Method::PUT).uri("/").body(network::body::boxed(body)).unwrap()
     };
     let mut waiting = Vec::new();
-    for _ in 0..engine::limits::REQUESTS_MAX {
+    for _ in 0..engine::limits::REQUESTS_MAX / 2 {
         waiting.push(send(&container, open()).await.unwrap());
     }
-    assert_eq!(container.in_flight(), engine::limits::REQUESTS_MAX);
-    assert!(matches!(send(&container, open()).await, Err(HttpError::Overloaded { .. })));
+    assert_eq!(container.in_flight(), engine::limits::REQUESTS_MAX / 2);
+    assert!(matches!(send(&container, open()).await, Err(HttpError::Overloaded { .. })), "so many for one caller");
+    // Whoever else comes is answered all the same.
+    let other = container.clone().call(request(Method::GET), [10, 42, 0, 3].into());
+    assert_eq!(text(timeout(PATIENCE, other).await.unwrap().unwrap()).await, "hello\n");
+    assert_eq!(output.stderr(), "");
     drop(waiting);
     timeout(PATIENCE, container.drained()).await.unwrap();
     assert_eq!(text(send(&container, request(Method::GET)).await.unwrap()).await, "hello\n");

@@ -142,7 +142,11 @@ async fn receive(socket: &network::UdpSocket) -> network::Datagram {
 struct Hello;
 
 impl HttpService for Hello {
-    fn call(self: Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
+    fn call(
+        self: Arc<Self>,
+        request: Request<Body>,
+        _: IpAddr,
+    ) -> BoxFuture<'static, Result<Response<Body>, HttpError>> {
         let text = format!("hello from two, {}\n", request.uri().path());
         Box::pin(std::future::ready(Ok(Response::new(body::full(text)))))
     }
