@@ -4,6 +4,7 @@
 //! taken of the medians. A machine that is busy with something else measures nothing: the frame says so and exits 3.
 
 mod api;
+mod cpu;
 mod etcd;
 mod failover;
 mod from_zero;
@@ -91,6 +92,8 @@ enum Name {
     Http,
     /// How fast one node fills with pods, and what an idle pod costs
     Pods,
+    /// Whether processor time is given out as limits and requests say
+    Cpu,
     /// What a neighbour notices of guests that misbehave
     Hostile,
 }
@@ -141,6 +144,10 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
         Name::Pods => {
             anyhow::ensure!(args.against.is_none(), "nothing else fills a node like this; leave --against out");
             pods::measure(&pods::Options { pods: args.pods, folder: &args.app }).await?
+        }
+        Name::Cpu => {
+            anyhow::ensure!(args.against.is_none(), "nothing else has these guests; leave --against out");
+            cpu::measure(&cpu::Options { rounds: args.rounds, millis: args.millis, folder: &args.app }).await?
         }
         Name::Hostile => {
             anyhow::ensure!(args.against.is_none(), "nothing else has these guests; leave --against out");
