@@ -1,5 +1,6 @@
-//! `kogia build`: builds the guest in a folder (`cargo build --target wasm32-wasip2 --release`, the target added when it
-//! is missing) and puts it into the cluster's image store.
+//! `kogia build`: builds the guest in a folder and puts it into the cluster's image store. A Rust package is built with
+//! `cargo build --target wasm32-wasip2 --release`, the target added when it is missing; anything else by the folder's
+//! `Makefile`, which knows its language's tools.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,10 +14,10 @@ const TARGET: &str = "wasm32-wasip2";
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The folder of a Rust package, or a component that another tool has built
+    /// The folder of a Rust package or with a Makefile, or a component that another tool has built
     #[arg(value_name = "FOLDER|FILE.wasm")]
     source: PathBuf,
-    /// Name of the image [default: the package's NAME:VERSION, or the file's name]
+    /// Name of the image [default: the package's NAME:VERSION, or the folder's or file's name]
     #[arg(long, short, value_name = "NAME:TAG")]
     tag: Option<String>,
 }
@@ -60,15 +61,40 @@ pub fn store(built: &Built, data_dir: &Path) -> anyhow::Result<Stored> {
 
 /// A component fresh from the compiler.
 pub struct Built {
-    /// `NAME:VERSION` of the package.
+    /// `NAME:VERSION` of the package, or `NAME:latest` of a folder or file.
     pub image: String,
     /// The component.
     pub wasm: PathBuf,
 }
 
-/// Builds the package in `folder`. Cargo shows its own progress.
+/// Builds what is in `folder`. Cargo and make show their own progress.
 pub fn build(folder: &Path) -> anyhow::Result<Built> {
-    let (name, version) = package(folder)?;
+    match (folder.join("Cargo.toml").exists(), folder.join("Makefile").exists()) {
+        (true, _) => package(folder),
+        (false, true) => made(folder),
+        (false, false) => bail!("{} has neither a Cargo.toml nor a Makefile to build from", folder.display()),
+    }
+}
+
+/// What the folder's Makefile makes: `target/FOLDER.wasm`.
+fn made(folder: &Path) -> anyhow::Result<Built> {
+    let folder = folder.canonicalize()?;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let wasm = format!("target/{name}.wasm");
+    println!("Building {name} …");
+    let mut make = Command::new("make");
+    let status = make.arg("--no-print-directory").arg(&wasm).current_dir(&folder).status();
+    let status = status.with_context(|| format!("{name} is built by make, which is not here to run"))?;
+    anyhow::ensure!(
+        status.success(),
+        "{name} does not build; make says why above, and {name}/Makefile says which tools it needs"
+    );
+    file(folder.join(wasm))
+}
+
+/// Builds the Rust package in a folder.
+fn package(folder: &Path) -> anyhow::Result<Built> {
+    let (name, version) = name_and_version(folder)?;
     ensure_target(folder)?;
     println!("Building {name} …");
     let output = cargo(folder)
@@ -93,9 +119,8 @@ pub fn build(folder: &Path) -> anyhow::Result<Built> {
 }
 
 /// Name and version of the package in a folder.
-fn package(folder: &Path) -> anyhow::Result<(String, String)> {
+fn name_and_version(folder: &Path) -> anyhow::Result<(String, String)> {
     let manifest = folder.join("Cargo.toml");
-    anyhow::ensure!(manifest.exists(), "{} has no Cargo.toml to build from", folder.display());
     let mut command = cargo(folder);
     command.args(["metadata", "--no-deps", "--format-version", "1"]).stderr(Stdio::inherit());
     let output = command.output().context("cannot run cargo; Rust is needed to build an app (https://rustup.rs)")?;

@@ -21,6 +21,7 @@ mod images;
 mod joining;
 mod kube_client;
 mod kubectl;
+mod languages;
 mod lifecycle;
 mod machines;
 mod misbehave;
