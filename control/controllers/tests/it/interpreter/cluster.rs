@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::usage::UsageTable;
-use api::{Action, Catalog, Change, ChangeKind, Key, Object, Precondition, View};
+use api::{Action, Catalog, Change, ChangeKind, Key, Object, Precondition, Quantity, View};
 use controllers::{Settings, World};
 use serde_json::{Value, json};
 
@@ -66,6 +66,8 @@ pub(crate) struct Cluster {
     pub(crate) names: Names,
     pub(crate) told: Vec<String>,
     usage: UsageTable,
+    /// When the node last told of a pod, and the CPU time in all until then, in nanoseconds.
+    spent: BTreeMap<String, (i64, u64)>,
     settings: Settings,
     uids: usize,
     addresses: usize,
@@ -84,6 +86,7 @@ impl Default for Cluster {
             names: Names::default(),
             told: Vec::new(),
             usage: UsageTable::default(),
+            spent: BTreeMap::new(),
             settings: Settings { cluster_ca: "THE CA".into(), ..Settings::default() },
             uids: 0,
             addresses: 0,
@@ -106,6 +109,24 @@ impl Default for Cluster {
 impl Cluster {
     pub(crate) fn now(&self) -> String {
         api::time::rfc3339(self.now_ms)
+    }
+
+    /// The node tells what every pod whose shown name begins with `group` has used since it last told.
+    pub(crate) fn tell_usage(&mut self, group: &str, cpu: &Quantity, memory: &Quantity) {
+        let shown = |pod: &&Arc<Object>| self.names.tell(pod.name()).starts_with(group);
+        let pods: Vec<Arc<Object>> = self.view.list("pods").filter(shown).cloned().collect();
+        let mut told = Vec::new();
+        for pod in pods {
+            let started = api::time::parse(pod.creation_timestamp()).unwrap();
+            let (since, spent) = self.spent.entry(pod.name().to_owned()).or_insert((started, 0));
+            *spent += u64::try_from((self.now_ms - *since) * cpu.millis() * 1_000).unwrap();
+            *since = self.now_ms;
+            let container = json!({"name": "web", "startTime": pod.creation_timestamp(),
+                "cpu": {"usageCoreNanoSeconds": *spent}, "memory": {"workingSetBytes": memory.bytes()}});
+            let reference = json!({"namespace": pod.namespace(), "name": pod.name()});
+            told.push(json!({"podRef": reference, "containers": [container]}));
+        }
+        self.usage.take("n1", &json!({ "pods": told }), self.now_ms);
     }
 
     /// Creates an object, or merges it into the one that is there.

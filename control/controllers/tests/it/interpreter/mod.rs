@@ -5,6 +5,8 @@
 //! * `patch RESOURCE/NAME [SUBRESOURCE] JSON`; `delete RESOURCE/NAME [foreground|orphan]`.
 //! * `turns [N]`: N rounds in which every woken key gets one turn; `settle`: rounds until nobody has anything to do.
 //! * `run`: nodes do their part (bind, start, end what was asked to go); `live`: settle and run until both are quiet.
+//! * `use TIME GROUP CPU MEMORY`: so long each pod of that group uses so much, the node tells of it every 15 s, and all
+//!   goes on as with `live`.
 //! * `end POD Succeeded|Failed`, `ready POD True|False`, `wait 40s`.
 //! * `show RESOURCE [PATH …]`: a table; `told`: Events since the last time.
 //!
@@ -20,6 +22,20 @@ use api::{Action, Key, Precondition};
 use serde_json::{Value, json};
 
 use cluster::Cluster;
+
+/// How often a node tells what its pods use.
+const TELLING_MS: i64 = 15_000;
+
+/// `40s`, `6m`, `1h`.
+fn millis(text: &str) -> i64 {
+    let (number, unit) = text.split_at(text.len() - 1);
+    let unit = match unit {
+        "s" => 1_000,
+        "m" => 60_000,
+        _ => 3_600_000,
+    };
+    number.parse::<i64>().unwrap() * unit
+}
 
 /// One story being told.
 #[derive(Default)]
@@ -74,14 +90,18 @@ impl Story {
                 self.pod_status(rest[0], &json!({ "conditions": ready }))
             }
             "wait" => {
-                let (number, unit) = rest[0].split_at(rest[0].len() - 1);
-                let unit = match unit {
-                    "s" => 1_000,
-                    "m" => 60_000,
-                    _ => 3_600_000,
-                };
-                self.cluster.now_ms += number.parse::<i64>().unwrap() * unit;
+                self.cluster.now_ms += millis(rest[0]);
                 String::new()
+            }
+            "use" => {
+                let [cpu, memory] = [rest[2], rest[3]].map(|text| api::Quantity::parse(text).unwrap());
+                let mut log = String::new();
+                for _ in 0..millis(rest[0]) / TELLING_MS {
+                    self.cluster.now_ms += TELLING_MS;
+                    self.cluster.tell_usage(rest[1], &cpu, &memory);
+                    log.push_str(&self.live());
+                }
+                log
             }
             "show" => table::show(&self.cluster, rest[0], &rest[1..]),
             "told" => self.cluster.told.drain(..).map(|line| line + "\n").collect(),
