@@ -120,7 +120,7 @@ impl Container {
             said,
             http,
             outgoing: Outgoing::new(self.spec.network.clone(), self.outgoing.clone()),
-            sockets: sockets::State::new(self.spec.network.clone()),
+            sockets: sockets::State::new(self.spec.network.clone(), self.meter.clone()),
             fuel: self.spec.terms.fuel,
             memory: Ledger::new(self.memory.clone()),
         };

@@ -74,6 +74,10 @@ pub(crate) const WAKE_CREDIT_NANOS: u64 = 5_000_000;
 /// CPU time a container may save up while idle, in milliseconds of its own rate: the CFS period of Kubernetes.
 pub(crate) const CPU_BURST_MS: u64 = 100;
 
+/// What a connection is charged to the guest that makes it, beside its own time: about what it costs the host to carry it
+/// to an HTTP component and to parse what comes. Else a guest could make the host work many times its limit.
+pub(crate) const CONNECT_NANOS: u64 = 50_000;
+
 /// Threads for blocking file access of all guests together.
 pub(crate) const BLOCKING_THREADS_MAX: usize = 16;
 

@@ -10,10 +10,12 @@ mod tcp;
 mod tests;
 mod udp;
 
+use crate::cpu::Meter;
 use crate::guest::Guest;
 use crate::limits;
 use network::{NetError, PodNet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::sync::Arc;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable, ResourceTableError};
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
@@ -73,12 +75,14 @@ pub struct Network;
 /// The sockets of one instance.
 pub(crate) struct State {
     network: PodNet,
+    /// The account of the container.
+    meter: Arc<Meter>,
     open: usize,
 }
 
 impl State {
-    pub(crate) fn new(network: PodNet) -> State {
-        State { network, open: 0 }
+    pub(crate) fn new(network: PodNet, meter: Arc<Meter>) -> State {
+        State { network, meter, open: 0 }
     }
 
     fn count_one(&mut self) -> SocketResult<()> {

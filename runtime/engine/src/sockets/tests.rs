@@ -26,7 +26,7 @@ impl Pod {
             hostname: name.into(),
             addresses: vec![address.parse().unwrap()],
         });
-        Pod { state: State::new(network), table: ResourceTable::new() }
+        Pod { state: State::new(network, Meter::new(None, None)), table: ResourceTable::new() }
     }
 
     fn view(&mut self) -> View<'_> {
@@ -91,6 +91,8 @@ async fn two_pods_talk_over_tcp_and_close() {
     client.view().start_connect(again(&socket), again(&network), at("10.42.0.2:8080")).unwrap();
     client.table.get_mut(&socket).unwrap().ready().await;
     let (their_input, their_output) = client.view().finish_connect(again(&socket)).unwrap();
+    let charged = [&client, &server].map(|pod| pod.state.meter.used_nanos());
+    assert_eq!(charged, [limits::CONNECT_NANOS, 0], "who connects pays");
 
     server.table.get_mut(&listener).unwrap().ready().await;
     let (accepted, input, output) = server.view().accept(again(&listener)).unwrap();
