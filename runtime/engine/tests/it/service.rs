@@ -33,6 +33,8 @@ async fn a_fresh_instance_answers_and_is_gone() {
     let refused = send(&container, request(Method::PUT)).await.unwrap_err().response();
     assert_eq!(refused.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert!(output.stderr().contains("the component answered with the error"), "{}", output.stderr());
+    // It goes on for a while after its answer, in the only place there is.
+    timeout(PATIENCE, container.drained()).await.unwrap();
 
     assert!(send(&container, request(Method::POST)).await.is_err());
     let fault = timeout(PATIENCE, container.fault()).await.unwrap();
