@@ -109,7 +109,7 @@ pub struct Object {
 }
 
 /// What is asked of every object that changes, so that nothing needs to be decoded for it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Marks {
     uid: Box<str>,
     created: Box<str>,

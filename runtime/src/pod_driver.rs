@@ -146,7 +146,7 @@ impl Driver {
     fn new(agent: Arc<Agent>, pod: Arc<k8s::Pod>) -> Self {
         let seat = Seat { host_addresses: agent.config.addresses.clone() };
         let machine = Machine::new(pod.clone(), seat, now_ms());
-        let published = serde_json::to_value(&pod.status).unwrap_or_default().to_string().into();
+        let published = telling::shown(&pod);
         let mut driver = Self {
             agent,
             pod,

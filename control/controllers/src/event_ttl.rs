@@ -20,8 +20,7 @@ pub(crate) fn reconcile(world: &World<'_>, key: &Key) -> Vec<Action> {
         return vec![Action::Again { after_ms: moment::until(soonest, world.now_ms) }];
     }
     let seen = [&event.value["lastTimestamp"], &event.value["eventTime"], &event.value["series"]["lastObservedTime"]];
-    let seen = seen.into_iter().filter_map(moment::ms).max().unwrap_or_else(|| moment::created(event));
-    let due = seen.max(moment::created(event)) + limits::EVENT_TTL_MS;
+    let due = seen.into_iter().filter_map(moment::ms).map(|seen| seen + limits::EVENT_TTL_MS).fold(soonest, i64::max);
     if world.now_ms < due {
         return vec![Action::Again { after_ms: moment::until(due, world.now_ms) }];
     }

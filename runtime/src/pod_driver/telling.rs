@@ -14,13 +14,13 @@ impl Driver {
     /// While its node was taken for lost, somebody else may have said that the pod is not ready. What this node last said
     /// holds, and is said again.
     pub(super) fn object_to_overruling(&mut self) {
-        if self.publishing || self.wanted.is_some() || is_shown_ready(&self.pod) {
+        if self.publishing || self.wanted.is_some() || is_ready(self.pod.status.as_ref()) {
             return;
         }
-        let said = self.published();
-        if is_ready(&said) {
-            self.published = serde_json::to_value(&self.pod.status).unwrap_or_default().to_string().into();
-            self.wanted = Some(said);
+        let said: Option<k8s::PodStatus> = serde_json::from_str(&self.published).unwrap_or_default();
+        if is_ready(said.as_ref()) {
+            self.wanted = Some(self.published());
+            self.published = shown(&self.pod);
         }
     }
 
@@ -38,8 +38,7 @@ impl Driver {
 
     /// A container that is shown as terminated is not started again: its followers have seen all.
     pub(super) fn finish_outputs(&self, status: &k8s::PodStatus) {
-        let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
-        for container in lists.into_iter().flatten().flatten() {
+        for container in containers(status) {
             let over = container.state.as_ref().is_some_and(|state| state.terminated.is_some());
             if let (true, Some(output)) = (over, self.outputs.get(&container.name)) {
                 output.finish();
@@ -80,24 +79,26 @@ impl Driver {
 
 /// Whether a status says no more than that every container is on its way.
 fn is_being_made(status: &k8s::PodStatus) -> bool {
-    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
-    let mut all = lists.into_iter().flatten().flatten();
     status.reason.is_none()
-        && all.all(|container| {
+        && containers(status).all(|container| {
             let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
             let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
             container.restart_count == 0 && matches!(reason, Some("ContainerCreating" | "PodInitializing"))
         })
 }
 
-/// Whether the API shows a pod as ready.
-fn is_shown_ready(pod: &k8s::Pod) -> bool {
-    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+fn containers(status: &k8s::PodStatus) -> impl Iterator<Item = &k8s::ContainerStatus> {
+    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    lists.into_iter().flatten().flatten()
 }
 
-/// Whether a pod's status says that it is ready.
-fn is_ready(status: &Value) -> bool {
-    let mut conditions = status["conditions"].as_array().into_iter().flatten();
-    conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+/// The status that the API shows, as JSON.
+pub(super) fn shown(pod: &k8s::Pod) -> Box<str> {
+    serde_json::to_string(&pod.status).unwrap_or_default().into()
+}
+
+/// Whether a status says that the pod is ready.
+fn is_ready(status: Option<&k8s::PodStatus>) -> bool {
+    let mut conditions = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

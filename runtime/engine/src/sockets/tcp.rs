@@ -213,7 +213,7 @@ impl HostTcpSocket for View<'_> {
         remote: IpSocketAddress,
     ) -> SocketResult<()> {
         self.table.get(&network)?;
-        let (net, meter) = (self.state.network.clone(), self.state.meter.clone());
+        let net = self.state.network.clone();
         let tcp = self.tcp(&socket)?;
         let remote = to_std(remote);
         is_family(tcp.family, remote)?;
@@ -228,8 +228,8 @@ impl HostTcpSocket for View<'_> {
         if remote.ip().is_unspecified() || remote.port() == 0 {
             return Err(ErrorCode::InvalidArgument.into());
         }
-        meter.charge(limits::CONNECT_NANOS);
         tcp.state = State::Connecting(Box::pin(async move { net.connect(remote).await }));
+        self.state.meter.charge(limits::CONNECT_NANOS);
         Ok(())
     }
 
