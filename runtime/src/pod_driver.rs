@@ -117,7 +117,13 @@ pub(crate) async fn run(agent: Arc<Agent>, mut known: watch::Receiver<Known>) {
     let first = known.borrow().clone();
     driver.see(&first);
     driver.step(Input::PodAssigned);
-    while driver.ending != Ending::Done {
+    loop {
+        // Also before anything happens: a pod that was asked to go while the node was away has nothing to wait for.
+        driver.publish();
+        driver.finish();
+        if driver.ending == Ending::Done {
+            break;
+        }
         let wake = driver.wake();
         tokio::select! {
             changed = known.changed() => {
@@ -136,8 +142,6 @@ pub(crate) async fn run(agent: Arc<Agent>, mut known: watch::Receiver<Known>) {
                 driver.step(Input::TimePassed);
             }
         }
-        driver.publish();
-        driver.finish();
     }
     driver.clean_up().await;
 }

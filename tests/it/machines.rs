@@ -66,6 +66,11 @@ impl Machine {
         process.wait().unwrap();
     }
 
+    /// Takes note of a process that somebody else ended.
+    pub fn bury(&mut self) {
+        self.process.take().unwrap().wait().unwrap();
+    }
+
     /// What the process says of itself.
     pub fn running(&self) -> Option<Value> {
         serde_json::from_slice(&std::fs::read(self.folder.join("run.json")).ok()?).ok()

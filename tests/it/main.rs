@@ -30,6 +30,8 @@ mod network;
 mod operator;
 mod policy;
 mod restart;
+#[cfg(target_os = "linux")]
+mod six_machines;
 mod store;
 mod store_damage;
 mod streams;

@@ -302,24 +302,30 @@ fn a_leader_that_stood_still_comes_back_as_a_follower() {
     nothing_lost(&cluster, &acknowledged);
 }
 
-/// Three networks of their own and a bridge between them (`ip netns`); gone with the test.
+/// Networks of their own and a bridge between them (`ip netns`); gone with the test.
 #[cfg(target_os = "linux")]
 pub struct Networks {
     name: String,
+    machines: usize,
 }
 
 #[cfg(target_os = "linux")]
 impl Networks {
-    /// `None` where this machine does not let us make networks. The letter tells tests of one process apart.
+    /// Three of them. `None` where this machine does not let us make networks. The letter tells tests of one process apart.
     pub fn new(letter: char) -> Option<Self> {
-        let networks = Self { name: format!("kg{letter}{}", std::process::id()) };
+        Self::of(letter, 3)
+    }
+
+    /// As many as wanted, in the same way.
+    pub fn of(letter: char, machines: usize) -> Option<Self> {
+        let networks = Self { name: format!("kg{letter}{}", std::process::id()), machines };
         let name = &networks.name;
         let ip =
             |line: String| Command::new("ip").args(line.split_whitespace()).output().is_ok_and(|o| o.status.success());
         // The bridge has a network of its own too, so that this machine's own is left alone.
         let hub = format!("netns add {name}hub");
         let mut all = ip(hub) && ip(format!("-n {name}hub link add hub up type bridge"));
-        for number in 1..=3 {
+        for number in 1..=machines {
             all = all
                 && ip(format!("netns add {name}m{number}"))
                 && ip(format!("-n {name}hub link add p{number} type veth peer name eth0 netns {name}m{number}"))
@@ -389,7 +395,8 @@ impl Networks {
 #[cfg(target_os = "linux")]
 impl Drop for Networks {
     fn drop(&mut self) {
-        for part in ["m1", "m2", "m3", "hub"] {
+        let machines = (1..=self.machines).map(|number| format!("m{number}"));
+        for part in machines.chain(["hub".to_owned()]) {
             let _ = Command::new("ip").args(["netns", "del", &format!("{}{part}", self.name)]).output();
         }
     }

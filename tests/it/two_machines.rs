@@ -236,7 +236,7 @@ fn ip(entry: &Value) -> &str {
 }
 
 /// Builds an example, outside of any network of the test: the first build of all may have to fetch crates.
-fn build(folder: &Path, example: &str) {
+pub fn build(folder: &Path, example: &str) {
     let mut command = kogia(folder, &["build"]);
     run(command.arg(root().join("examples").join(example)).env("CARGO_TARGET_DIR", guests())).ok();
 }
