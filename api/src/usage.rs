@@ -1,4 +1,5 @@
-//! What pods and nodes use, as their nodes last told: one small table that `kubectl top` and autoscalers read.
+//! What pods and nodes use, and what routes answer, as nodes last told: one small table that `kubectl top` and autoscalers
+//! read.
 //!
 //! Nodes tell cumulative CPU time; how much is used *now* is the difference between two tellings, or, for a container
 //! that has been told of once, the time since it started. A node that has not told for long is forgotten, so that
@@ -67,6 +68,8 @@ struct Telling {
     at_ms: i64,
     node: Told,
     containers: BTreeMap<Place, Told>,
+    /// Requests answered since the node started, by route: `ingress/NAMESPACE/NAME`, or with more behind it.
+    routes: BTreeMap<String, u64>,
 }
 
 /// The table. Clones share what was told.
@@ -109,6 +112,16 @@ impl UsageTable {
         self.pods.get(&(namespace.to_owned(), name.to_owned()))
     }
 
+    /// Requests per second, in thousandths, that all nodes together answer for an object that is a `route`:
+    /// `ingress/NAMESPACE/NAME` or `httproute/NAMESPACE/NAME`. `None` when no node has told lately.
+    #[must_use]
+    pub fn requests(&self, route: &str) -> Option<(Window, u64)> {
+        let of_nodes = self.nodes.values().filter_map(|(last, before)| last.requests(before.as_deref(), route));
+        of_nodes.reduce(|(window, sum), (other, rate)| {
+            (if other.at_ms > window.at_ms { other } else { window }, sum.saturating_add(rate))
+        })
+    }
+
     /// What a node uses, guests and itself.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<(Window, Usage)> {
@@ -141,7 +154,25 @@ impl Telling {
                 containers.insert(place, Told::read(container));
             }
         }
-        Self { at_ms: now_ms, node: Told::read(&summary["node"]), containers }
+        let mut routes = BTreeMap::new();
+        for route in summary["routes"].as_array().into_iter().flatten() {
+            routes.insert(text(&route["name"]), route["requests"].as_u64().unwrap_or(0));
+        }
+        Self { at_ms: now_ms, node: Told::read(&summary["node"]), containers, routes }
+    }
+
+    fn requests(&self, before: Option<&Telling>, route: &str) -> Option<(Window, u64)> {
+        let before = before.filter(|before| before.node.started_ms == self.node.started_ms);
+        let from_ms = before.map_or(self.node.started_ms, |before| before.at_ms);
+        let length_ms = self.at_ms.checked_sub(from_ms).filter(|length| *length > 0)?;
+        let of = |telling: &Telling| {
+            let from = telling.routes.range(route.to_owned()..).take_while(|(name, _)| name.starts_with(route));
+            let own = |name: &str| name.len() == route.len() || name.as_bytes()[route.len()] == b'/';
+            from.filter(|(name, _)| own(name)).map(|(_, requests)| *requests).sum::<u64>()
+        };
+        let answered = of(self).saturating_sub(before.map_or(0, of));
+        let rate = u128::from(answered) * 1_000_000 / u128::from(length_ms.unsigned_abs());
+        Some((Window { at_ms: self.at_ms, length_ms }, u64::try_from(rate).unwrap_or(u64::MAX)))
     }
 }
 
@@ -191,6 +222,31 @@ mod tests {
         table.take("n1", &summary(restarted, 1_000_000_000), start_ms + 40_000);
         assert_eq!(usage(&table).nano_cpus, 100_000_000);
         assert!(table.pod("d", "other").is_none() && table.node("n2").is_none());
+    }
+
+    #[test]
+    fn requests_of_a_route_are_those_of_all_nodes_and_of_all_its_parts() {
+        let start_ms = crate::time::parse("2030-01-01T00:00:00Z").unwrap();
+        let told = |counts: &[(&str, u64)]| {
+            let routes: Vec<Value> = counts.iter().map(|(name, n)| json!({"name": name, "requests": n})).collect();
+            let mut told = summary("2030-01-01T00:00:00Z", 0);
+            told["routes"] = json!(routes);
+            told
+        };
+        let mut table = UsageTable::default();
+        assert_eq!(table.requests("ingress/d/web"), None);
+        table.take("n1", &told(&[("ingress/d/web", 100)]), start_ms + 10_000);
+        let rate = |table: &UsageTable, route: &str| table.requests(route).unwrap().1;
+        assert_eq!(rate(&table, "ingress/d/web"), 10_000, "since the node started");
+        table.take("n1", &told(&[("ingress/d/web", 400), ("ingress/d/web2", 900)]), start_ms + 20_000);
+        assert_eq!((rate(&table, "ingress/d/web"), rate(&table, "ingress/d/web2")), (30_000, 90_000));
+        table.take(
+            "n2",
+            &told(&[("ingress/d/web", 50), ("httproute/d/web/0", 7), ("httproute/d/web/1", 3)]),
+            start_ms + 20_000,
+        );
+        assert_eq!((rate(&table, "ingress/d/web"), rate(&table, "httproute/d/web")), (32_500, 500));
+        assert_eq!(rate(&table, "ingress/d/other"), 0);
     }
 
     #[test]

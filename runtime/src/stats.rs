@@ -1,7 +1,8 @@
 //! What the node and its containers use: the part of kubelet's `GET /stats/summary` that anybody reads.
 //!
 //! CPU time is cumulative since the start that stands beside it; whoever asks twice has a rate. A container's is what its
-//! account was charged, commands run in it included; the node's is this process', guests and all.
+//! account was charged, commands run in it included; the node's is this process', guests and all. What its Ingress has
+//! answered since the node started, by route, is told beside it, as no kubelet does.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -19,7 +20,9 @@ pub(crate) fn summary(agent: &Agent) -> Value {
     let (cpu_nanos, memory_bytes) = host::process_usage();
     let mut node = figures(agent.started, now, cpu_nanos, memory_bytes.unwrap_or(guests));
     node["nodeName"] = agent.config.name.clone().into();
-    json!({"node": node, "pods": pods})
+    let routes = agent.config.metrics.counts().into_iter().filter(|(name, _)| !name.is_empty());
+    let routes: Vec<Value> = routes.map(|(name, requests)| json!({"name": *name, "requests": requests})).collect();
+    json!({"node": node, "pods": pods, "routes": routes})
 }
 
 fn pod(tenant: &Tenant, now: Timestamp) -> Value {

@@ -8,6 +8,7 @@
 
 mod account;
 mod apps;
+mod autoscaling;
 mod bad_input;
 mod bench;
 mod client;

@@ -53,6 +53,12 @@ impl Metrics {
         self.routes.write().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()
     }
 
+    /// How many requests each route has answered.
+    pub(crate) fn counts(&self) -> Vec<(Arc<str>, u64)> {
+        let known = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(name, route)| (name.clone(), route.count.load(Ordering::Relaxed))).collect()
+    }
+
     /// All of it as text.
     #[must_use]
     pub fn text(&self) -> String {
@@ -97,6 +103,7 @@ mod tests {
             metrics.count(Some(&web), status, Duration::from_micros(micros));
         }
         metrics.count(None, 404, Duration::from_micros(1));
+        assert!(metrics.counts().contains(&(web, 3)));
         let text = metrics.text();
         for line in [
             "kogia_ingress_requests_total{route=\"\",code=\"404\"} 1",

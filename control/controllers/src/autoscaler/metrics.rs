@@ -25,6 +25,15 @@ pub(super) struct Answer {
     pub(super) shown: Value,
 }
 
+impl Answer {
+    fn told(wanted: i64, current: i64, source: String, shown: Value) -> Self {
+        let side = if wanted > current { "above" } else { "below" };
+        let why =
+            if wanted < current { "All metrics below target".to_owned() } else { format!("{source} {side} target") };
+        Self { replicas: wanted, why, source, shown }
+    }
+}
+
 /// How far from the target nothing is done, upwards and downwards, as a share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tolerance {
@@ -51,6 +60,7 @@ impl Tolerance {
 /// The pods of a target, with their figures.
 pub(super) struct Pods<'a> {
     world: &'a World<'a>,
+    namespace: &'a str,
     list: Vec<&'a Arc<Object>>,
 }
 
@@ -66,7 +76,7 @@ impl<'a> Pods<'a> {
     pub(super) fn of(world: &'a World<'a>, namespace: &'a str, selector: &LabelSelector) -> Self {
         let selected = world.view.select("pods", namespace, selector);
         let live = selected.filter(|pod| pod.deletion_timestamp().is_none() && pods::phase(pod) != "Failed");
-        Self { world, list: live.collect() }
+        Self { world, namespace, list: live.collect() }
     }
 
     fn figure(&self, pod: &Object, resource: &str, container: Option<&str>) -> Figure {
@@ -137,10 +147,60 @@ pub(super) fn ask(
                 .map_err(|why| ("FailedGetContainerResourceMetric", why))
         }
         "Pods" => Err(("FailedGetPodsMetric", nobody("custom.metrics.k8s.io"))),
-        "Object" => Err(("FailedGetObjectMetric", nobody("custom.metrics.k8s.io"))),
+        "Object" => of_object(&spec["object"], pods, current, tolerance).map_err(|why| ("FailedGetObjectMetric", why)),
         "External" => Err(("FailedGetExternalMetric", nobody("external.metrics.k8s.io"))),
         other => Err(("InvalidMetricSourceType", format!("unknown metric source type {other:?}"))),
     }
+}
+
+/// Requests per second that a route answers: the metric that Kubernetes' walkthrough of autoscaling shows.
+const REQUESTS: &str = "requests-per-second";
+/// What can be asked for it: kind, resource, how nodes call it.
+const ROUTES: [(&str, &str, &str); 2] = [
+    ("Ingress", "ingresses.networking.k8s.io", "ingress"),
+    ("HTTPRoute", "httproutes.gateway.networking.k8s.io", "httproute"),
+];
+
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)] // Ratios of rates.
+fn of_object(source: &Value, pods: &Pods<'_>, current: i64, tolerance: Tolerance) -> Result<Answer, String> {
+    let (object, metric) = (&source["describedObject"], source["metric"]["name"].as_str().unwrap_or_default());
+    let (kind, name) = (object["kind"].as_str().unwrap_or_default(), object["name"].as_str().unwrap_or_default());
+    let cannot = |why: &str| format!("unable to get metric {metric}: {kind} on {} {name}: {why}", pods.namespace);
+    let (_, resource, route) = *ROUTES
+        .iter()
+        .find(|(known, ..)| *known == kind && metric == REQUESTS)
+        .ok_or_else(|| cannot(&format!("only {REQUESTS} of an Ingress or HTTPRoute is measured")))?;
+    if pods.world.view.get(resource, pods.namespace, name).is_none() {
+        return Err(cannot("it does not exist"));
+    }
+    let told = pods.world.usage.requests(&format!("{route}/{}/{name}", pods.namespace));
+    let (_, rate) = told.ok_or_else(|| cannot("no node has told of its routes"))?;
+    let rate = i64::try_from(rate).unwrap_or(i64::MAX);
+    let target = &source["target"];
+    let amount =
+        |field: &str| resources::quantity(&target[field]).map(|amount| amount.millis()).filter(|amount| *amount > 0);
+    let (wanted, shown) = match (amount("value"), amount("averageValue")) {
+        (Some(value), _) => {
+            let ratio = rate as f64 / value as f64;
+            let ready = pods.list.iter().filter(|pod| pods::is_ready(pod)).count() as f64;
+            let wanted = if tolerance.covers(ratio) { current } else { (ratio * ready - 1e-9).ceil() as i64 };
+            (wanted, json!({"value": Quantity::from_millis(rate).to_string()}))
+        }
+        (None, Some(average)) => {
+            let ratio = rate as f64 / (average as f64 * current.max(1) as f64);
+            let wanted =
+                if tolerance.covers(ratio) { current } else { (rate as f64 / average as f64 - 1e-9).ceil() as i64 };
+            (wanted, json!({"averageValue": Quantity::from_millis(rate / current.max(1)).to_string()}))
+        }
+        (None, None) => {
+            return Err(
+                "invalid object metric source: neither a value target nor an average value target was set".to_owned()
+            );
+        }
+    };
+    let source = format!("{kind} metric {metric}");
+    let shown = json!({"metric": {"name": metric}, "describedObject": object, "current": shown});
+    Ok(Answer::told(wanted, current, source, json!({"type": "Object", "object": shown})))
 }
 
 fn nobody(group: &str) -> String {
@@ -180,10 +240,8 @@ fn of_resource(
         }
         (None, None) => return Err("invalid resource metric source: neither an average utilization target nor an average value (usage) target was set".to_owned()),
     };
-    let side = if wanted > current { "above" } else { "below" };
-    let why = if wanted < current { "All metrics below target".to_owned() } else { format!("{source} {side} target") };
     let kind = if field == "resource" { "Resource" } else { "ContainerResource" };
-    Ok(Answer { replicas: wanted, why, source, shown: json!({"type": kind, field: shown}) })
+    Ok(Answer::told(wanted, current, source, json!({"type": kind, field: shown})))
 }
 
 fn word(field: &str) -> &'static str {

@@ -68,6 +68,8 @@ pub(crate) struct Cluster {
     usage: UsageTable,
     /// When the node last told of a pod, and the CPU time in all until then, in nanoseconds.
     spent: BTreeMap<String, (i64, u64)>,
+    /// Requests answered, by route.
+    answered: BTreeMap<String, u64>,
     settings: Settings,
     uids: usize,
     addresses: usize,
@@ -87,6 +89,7 @@ impl Default for Cluster {
             told: Vec::new(),
             usage: UsageTable::default(),
             spent: BTreeMap::new(),
+            answered: BTreeMap::new(),
             settings: Settings { cluster_ca: "THE CA".into(), ..Settings::default() },
             uids: 0,
             addresses: 0,
@@ -127,6 +130,14 @@ impl Cluster {
             told.push(json!({"podRef": reference, "containers": [container]}));
         }
         self.usage.take("n1", &json!({ "pods": told }), self.now_ms);
+    }
+
+    /// The node tells of further requests that a route has answered.
+    pub(crate) fn tell_requests(&mut self, route: &str, further: u64) {
+        let answered = self.answered.entry(route.to_owned()).or_insert(0);
+        *answered += further;
+        let told = json!({"routes": [{"name": route, "requests": *answered}]});
+        self.usage.take("n1", &told, self.now_ms);
     }
 
     /// Creates an object, or merges it into the one that is there.

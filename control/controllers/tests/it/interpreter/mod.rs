@@ -7,6 +7,7 @@
 //! * `run`: nodes do their part (bind, start, end what was asked to go); `live`: settle and run until both are quiet.
 //! * `use TIME GROUP CPU MEMORY`: so long each pod of that group uses so much, the node tells of it every 15 s, and all
 //!   goes on as with `live`.
+//! * `ask TIME ROUTE RATE`: so long the node's Ingress answers so many requests of a route each second, and tells of it.
 //! * `end POD Succeeded|Failed`, `ready POD True|False`, `wait 40s`.
 //! * `show RESOURCE [PATH …]`: a table; `told`: Events since the last time.
 //!
@@ -92,6 +93,15 @@ impl Story {
             "wait" => {
                 self.cluster.now_ms += millis(rest[0]);
                 String::new()
+            }
+            "ask" => {
+                let mut log = String::new();
+                for _ in 0..millis(rest[0]) / TELLING_MS {
+                    self.cluster.now_ms += TELLING_MS;
+                    self.cluster.tell_requests(rest[1], rest[2].parse::<u64>().unwrap() * 15);
+                    log.push_str(&self.live());
+                }
+                log
             }
             "use" => {
                 let [cpu, memory] = [rest[2], rest[3]].map(|text| api::Quantity::parse(text).unwrap());
