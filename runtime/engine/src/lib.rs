@@ -28,6 +28,7 @@ mod outgoing;
 mod output;
 mod parts;
 mod pools;
+mod priority;
 mod proxy;
 mod sockets;
 mod threads;

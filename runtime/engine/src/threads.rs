@@ -3,9 +3,14 @@
 //! Work-stealing runtimes are fast but not fair in CPU time, and a guest that computes is never idle. So guests are
 //! polled here, and a small tokio runtime beside does what they wait for: timers, and what hosts do for them. CPU time
 //! is measured around every slice and charged to the container; one in debt rests until the debt is paid.
+//!
+//! There are two sets of them. A guest that woke up is in front: a request that takes a moment is answered at once. One
+//! that goes on computing is behind, on threads to which the system prefers any other: they take every CPU that is idle,
+//! and are put off it by whoever wakes. Where no CPU is idle for long they would starve; then all are in front.
 
 use crate::cpu::{Meter, thread_cpu_nanos};
 use crate::limits;
+use crate::priority;
 use crate::ticker::Ticker;
 use crate::turns::Turns;
 use std::future::Future;
@@ -13,10 +18,10 @@ use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
@@ -30,14 +35,25 @@ pub(crate) struct Threads {
 
 struct Shared {
     queue: Mutex<Queue>,
-    work: Condvar,
+    /// Until when nobody is behind, in nanoseconds since `began`.
+    crowded_until: AtomicU64,
+    began: Instant,
+    /// Of each set, in the order of [`Place`].
+    work: [Condvar; 2],
     ticker: Arc<Ticker>,
     handle: Handle,
 }
 
 struct Queue {
-    turns: Turns<Arc<Task>>,
+    turns: [Turns<Arc<Task>>; 2],
     stopped: bool,
+}
+
+/// Which set of threads runs a guest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Front,
+    Behind,
 }
 
 impl Threads {
@@ -51,18 +67,23 @@ impl Threads {
             .thread_name("guest-io")
             .enable_all()
             .build()?;
-        let queue = Mutex::new(Queue { turns: Turns::new(), stopped: false });
-        let shared = Arc::new(Shared { queue, work: Condvar::new(), ticker, handle: runtime.handle().clone() });
+        let queue = Mutex::new(Queue { turns: [Turns::new(), Turns::new()], stopped: false });
+        let handle = runtime.handle().clone();
+        let work = [Condvar::new(), Condvar::new()];
+        let (crowded_until, began) = (AtomicU64::new(0), Instant::now());
+        let shared = Arc::new(Shared { queue, crowded_until, began, work, ticker, handle });
         let count = if count == 0 { cpus } else { count };
         let threads = Threads { shared, runtime: Some(runtime), count };
-        for number in 0..count {
-            let shared = threads.shared.clone();
-            std::thread::Builder::new().name(format!("guest-{number}")).spawn(move || shared.work())?;
+        for (place, name) in [(Place::Front, "guest"), (Place::Behind, "guest-behind")] {
+            for number in 0..count {
+                let shared = threads.shared.clone();
+                std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || shared.work(place))?;
+            }
         }
         Ok(threads)
     }
 
-    /// How many there are.
+    /// How many run guests that woke up: at most so many are on a CPU at once, but for those that yield to any other.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
@@ -89,6 +110,7 @@ impl Threads {
             stage: AtomicU8::new(IDLE),
             cancelled: AtomicBool::new(false),
             resting: AtomicBool::new(false),
+            computed: AtomicU64::new(0),
             future: Mutex::new(Some(Box::pin(future))),
         });
         task.wake_by_ref();
@@ -100,7 +122,7 @@ impl Drop for Threads {
     /// Asks the threads to end. The last owner may be one of them, so nobody waits.
     fn drop(&mut self) {
         self.shared.queue().stopped = true;
-        self.shared.work.notify_all();
+        self.shared.work.iter().for_each(Condvar::notify_all);
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -152,6 +174,8 @@ struct Task {
     cancelled: AtomicBool,
     /// A timer will wake it when its container's debt is paid.
     resting: AtomicBool,
+    /// CPU time used since it last waited for something, in nanoseconds.
+    computed: AtomicU64,
     future: Mutex<Option<Guest>>,
 }
 
@@ -178,41 +202,74 @@ impl Shared {
     }
 
     fn push(&self, task: &Arc<Task>) {
-        self.queue().turns.push(task.meter.lane(), task.caller, task.clone());
-        self.work.notify_one();
+        let place = self.place(task);
+        self.queue().turns[place as usize].push(task.meter.lane(), task.caller, task.clone());
+        self.work[place as usize].notify_one();
     }
 
-    fn pop(&self) -> Option<Arc<Task>> {
+    fn pop(&self, place: Place) -> Option<Arc<Task>> {
         let mut queue = self.queue();
         loop {
             if queue.stopped {
                 return None;
             }
-            if let Some(task) = queue.turns.pop() {
+            if let Some(task) = queue.turns[place as usize].pop() {
                 return Some(task);
             }
-            queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            if place == Place::Front
+                && self.is_crowded()
+                && let Some(task) = queue.turns[Place::Behind as usize].pop()
+            {
+                return Some(task);
+            }
+            queue = self.work[place as usize].wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn place(&self, task: &Task) -> Place {
+        let computes = task.computed.load(Ordering::Relaxed) >= limits::FRONT_NANOS;
+        if computes && !self.is_crowded() { Place::Behind } else { Place::Front }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn is_crowded(&self) -> bool {
+        let until = self.crowded_until.load(Ordering::Relaxed);
+        until != 0 && self.now() < until
+    }
+
+    /// A slice behind took so long, and so much of that on a CPU.
+    fn note_slice_behind(&self, took: Duration, used: u64) {
+        if took.saturating_sub(Duration::from_nanos(used)) > limits::CROWDED_WAIT {
+            let until = Instant::now().duration_since(self.began) + limits::CROWDED_FOR;
+            self.crowded_until.store(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            self.work[Place::Front as usize].notify_all();
         }
     }
 
     /// A thread's life.
-    fn work(self: Arc<Shared>) {
+    fn work(self: Arc<Shared>, place: Place) {
+        if place == Place::Behind {
+            priority::give_way();
+        }
         // What guests wait for (timers, tasks of the host) belongs to the runtime beside.
         let handle = self.handle.clone();
         let _beside = handle.enter();
-        while let Some(task) = self.pop() {
+        while let Some(task) = self.pop(place) {
             task.stage.store(RUNNING, Ordering::Release);
-            self.step(&task);
+            self.step(&task, place);
         }
     }
 
     /// One slice of a guest.
-    fn step(&self, task: &Arc<Task>) {
+    fn step(&self, task: &Arc<Task>, place: Place) {
         let cancelled = task.cancelled.load(Ordering::Acquire);
         if let Some(debt) = task.meter.wait().filter(|_| !cancelled) {
             return self.rest(task, debt);
         }
-        let before = thread_cpu_nanos();
+        let (begun, before) = (Instant::now(), thread_cpu_nanos());
         let done = {
             let _ticking = self.ticker.guest_on_cpu();
             let mut future = task.future.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,10 +283,17 @@ impl Shared {
             }
             done
         };
-        task.meter.charge(thread_cpu_nanos().saturating_sub(before));
+        let used = thread_cpu_nanos().saturating_sub(before);
+        task.meter.charge(used);
+        if place == Place::Behind {
+            self.note_slice_behind(begun.elapsed(), used);
+        }
+        // Nobody else touches it until the stage is told.
+        let computed = task.computed.swap(0, Ordering::Relaxed);
         if done {
             task.stage.store(DONE, Ordering::Release);
         } else if task.stage.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            task.computed.store(computed.saturating_add(used), Ordering::Relaxed);
             task.stage.store(QUEUED, Ordering::Release);
             self.push(task);
         }
