@@ -8,7 +8,7 @@
 //! snapshot   = hello · frame (the message) · chunk* · end (see `snapshot`), answered by one byte: 1 taken, 0 not
 //! ```
 //!
-//! A queue of bounded length towards each peer; what does not fit is dropped, which raft repairs. Certificates are the
+//! A queue of bounded length towards each peer ([`line`]); what does not fit is dropped, which raft repairs. Certificates are the
 //! caller's matter: whoever holds one of the cluster's is a member. Refuses other clusters, other versions, frames that
 //! are too long and bytes that are no message, by closing the connection; the member never sees them.
 
@@ -21,23 +21,24 @@ use std::time::Duration;
 use protobuf::Message as _;
 use raft::eraftpb::Message;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::codec::{Reader, Writer};
 use crate::driver::Envelope;
 use crate::limits::WIRE_FRAME_BYTES_MAX;
-use crate::limits::{
-    DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, MEMBERS_MAX, PEER_QUEUE_MAX, PEER_TIMEOUT, PEER_WRITE_BYTES, SNAPSHOTS_MAX,
-};
+use crate::limits::{DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, MEMBERS_MAX, PEER_TIMEOUT, SNAPSHOTS_MAX};
 use crate::log::Identity;
 use crate::member::{Input, speaks_of};
 use crate::snapshot::{Assembly, CHUNK_HEAD_BYTES, chunk_length, chunks};
 use crate::state::State;
+
+mod line;
+use line::{Line, write_frame};
 
 const MAGIC: &[u8; 8] = b"KGRAFT\0\x01";
 const HELLO_BYTES: usize = 33;
@@ -74,7 +75,7 @@ struct Shared {
 
 struct Peer {
     address: String,
-    queue: mpsc::Sender<Message>,
+    line: Arc<Line>,
     task: AbortHandle,
 }
 
@@ -146,18 +147,23 @@ impl Transport {
     fn dial_all(&mut self, addresses: BTreeMap<u64, String>) {
         for (member, address) in addresses {
             if member != self.shared.identity.member && !address.is_empty() && !self.peers.contains_key(&member) {
-                let (queue, messages) = mpsc::channel(PEER_QUEUE_MAX);
-                let task = self.runtime.spawn(dial(self.shared.clone(), member, address.clone(), messages));
-                self.peers.insert(member, Peer { address, queue, task: task.abort_handle() });
+                let line = Arc::new(Line::default());
+                let task = self.runtime.spawn(dial(self.shared.clone(), member, address.clone(), line.clone()));
+                self.peers.insert(member, Peer { address, line, task: task.abort_handle() });
             }
         }
     }
 
-    /// Sends if there is room; raft repeats what matters.
+    /// Queues a message for a peer, until [`Transport::flush`].
     pub(crate) fn send(&self, message: Message) {
         if let Some(peer) = self.peers.get(&message.to) {
-            drop(peer.queue.try_send(message));
+            peer.line.push(message);
         }
+    }
+
+    /// Sends what is queued, in the calling thread as far as the sockets take it at once.
+    pub(crate) fn flush(&self) {
+        self.peers.values().for_each(|peer| peer.line.flush());
     }
 
     /// Streams a state beside its message, and reports the outcome to the member in any case.
@@ -228,17 +234,15 @@ async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> 
 }
 
 /// Keeps a connection to a peer and sends what is queued; what was queued while there was none is old, and dropped.
-async fn dial(shared: Arc<Shared>, to: u64, address: String, mut messages: mpsc::Receiver<Message>) {
+async fn dial(shared: Arc<Shared>, to: u64, address: String, line: Arc<Line>) {
     let mut pause = DIAL_PAUSE_MIN;
-    while let Some(first) = messages.recv().await {
+    loop {
+        line.wanted().await;
         match in_time(shared.connect(to, &address, MESSAGES)).await {
             Ok(stream) => {
                 pause = DIAL_PAUSE_MIN;
-                if let Err(error) =
-                    send_all(BufWriter::with_capacity(PEER_WRITE_BYTES, stream), first, &mut messages).await
-                {
-                    tracing::debug!(peer = to, %error, "the connection to a peer ended");
-                }
+                let error = line.carry(Box::new(stream)).await;
+                tracing::debug!(peer = to, %error, "the connection to a peer ended");
             }
             Err(error) => {
                 tracing::debug!(peer = to, %error, "a peer cannot be reached");
@@ -246,42 +250,14 @@ async fn dial(shared: Arc<Shared>, to: u64, address: String, mut messages: mpsc:
                 pause = (pause * 2).min(DIAL_PAUSE_MAX);
             }
         }
-        while messages.try_recv().is_ok() {}
+        line.clear();
         shared.report(Input::PeerUnreachable(to)).await;
     }
 }
 
-/// Sends until the connection fails; flushes whenever nothing more waits.
-async fn send_all(
-    mut stream: impl AsyncWrite + Unpin,
-    first: Message,
-    messages: &mut mpsc::Receiver<Message>,
-) -> io::Result<()> {
-    let mut next = Some(first);
-    loop {
-        let message = match next.take() {
-            Some(message) => message,
-            None => match messages.try_recv() {
-                Ok(message) => message,
-                Err(_) => {
-                    in_time(stream.flush()).await?;
-                    match messages.recv().await {
-                        Some(message) => message,
-                        None => return Ok(()),
-                    }
-                }
-            },
-        };
-        in_time(write_message(&mut stream, &message)).await?;
-    }
-}
-
 async fn write_message(stream: &mut (impl AsyncWrite + Unpin), message: &Message) -> io::Result<()> {
-    // One write: a length on its own would become a TLS record and a packet on its own.
-    let size = message.compute_size();
-    let mut frame = Vec::with_capacity(4 + size as usize);
-    frame.extend_from_slice(&size.to_le_bytes());
-    message.write_to_vec(&mut frame).map_err(io::Error::other)?;
+    let mut frame = Vec::new();
+    write_frame(message, &mut frame)?;
     stream.write_all(&frame).await
 }
 
