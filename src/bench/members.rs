@@ -1,8 +1,10 @@
 //! Members of our store in processes of their own, told what to do over their standard input (`kogia store member`).
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,22 +16,25 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::store::load::{Load, Measured};
-use crate::store::member::{Answer, Ask, Status, Told, What};
+use crate::store::member::{Answer, Ask, Told, What};
 
 /// A cluster of ours; its processes end with it.
 pub struct Members {
-    members: Vec<Member>,
+    members: Vec<Arc<Member>>,
     leader: usize,
+    founders: Vec<SocketAddr>,
+    dir: PathBuf,
 }
 
 /// Requests that wait for their answers.
 type Open = Arc<Mutex<HashMap<u64, oneshot::Sender<Answer>>>>;
 
-struct Member {
-    process: Child,
-    input: ChildStdin,
+/// One of them.
+pub struct Member {
+    process: Mutex<Child>,
+    input: tokio::sync::Mutex<ChildStdin>,
     open: Open,
-    last: u64,
+    last: AtomicU64,
 }
 
 impl Members {
@@ -39,36 +44,57 @@ impl Members {
         let pki = dir.join("pki");
         // Made once, before all members read it.
         Authority::open(&pki)?;
-        let mut members = Vec::new();
-        for i in 0..count {
-            let mut command = Command::new(std::env::current_exe()?);
-            command.arg("--data-dir").arg(dir.join(format!("kogia-{i}"))).args(["store", "member"]);
-            command.arg("--id").arg((i + 1).to_string());
-            if count > 1 {
-                command.arg("--pki").arg(&pki);
-                for (j, address) in founders.iter().enumerate() {
-                    command.arg("--member").arg(format!("{}={address}", j + 1));
-                }
-            }
-            members.push(Member::start(command)?);
+        let mut cluster = Self { members: Vec::new(), leader: 0, founders, dir: dir.to_owned() };
+        for number in 0..count {
+            let member = cluster.spawn(number)?;
+            cluster.members.push(member);
         }
-        let first = members.first_mut().context("a cluster has members")?;
         // A write is answered under a leader, and the member that answers knows who it is.
-        first.write("ready").await?;
-        let Answer::Status(Status { leader: Some(leader), .. }) = first.ask(What::Status {}).await? else {
-            anyhow::bail!("a member does not know its leader");
-        };
-        Ok(Self { members, leader: usize::try_from(leader)? - 1 })
+        cluster.members[0].write("ready").await?;
+        cluster.leader = cluster.leader(0).await?.context("a member does not know its leader")?;
+        Ok(cluster)
     }
 
-    pub async fn load(&mut self, load: Load) -> anyhow::Result<Measured> {
+    fn spawn(&self, number: usize) -> anyhow::Result<Arc<Member>> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("--data-dir").arg(self.dir.join(format!("kogia-{number}"))).args(["store", "member"]);
+        command.arg("--id").arg((number + 1).to_string());
+        if self.founders.len() > 1 {
+            command.arg("--pki").arg(self.dir.join("pki"));
+            for (other, address) in self.founders.iter().enumerate() {
+                command.arg("--member").arg(format!("{}={address}", other + 1));
+            }
+        }
+        Ok(Arc::new(Member::start(command)?))
+    }
+
+    /// All of them, in order.
+    pub fn all(&self) -> &[Arc<Member>] {
+        &self.members
+    }
+
+    /// Who leads, as one of them has it.
+    pub async fn leader(&self, through: usize) -> anyhow::Result<Option<usize>> {
+        let Answer::Status(status) = self.members[through].ask(What::Status {}).await? else {
+            anyhow::bail!("a member does not know how it is");
+        };
+        Ok(status.leader.and_then(|leader| usize::try_from(leader).ok()?.checked_sub(1)))
+    }
+
+    /// Starts a member again that was killed, on what it left.
+    pub fn again(&mut self, number: usize) -> anyhow::Result<()> {
+        self.members[number] = self.spawn(number)?;
+        Ok(())
+    }
+
+    pub async fn load(&self, load: Load) -> anyhow::Result<Measured> {
         match self.members[self.leader].ask(What::Load(load)).await? {
             Answer::Measured(measured) => Ok(measured),
             other => anyhow::bail!("a load was answered by {other:?}"),
         }
     }
 
-    pub async fn fan_out(&mut self, watchers: usize, writes: usize, value_bytes: usize) -> anyhow::Result<f64> {
+    pub async fn fan_out(&self, watchers: usize, writes: usize, value_bytes: usize) -> anyhow::Result<f64> {
         match self.members[self.leader].ask(What::FanOut { watchers, writes, value_bytes }).await? {
             Answer::PerSecond(rate) => Ok(rate),
             other => anyhow::bail!("a fan-out was answered by {other:?}"),
@@ -77,10 +103,10 @@ impl Members {
 
     /// Kills the leader and returns how long it takes until a survivor acknowledges a write.
     pub async fn next_write(mut self) -> anyhow::Result<Duration> {
-        let mut killed = self.members.remove(self.leader);
+        let killed = self.members.remove(self.leader);
         let begin = Instant::now();
-        killed.process.kill().await?;
-        self.members.first_mut().context("nobody survives")?.write("next").await?;
+        killed.kill()?;
+        self.members.first().context("nobody survives")?.write("next").await?;
         Ok(begin.elapsed())
     }
 }
@@ -92,22 +118,28 @@ impl Member {
         let (input, output) = process.stdin.take().zip(process.stdout.take()).context("a member has no pipes")?;
         let open = Open::default();
         tokio::spawn(read(output, open.clone()));
-        Ok(Self { process, input, open, last: 0 })
+        Ok(Self { process: process.into(), input: input.into(), open, last: AtomicU64::new(0) })
     }
 
-    async fn ask(&mut self, what: What) -> anyhow::Result<Answer> {
-        self.last += 1;
+    /// Ends it as a power cut would.
+    pub fn kill(&self) -> anyhow::Result<()> {
+        Ok(self.process.lock().unwrap_or_else(PoisonError::into_inner).start_kill()?)
+    }
+
+    /// Asks it something and waits for the answer; the end of the member is an error.
+    pub async fn ask(&self, what: What) -> anyhow::Result<Answer> {
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (to, answer) = oneshot::channel();
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(self.last, to);
-        let line = serde_json::to_string(&Ask { id: self.last, what })? + "\n";
-        self.input.write_all(line.as_bytes()).await.context("a member ended")?;
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(id, to);
+        let line = serde_json::to_string(&Ask { id, what })? + "\n";
+        self.input.lock().await.write_all(line.as_bytes()).await.context("a member ended")?;
         match answer.await.context("a member ended")? {
             Answer::Error(error) => anyhow::bail!(error),
             answer => Ok(answer),
         }
     }
 
-    async fn write(&mut self, key: &str) -> anyhow::Result<()> {
+    async fn write(&self, key: &str) -> anyhow::Result<()> {
         match self.ask(What::Put { key: key.to_owned(), value: "v".to_owned() }).await? {
             Answer::Revision(_) => Ok(()),
             other => anyhow::bail!("a write was answered by {other:?}"),

@@ -12,6 +12,7 @@ mod grpc;
 mod hostile;
 mod house;
 mod http;
+mod kills;
 mod load;
 mod members;
 mod net;
@@ -66,6 +67,9 @@ pub struct Args {
     /// How many Services are registered, for the bench of the network
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     services: u32,
+    /// How often the leader is killed under load, for the bench of the store
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    kills: u32,
     /// How many nodes are simulated, for benches that simulate some; 5000 is Kubernetes' bound for one cluster
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
     nodes: u32,
@@ -159,7 +163,8 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
         }
         Name::Store => {
             anyhow::ensure!(args.against != Some(Peer::Wasmtime), "wasmtime is no store; leave --against out");
-            let options = store::Options { rounds: args.rounds, millis: args.millis, against: args.against };
+            let (rounds, millis, kills, against) = (args.rounds, args.millis, args.kills, args.against);
+            let options = store::Options { rounds, millis, kills, against };
             store::measure(&options, data_dir).await?
         }
         Name::Net => {

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 
 use super::etcd::Etcd;
 use super::members::Members;
-use super::{Metric, Peer, median};
+use super::{Metric, Peer, kills, median};
 use crate::store::load::{Load, Measured, Work};
 
 const CLIENTS: [usize; 3] = [1, 32, 256];
@@ -24,6 +24,8 @@ pub struct Options {
     pub rounds: u32,
     /// How long each load lasts.
     pub millis: u64,
+    /// How often the leader of three is killed under load.
+    pub kills: u32,
     pub against: Option<Peer>,
 }
 
@@ -72,6 +74,7 @@ pub async fn measure(options: &Options, data_dir: &Path) -> anyhow::Result<Vec<M
             }
         }
     }
+    let killed = kills::measure(options.kills, &scratch.0.join("kills")).await?;
     let metric = |row: Row| Metric {
         bench: "store",
         name: row.name,
@@ -79,7 +82,7 @@ pub async fn measure(options: &Options, data_dir: &Path) -> anyhow::Result<Vec<M
         unit: row.unit,
         peer: options.against.map(|_| ("etcd", median(row.peers))),
     };
-    Ok(rows.into_iter().map(metric).collect())
+    Ok(rows.into_iter().map(metric).chain(killed).collect())
 }
 
 fn note(rows: &mut Vec<Row>, system: System, name: String, unit: &'static str, value: f64) {
