@@ -34,6 +34,9 @@ pub(crate) use membership::conf_state;
 pub(crate) use membership::read_change;
 pub(crate) use ready::speaks_of;
 
+/// How often a member that lost its leader stands for election soon, before it waits as long as any other.
+const HASTY_ATTEMPTS: u32 = 4;
+
 /// The time, as the driver sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Now {
@@ -198,6 +201,8 @@ pub(crate) struct Member {
     tick_ms: u64,
     ticked_ms: u64,
     role: (u64, StateRole),
+    // How often it still stands for election soon, having lost its leader.
+    hasty: u32,
     proposals: Proposals,
     reads: Reads,
     offered_ms: u64,
@@ -255,6 +260,7 @@ impl Member {
             tick_ms: start.tick_ms,
             ticked_ms: now.mono_ms,
             role: (u64::MAX, StateRole::Follower),
+            hasty: 0,
             proposals: Proposals::default(),
             reads: Reads::default(),
             offered_ms: now.mono_ms,
@@ -443,7 +449,23 @@ impl Member {
         if let Some(turn) = others.position(|voter| *voter == self.id) {
             let wait = 1 + turn * self.raw.raft.heartbeat_timeout();
             self.raw.raft.election_elapsed = self.raw.raft.randomized_election_timeout().saturating_sub(wait);
+            self.hasty = HASTY_ATTEMPTS;
         }
+    }
+
+    /// Whoever stood in vain because the others had not heard of the loss yet stands again after two heartbeats, in step
+    /// with the turns of the first time.
+    fn hasten(&mut self) {
+        if self.hasty == 0 || self.raw.raft.election_elapsed != 0 {
+            return;
+        }
+        if self.leader().is_some() {
+            self.hasty = 0;
+            return;
+        }
+        self.hasty -= 1;
+        let raft = &mut self.raw.raft;
+        raft.election_elapsed = raft.randomized_election_timeout().saturating_sub(2 * raft.heartbeat_timeout());
     }
 
     fn feed(&mut self, message: Message) {
@@ -464,6 +486,7 @@ impl Member {
         for _ in 0..due.min(TICKS_MAX) {
             self.raw.tick();
             self.settle_timeout();
+            self.hasten();
         }
         let retry_ms = self.tick_ms * self.raw.raft.election_timeout() as u64;
         if due > 0 && self.now.mono_ms >= self.offered_ms + retry_ms {

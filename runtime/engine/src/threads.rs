@@ -312,3 +312,36 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names of the threads that ran a guest: when it began, when it had computed, and when it had waited.
+    async fn ran_by(threads: &Threads) -> Vec<String> {
+        let name = || std::thread::current().name().unwrap_or_default().to_owned();
+        let guest = async move {
+            let mut seen = vec![name()];
+            let began = thread_cpu_nanos();
+            while thread_cpu_nanos() - began < limits::FRONT_NANOS {
+                std::hint::spin_loop();
+            }
+            tokio::task::yield_now().await;
+            seen.push(name());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            seen.push(name());
+            seen
+        };
+        threads.spawn(&Meter::new(None, None), None, guest).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_computes_goes_behind_until_it_waits_unless_all_processors_are_busy() {
+        let ticker = Ticker::start().unwrap();
+        let threads = Threads::start(1, ticker.clone()).unwrap();
+        assert_eq!(ran_by(&threads).await, ["guest-0", "guest-behind-0", "guest-0"]);
+        threads.shared.note_slice_behind(limits::CROWDED_WAIT * 2, 0);
+        assert_eq!(ran_by(&threads).await, ["guest-0", "guest-0", "guest-0"]);
+        ticker.stop();
+    }
+}
