@@ -115,11 +115,9 @@ impl UsageTable {
     /// Requests per second, in thousandths, that all nodes together answer for an object that is a `route`:
     /// `ingress/NAMESPACE/NAME` or `httproute/NAMESPACE/NAME`. `None` when no node has told lately.
     #[must_use]
-    pub fn requests(&self, route: &str) -> Option<(Window, u64)> {
+    pub fn requests(&self, route: &str) -> Option<u64> {
         let of_nodes = self.nodes.values().filter_map(|(last, before)| last.requests(before.as_deref(), route));
-        of_nodes.reduce(|(window, sum), (other, rate)| {
-            (if other.at_ms > window.at_ms { other } else { window }, sum.saturating_add(rate))
-        })
+        of_nodes.reduce(u64::saturating_add)
     }
 
     /// What a node uses, guests and itself.
@@ -138,9 +136,14 @@ fn rate(at_ms: i64, told: Told, earlier: Option<(i64, Told)>) -> Option<(Window,
         None => (told.started_ms, 0),
     };
     let length_ms = at_ms.checked_sub(from_ms).filter(|length| *length > 0)?;
-    let spent = u128::from(told.cpu_nanos - before) * 1000 / u128::from(length_ms.unsigned_abs());
-    let usage = Usage { nano_cpus: u64::try_from(spent).unwrap_or(u64::MAX), memory_bytes: told.memory_bytes };
-    Some((Window { at_ms, length_ms }, usage))
+    let nano_cpus = per_second(told.cpu_nanos - before, length_ms);
+    Some((Window { at_ms, length_ms }, Usage { nano_cpus, memory_bytes: told.memory_bytes }))
+}
+
+/// `length_ms` is above zero.
+fn per_second(amount: u64, length_ms: i64) -> u64 {
+    let rate = u128::from(amount) * 1000 / u128::from(length_ms.unsigned_abs());
+    u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
 impl Telling {
@@ -161,7 +164,7 @@ impl Telling {
         Self { at_ms: now_ms, node: Told::read(&summary["node"]), containers, routes }
     }
 
-    fn requests(&self, before: Option<&Telling>, route: &str) -> Option<(Window, u64)> {
+    fn requests(&self, before: Option<&Telling>, route: &str) -> Option<u64> {
         let before = before.filter(|before| before.node.started_ms == self.node.started_ms);
         let from_ms = before.map_or(self.node.started_ms, |before| before.at_ms);
         let length_ms = self.at_ms.checked_sub(from_ms).filter(|length| *length > 0)?;
@@ -171,8 +174,7 @@ impl Telling {
             from.filter(|(name, _)| own(name)).map(|(_, requests)| *requests).sum::<u64>()
         };
         let answered = of(self).saturating_sub(before.map_or(0, of));
-        let rate = u128::from(answered) * 1_000_000 / u128::from(length_ms.unsigned_abs());
-        Some((Window { at_ms: self.at_ms, length_ms }, u64::try_from(rate).unwrap_or(u64::MAX)))
+        Some(per_second(answered.saturating_mul(1000), length_ms))
     }
 }
 
@@ -236,7 +238,7 @@ mod tests {
         let mut table = UsageTable::default();
         assert_eq!(table.requests("ingress/d/web"), None);
         table.take("n1", &told(&[("ingress/d/web", 100)]), start_ms + 10_000);
-        let rate = |table: &UsageTable, route: &str| table.requests(route).unwrap().1;
+        let rate = |table: &UsageTable, route: &str| table.requests(route).unwrap();
         assert_eq!(rate(&table, "ingress/d/web"), 10_000, "since the node started");
         table.take("n1", &told(&[("ingress/d/web", 400), ("ingress/d/web2", 900)]), start_ms + 20_000);
         assert_eq!((rate(&table, "ingress/d/web"), rate(&table, "ingress/d/web2")), (30_000, 90_000));

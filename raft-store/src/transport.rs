@@ -8,8 +8,8 @@
 //! snapshot   = hello · frame (the message) · chunk* · end (see `snapshot`), answered by one byte: 1 taken, 0 not
 //! ```
 //!
-//! A queue of bounded length towards each peer ([`line`]); what does not fit is dropped, which raft repairs. Certificates are the
-//! caller's matter: whoever holds one of the cluster's is a member. Refuses other clusters, other versions, frames that
+//! A queue of bounded length towards each peer ([`line`]); what does not fit is dropped, which raft repairs. Certificates
+//! are the caller's matter: whoever holds one of the cluster's is a member. Refuses other clusters, other versions, frames that
 //! are too long and bytes that are no message, by closing the connection; the member never sees them.
 
 use std::collections::{BTreeMap, HashMap};

@@ -69,8 +69,7 @@ pub async fn measure(rounds: u32, folder: &Path) -> anyhow::Result<Vec<Metric>> 
     ])
 }
 
-/// The 99th percentile, which for few values is the worst.
-pub fn p99(mut values: Vec<f64>) -> f64 {
+fn p99(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let rank = (values.len() * 99).div_ceil(100).max(1) - 1;
     values.get(rank).copied().unwrap_or(f64::NAN)

@@ -13,9 +13,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::Metric;
-use super::failover::p99;
 use super::members::{Member, Members};
+use super::{Metric, median, quantile};
 use crate::limits;
 use crate::store::member::{Answer, What};
 
@@ -32,7 +31,7 @@ struct Ledger {
     begun: [AtomicU64; WRITERS],
 }
 
-/// Kills as often as asked; `rss` and disk stay those of one small cluster.
+/// Kills as often as asked, in one cluster.
 pub async fn measure(kills: u32, dir: &Path) -> anyhow::Result<Vec<Metric>> {
     if kills == 0 {
         return Ok(Vec::new());
@@ -47,40 +46,43 @@ pub async fn measure(kills: u32, dir: &Path) -> anyhow::Result<Vec<Metric>> {
     let metric = |name: &str, value, unit| Metric { bench: "store", name: name.to_owned(), value, unit, peer: None };
     Ok(vec![
         metric("store.kills", f64::from(kills), "kills"),
-        metric("store.kill_next_write_p50_ms", super::median(waits.clone()), "ms"),
-        metric("store.kill_next_write_p99_ms", p99(waits), "ms"),
+        metric("store.kill_next_write_p50_ms", median(waits.clone()), "ms"),
+        metric("store.kill_next_write_p99_ms", quantile(&mut waits, 0.99), "ms"),
         metric("store.kill_acked_lost", lost as f64, "writes"),
     ])
 }
 
-/// Kills the leader under load; returns how long the next write took, from the kill, once all are up again.
+/// Kills the leader under load and starts it again; returns how long after the kill a write was acknowledged that was
+/// begun when the leader had ended.
 async fn kill_leader(cluster: &mut Members, ledger: &Arc<Ledger>) -> anyhow::Result<Duration> {
     let leader = until("a leader", || cluster.leader(0)).await?;
     let over = Arc::new(AtomicBool::new(false));
-    let next: Arc<Mutex<(Option<Instant>, Option<Duration>)>> = Arc::default();
+    // When the leader had ended, and when the first write after that was acknowledged.
+    let next: Arc<Mutex<(Option<Instant>, Option<Instant>)>> = Arc::default();
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         let (members, ledger, over, next) = (cluster.all().to_vec(), ledger.clone(), over.clone(), next.clone());
         writers.spawn(async move {
             let acknowledged = |begun: Instant| {
                 let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
-                if let (Some(killed), None) = *next
-                    && begun >= killed
+                if let (Some(ended), None) = *next
+                    && begun >= ended
                 {
-                    next.1 = Some(killed.elapsed());
+                    next.1 = Some(Instant::now());
                 }
             };
             write(&members, writer, &ledger, &over, acknowledged).await;
         });
     }
     sleep(BEFORE).await;
+    let killed = Instant::now();
+    cluster.all()[leader].kill().await?;
     next.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(Instant::now());
-    cluster.all()[leader].kill()?;
     let waited = until("a write", async || Ok(next.lock().unwrap_or_else(PoisonError::into_inner).1)).await;
     over.store(true, Ordering::Relaxed);
     while writers.join_next().await.is_some() {}
     cluster.again(leader)?;
-    waited
+    Ok(waited? - killed)
 }
 
 /// Counts up, through whichever member answers.

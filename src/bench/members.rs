@@ -31,7 +31,7 @@ type Open = Arc<Mutex<HashMap<u64, oneshot::Sender<Answer>>>>;
 
 /// One of them.
 pub struct Member {
-    process: Mutex<Child>,
+    process: tokio::sync::Mutex<Child>,
     input: tokio::sync::Mutex<ChildStdin>,
     open: Open,
     last: AtomicU64,
@@ -105,7 +105,7 @@ impl Members {
     pub async fn next_write(mut self) -> anyhow::Result<Duration> {
         let killed = self.members.remove(self.leader);
         let begin = Instant::now();
-        killed.kill()?;
+        killed.kill().await?;
         self.members.first().context("nobody survives")?.write("next").await?;
         Ok(begin.elapsed())
     }
@@ -121,9 +121,9 @@ impl Member {
         Ok(Self { process: process.into(), input: input.into(), open, last: AtomicU64::new(0) })
     }
 
-    /// Ends it as a power cut would.
-    pub fn kill(&self) -> anyhow::Result<()> {
-        Ok(self.process.lock().unwrap_or_else(PoisonError::into_inner).start_kill()?)
+    /// Ends it as a power cut would, and waits until it has ended.
+    pub async fn kill(&self) -> anyhow::Result<()> {
+        Ok(self.process.lock().await.kill().await?)
     }
 
     /// Asks it something and waits for the answer; the end of the member is an error.

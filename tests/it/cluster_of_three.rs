@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::harness::{Cluster, Kubectl, Over, Ran, eventually, fetch, run, run_with_input};
+use crate::machines::says_ready;
 
 /// The contexts of the three members.
 const CONTEXTS: [&str; 3] = ["kogia", "kogia-2", "kogia-3"];
@@ -63,12 +64,8 @@ impl Three {
     /// Names of the nodes that are ready, as one member sees them.
     fn ready(&self, member: usize) -> Option<BTreeSet<String>> {
         let nodes = self.json(member, &["get", "nodes"])?;
-        let ready = |node: &&Value| {
-            let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
-            conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
-        };
         let name = |node: &Value| node["metadata"]["name"].as_str().unwrap().to_owned();
-        Some(nodes["items"].as_array()?.iter().filter(ready).map(name).collect())
+        Some(nodes["items"].as_array()?.iter().filter(|node| says_ready(node)).map(name).collect())
     }
 
     /// Ends a further node's process as a power cut would.

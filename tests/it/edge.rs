@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 
 use crate::harness::{Cluster, Kubectl, Over, PATIENCE, eventually, fetch};
+use crate::machines::says_ready;
 
 /// What a Deployment wants and has.
 fn replicas(cluster: &Cluster, name: &str) -> (i64, i64) {
@@ -158,12 +159,8 @@ fn drains_under_load_lose_no_request() {
     let Some(kubectl) = Kubectl::newest() else { return };
     let nodes = || {
         let listed: Value = serde_json::from_str(&cluster.kogia(&["get", "nodes", "-o", "json"]).ok()).unwrap();
-        let ready = |node: &&Value| {
-            let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
-            conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
-        };
         let name = |node: &Value| node["metadata"]["name"].as_str().unwrap().to_owned();
-        listed["items"].as_array().unwrap().iter().filter(ready).map(name).collect::<Vec<_>>()
+        listed["items"].as_array().unwrap().iter().filter(|node| says_ready(node)).map(name).collect::<Vec<_>>()
     };
     eventually("three ready nodes", || (nodes().len() == 3).then_some(()));
     cluster.with("hello-http");

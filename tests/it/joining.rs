@@ -147,20 +147,16 @@ fn a_member_joins_and_survives_its_founder_leaving_in_order() {
         Machine::start(&dir.path().join(name), &arguments)
     };
     let (second, third) = (join("second"), join("third"));
-    let members = |through: &Machine| -> Option<Vec<Value>> {
-        let ran = through.kogia(&["members", "list", "--json"]);
-        (ran.code == Some(0)).then(|| serde_json::from_str(&ran.out).unwrap())
-    };
     let voters =
-        |through: &Machine| Some(members(through)?.iter().filter(|member| member["role"] != "learner").count());
+        |through: &Machine| Some(through.members()?.iter().filter(|member| member["role"] != "learner").count());
     for machine in [&first, &second, &third] {
         eventually("three voters", || (voters(machine)? == 3).then_some(()));
     }
     // The founder is nothing special.
     assert!(second.kogia(&["members", "remove", "first"]).ok().contains("no member any more"));
     first.kill();
-    eventually("the others to lead", || members(&third)?.iter().find(|member| member["role"] == "leader").cloned());
-    eventually("two members", || (members(&third)?.len() == 2).then_some(()));
+    eventually("the others to lead", || third.members()?.iter().find(|member| member["role"] == "leader").cloned());
+    eventually("two members", || (third.members()?.len() == 2).then_some(()));
     // The port it listened on is free, so nobody speaks for it.
     let peer = TcpListener::bind(&*api);
     assert!(peer.is_ok(), "{peer:?}");
@@ -185,16 +181,12 @@ fn a_machine_that_is_cut_off_is_lost_and_comes_back() {
     let token = first.kogia(&["token", "create", "--member"]).ok().trim().to_owned();
     let join = ["--join", "10.99.0.1:6443", "--token", &token];
     let machines = [first, start(1, &join), start(2, &join)];
-    let members = |through: usize| -> Option<Vec<Value>> {
-        let ran = machines[through].kogia(&["members", "list", "--json"]);
-        (ran.code == Some(0)).then(|| serde_json::from_str(&ran.out).unwrap())
-    };
     let leader = |through: usize| {
-        let leader = members(through)?.into_iter().find(|member| member["role"] == "leader")?;
+        let leader = machines[through].members()?.into_iter().find(|member| member["role"] == "leader")?;
         names.iter().position(|name| leader["name"] == *name)
     };
     eventually("three voters", || {
-        (members(0)?.iter().filter(|member| member["role"] != "learner").count() == 3).then_some(())
+        (machines[0].members()?.iter().filter(|member| member["role"] != "learner").count() == 3).then_some(())
     });
     for name in names {
         eventually("the nodes to be ready", || is_ready(&machines[0], name).filter(|ready| *ready));

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::harness::{Ran, eventually, run};
@@ -61,14 +62,24 @@ impl Machine {
 
     /// Ends the process as a power cut would.
     pub fn kill(&mut self) {
-        let mut process = self.process.take().unwrap();
-        process.kill().unwrap();
-        process.wait().unwrap();
+        self.end();
+        self.bury();
     }
 
-    /// Takes note of a process that somebody else ended.
+    /// The same for whoever shares the machine with others; [`Machine::bury`] is to follow.
+    pub fn end(&self) {
+        kill_process(Pid::from_child(self.process.as_ref().unwrap()), Signal::KILL).unwrap();
+    }
+
+    /// Takes note of a process that was ended.
     pub fn bury(&mut self) {
         self.process.take().unwrap().wait().unwrap();
+    }
+
+    /// The members as this one has them.
+    pub fn members(&self) -> Option<Vec<Value>> {
+        let ran = self.kogia(&["members", "list", "--json"]);
+        (ran.code == Some(0)).then(|| serde_json::from_str(&ran.out).unwrap())
     }
 
     /// What the process says of itself.
@@ -110,6 +121,11 @@ pub fn kogia(folder: &Path, arguments: &[&str]) -> Command {
 pub fn is_ready(first: &Machine, node: &str) -> Option<bool> {
     let ran = first.kogia(&["get", "node", node, "-o", "json"]);
     let node: Value = (ran.code == Some(0)).then(|| serde_json::from_str(&ran.out).unwrap())?;
-    let conditions = node["status"]["conditions"].as_array()?.clone();
-    Some(conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True"))
+    node["status"]["conditions"].is_array().then(|| says_ready(&node))
+}
+
+/// Whether a node or a pod says that it is ready.
+pub fn says_ready(object: &Value) -> bool {
+    let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }

@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::harness::{Over, eventually, fetch, run_with_input};
-use crate::machines::{Machine, is_ready};
+use crate::machines::{Machine, is_ready, says_ready};
 use crate::store::Networks;
 use crate::two_machines::build;
 
@@ -68,7 +67,7 @@ impl Six {
             six.add(name, &["agent", "--join", "10.99.0.1:6443", "--token", &worker]);
         }
         eventually("three voters", || {
-            (six.members(0)?.iter().filter(|member| member["role"] != "learner").count() == 3).then_some(())
+            (six.machines[0].members()?.iter().filter(|member| member["role"] != "learner").count() == 3).then_some(())
         });
         for name in MEMBERS.into_iter().chain(WORKERS) {
             six.ready(0, name, true);
@@ -116,14 +115,9 @@ impl Six {
         (ran.code == Some(0)).then(|| serde_json::from_str(&ran.out).unwrap())
     }
 
-    fn members(&self, through: usize) -> Option<Vec<Value>> {
-        let ran = self.machines[through].kogia(&["members", "list", "--json"]);
-        (ran.code == Some(0)).then(|| serde_json::from_str(&ran.out).unwrap())
-    }
-
     /// Number of the member that leads.
     fn leader(&self, through: usize) -> Option<usize> {
-        let leader = self.members(through)?.into_iter().find(|member| member["role"] == "leader")?;
+        let leader = self.machines[through].members()?.into_iter().find(|member| member["role"] == "leader")?;
         MEMBERS.iter().position(|name| leader["name"] == *name)
     }
 
@@ -135,11 +129,7 @@ impl Six {
     /// Nodes of the pods of the app that are ready and stay, in order; a node stands there once for each.
     fn serving(&self, through: usize) -> Option<Vec<String>> {
         let pods = self.json(through, &["get", "pods", "-l", "app=web"])?;
-        let serves = |pod: &&Value| {
-            let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-            pod["metadata"]["deletionTimestamp"].is_null()
-                && conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
-        };
+        let serves = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null() && says_ready(pod);
         let pods = pods["items"].as_array()?.iter().filter(serves);
         let mut nodes: Vec<String> = pods.map(|pod| pod["spec"]["nodeName"].as_str().unwrap().to_owned()).collect();
         nodes.sort();
@@ -254,11 +244,10 @@ impl Six {
     }
 
     fn begin(&self, how: How, victim: usize) {
-        if how == How::CutOff {
-            return self.networks.set(victim, "down");
+        match how {
+            How::Killed => self.machines[victim].end(),
+            How::CutOff => self.networks.set(victim, "down"),
         }
-        let pid = self.machines[victim].running().expect("it runs")["pid"].as_i64().unwrap();
-        kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL).unwrap();
     }
 }
 

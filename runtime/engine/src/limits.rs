@@ -72,7 +72,7 @@ pub(crate) const CROWDED_WAIT: Duration = Duration::from_millis(20);
 
 /// How long nobody is behind then. A slice that is lost to finding out that it is still so takes a third of a second, since
 /// Linux gives a thread of the lowest kind 3 parts of 1,024 beside another: a thirtieth of the time.
-pub(crate) const CROWDED_FOR: Duration = Duration::from_secs(10);
+pub(crate) const CROWDED_FOR_NANOS: u64 = 10_000_000_000;
 
 /// Weight of a container that requests less CPU than this or none, in thousandths of a CPU: enough to be answered.
 pub(crate) const WEIGHT_MIN: u64 = 100;

@@ -243,8 +243,7 @@ impl Shared {
     /// A slice behind took so long, and so much of that on a CPU.
     fn note_slice_behind(&self, took: Duration, used: u64) {
         if took.saturating_sub(Duration::from_nanos(used)) > limits::CROWDED_WAIT {
-            let until = Instant::now().duration_since(self.began) + limits::CROWDED_FOR;
-            self.crowded_until.store(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            self.crowded_until.store(self.now().saturating_add(limits::CROWDED_FOR_NANOS), Ordering::Relaxed);
             self.work[Place::Front as usize].notify_all();
         }
     }
@@ -269,7 +268,8 @@ impl Shared {
         if let Some(debt) = task.meter.wait().filter(|_| !cancelled) {
             return self.rest(task, debt);
         }
-        let (begun, before) = (Instant::now(), thread_cpu_nanos());
+        let begun = (place == Place::Behind).then(Instant::now);
+        let before = thread_cpu_nanos();
         let done = {
             let _ticking = self.ticker.guest_on_cpu();
             let mut future = task.future.lock().unwrap_or_else(PoisonError::into_inner);
@@ -285,7 +285,7 @@ impl Shared {
         };
         let used = thread_cpu_nanos().saturating_sub(before);
         task.meter.charge(used);
-        if place == Place::Behind {
+        if let Some(begun) = begun {
             self.note_slice_behind(begun.elapsed(), used);
         }
         // Nobody else touches it until the stage is told.

@@ -174,7 +174,7 @@ fn of_object(source: &Value, pods: &Pods<'_>, current: i64, tolerance: Tolerance
         return Err(cannot("it does not exist"));
     }
     let told = pods.world.usage.requests(&format!("{route}/{}/{name}", pods.namespace));
-    let (_, rate) = told.ok_or_else(|| cannot("no node has told of its routes"))?;
+    let rate = told.ok_or_else(|| cannot("no node has told of its routes"))?;
     let rate = i64::try_from(rate).unwrap_or(i64::MAX);
     let target = &source["target"];
     let amount =

@@ -95,28 +95,28 @@ impl Story {
                 String::new()
             }
             "ask" => {
-                let mut log = String::new();
-                for _ in 0..millis(rest[0]) / TELLING_MS {
-                    self.cluster.now_ms += TELLING_MS;
-                    self.cluster.tell_requests(rest[1], rest[2].parse::<u64>().unwrap() * 15);
-                    log.push_str(&self.live());
-                }
-                log
+                let further = rest[2].parse::<u64>().unwrap() * TELLING_MS.unsigned_abs() / 1000;
+                self.tellings(rest[0], |cluster| cluster.tell_requests(rest[1], further))
             }
             "use" => {
                 let [cpu, memory] = [rest[2], rest[3]].map(|text| api::Quantity::parse(text).unwrap());
-                let mut log = String::new();
-                for _ in 0..millis(rest[0]) / TELLING_MS {
-                    self.cluster.now_ms += TELLING_MS;
-                    self.cluster.tell_usage(rest[1], &cpu, &memory);
-                    log.push_str(&self.live());
-                }
-                log
+                self.tellings(rest[0], |cluster| cluster.tell_usage(rest[1], &cpu, &memory))
             }
             "show" => table::show(&self.cluster, rest[0], &rest[1..]),
             "told" => self.cluster.told.drain(..).map(|line| line + "\n").collect(),
             other => panic!("what does `{other}` mean?"),
         }
+    }
+
+    /// So long the node tells something every 15 s, and all goes on as with `live`.
+    fn tellings(&mut self, time: &str, tell: impl Fn(&mut Cluster)) -> String {
+        let mut log = String::new();
+        for _ in 0..millis(time) / TELLING_MS {
+            self.cluster.now_ms += TELLING_MS;
+            tell(&mut self.cluster);
+            log.push_str(&self.live());
+        }
+        log
     }
 
     fn apply(&mut self, document: &str) -> String {
