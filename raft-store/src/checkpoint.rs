@@ -157,13 +157,9 @@ impl Checkpoint {
             if owner != identity {
                 return Err(CheckpointError::Foreign { member: owner.member, cluster: owner.cluster });
             }
-            match format {
-                Some(FIRST_FORMAT) => {
-                    write.delete_table(HISTORY)?;
-                    write_past(&write, state.mvcc.history(), state.mvcc.floor())?;
-                }
-                Some(FORMAT) | None => {}
-                Some(_) => return Err(CheckpointError::Version),
+            if format == Some(FIRST_FORMAT) {
+                write.delete_table(HISTORY)?;
+                write_past(&write, state.mvcc.history(), state.mvcc.floor())?;
             }
             let boot = boot.unwrap_or(0) + 1;
             let rows = [("id", owner.member), ("cluster", owner.cluster), ("format", FORMAT), ("boot", boot)];
@@ -334,9 +330,14 @@ fn load(database: &Database) -> Result<Option<State>, CheckpointError> {
         table => table?,
     };
     let Some(row) = head.get("head")? else { return Ok(None) };
-    let head = State::decode_head(&mut Reader::copy(row.value()))?;
+    // Before anything else is read: what a later version wrote is not damaged because this one cannot read it.
     let format = read.open_table(MEMBER)?.get("format")?.map(|format| format.value());
-    let first_format = format == Some(FIRST_FORMAT);
+    let first_format = match format {
+        Some(FIRST_FORMAT) => true,
+        Some(FORMAT) | None => false,
+        Some(_) => return Err(CheckpointError::Version),
+    };
+    let head = State::decode_head(&mut Reader::copy(row.value()))?;
     let mut live = Vec::new();
     for row in read.open_table(LIVE)?.iter()? {
         let (key, value) = row?;
@@ -429,5 +430,99 @@ impl StorageBackend for Backend {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.write_at(offset, data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Command, Operation, Origin, Txn, Write};
+    use crate::disk::Directory;
+    use crate::mvcc::Range;
+
+    const IDENTITY: Identity = Identity { member: 1, cluster: 7 };
+
+    fn open(disk: &Arc<dyn Disk>, known: bool) -> Result<(Checkpoint, u64, State), CheckpointError> {
+        let founders = Membership { voters: vec![1], ..Membership::default() };
+        Checkpoint::open(disk.clone(), IDENTITY, &founders, known)
+    }
+
+    /// Some keys written, one of them twice and one deleted, and the first revision forgotten.
+    fn filled(disk: &Arc<dyn Disk>) -> State {
+        let (mut checkpoint, _, mut state) = open(disk, false).unwrap();
+        let mut delta = Delta::default();
+        let put = |key: &str, value: &str| Write::Put { key: key.to_owned().into(), value: value.to_owned().into() };
+        let writes = [
+            put("a", "1"),
+            put("b", "2"),
+            put("a", "3"),
+            Write::Delete { key: "b".into() },
+            put("c", &"4".repeat(9000)),
+        ];
+        for (sequence, write) in (1..).zip(writes) {
+            let operation = Operation::Txn(Txn { compares: Vec::new(), then: vec![write] });
+            let command = Command { origin: Origin { member: 1, boot: 1, sequence }, at_ms: sequence, operation };
+            delta.history.extend(state.apply(command).1);
+        }
+        state.mvcc.compact(1);
+        delta.live.extend(state.mvcc.live().map(|kv| (kv.key.clone(), Some(kv.clone()))));
+        (delta.head, delta.floor) = (encode_head(&state), state.mvcc.floor());
+        checkpoint.commit(&delta).unwrap();
+        state
+    }
+
+    /// The same directory as the first format had it: a row per revision.
+    fn lower(disk: &Arc<dyn Disk>, format: u64) {
+        let database = open_database(disk.as_ref()).unwrap();
+        let state = load(&database).unwrap().unwrap();
+        let write = begin(&database).unwrap();
+        write.delete_table(PAST).unwrap();
+        {
+            let mut history = write.open_table(HISTORY).unwrap();
+            for past in state.mvcc.history() {
+                history.insert(past.revision, &encode_history(past)[..]).unwrap();
+            }
+            let mut member = write.open_table(MEMBER).unwrap();
+            let boot = member.get("boot").unwrap().unwrap().value();
+            let rows = [("id", IDENTITY.member), ("cluster", IDENTITY.cluster), ("format", format), ("boot", boot)];
+            for (name, value) in rows {
+                member.insert(name, value).unwrap();
+            }
+            member.insert("check", check_of(rows.map(|(_, value)| value))).unwrap();
+        }
+        write.commit().unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_the_first_format_is_raised_with_all_that_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(Directory::lock(dir.path().join("member")).unwrap());
+        let before = filled(&disk);
+        lower(&disk, FIRST_FORMAT);
+        // Raised by the first opening, and found so by the second.
+        for life in [2, 3] {
+            let (checkpoint, boot, state) = open(&disk, true).unwrap();
+            assert_eq!((boot, state.fingerprint()), (life, before.fingerprint()));
+            for revision in before.mvcc.floor()..=before.mvcc.revision() {
+                let range = Range::prefix("").at(revision);
+                assert_eq!(state.mvcc.range(&range), before.mvcc.range(&range), "at {revision}");
+            }
+            drop(checkpoint);
+            let database = open_database(disk.as_ref()).unwrap();
+            let read = database.begin_read().unwrap();
+            assert!(matches!(read.open_table(HISTORY), Err(redb::TableError::TableDoesNotExist(_))));
+            assert_eq!(read.open_table(MEMBER).unwrap().get("format").unwrap().unwrap().value(), FORMAT);
+        }
+    }
+
+    #[test]
+    fn a_format_of_the_future_is_refused_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(Directory::lock(dir.path().join("member")).unwrap());
+        filled(&disk);
+        lower(&disk, FORMAT + 1);
+        for _ in 0..2 {
+            assert!(matches!(open(&disk, true), Err(CheckpointError::Version)));
+        }
     }
 }
