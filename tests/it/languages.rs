@@ -48,6 +48,31 @@ fn a_program_in_python() {
 }
 
 #[test]
+fn a_program_in_go() {
+    if there_is("python3", &["-m", "venv", "--help"]) {
+        let said = told_by("tally-go");
+        assert!(said.contains("harbour.json     26.50\nmarket.json       3.00\n"), "{said}");
+        assert!(said.contains("added up by go1."), "{said}");
+    }
+}
+
+#[test]
+fn a_service_in_javascript() {
+    if there_is("npm", &["--version"]) {
+        let cluster = Cluster::start();
+        cluster.with("greeter-js");
+        let answers = [
+            ("/?name=you", 200, "{\"hello\":\"you\"}"),
+            ("/", 200, "{\"hello\":\"world\"}"),
+            ("/no", 404, "not found\n"),
+        ];
+        for (path, status, text) in answers {
+            assert_eq!(cluster.fetch("greeter-js.localhost", path), Some((status, text.to_owned())), "{path}");
+        }
+    }
+}
+
+#[test]
 fn a_folder_that_does_not_build_says_why() {
     let cluster = Cluster::start();
     let folder = cluster.scratch().join("broken");

@@ -1,0 +1,3 @@
+module kogia.dev/examples/tally
+
+go 1.24
