@@ -1,6 +1,9 @@
 //! Makes keys and signs certificates, as the controllers' plan says: a driver, for randomness and clocks are its.
 //!
-//! Refused: to sign with a key that is not a Secret's, and RSA keys, which the program's cryptography does not make.
+//! What an ACME server is to sign goes on beside everything else (`acme`). Refused: to sign with a key that is not a
+//! Secret's, and RSA keys, which the program's cryptography does not make.
+
+mod acme;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,7 +11,7 @@ use std::sync::Arc;
 use api::{Action, Key, Object, Precondition, Severity};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use controllers::certificates::{self, CERTIFICATES, Plan, REQUESTS, RequestPlan, Signer, Wish};
+use controllers::certificates::{self, Acme, CERTIFICATES, Plan, REQUESTS, RequestPlan, Signer, Wish};
 use objects::{ChangesEnd, Objects, User};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -18,6 +21,7 @@ use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 use tokio_util::sync::CancellationToken;
 
+use self::acme::Desk;
 use crate::clock;
 
 /// Certificates begin to be valid this long ago, for clocks that are a little late.
@@ -29,23 +33,25 @@ const NAMES_MAX: usize = 100;
 /// Issues until `stop`, or until the door closes.
 pub(crate) async fn run(objects: Objects, stop: CancellationToken) {
     let driver = Driver { objects, who: User::system("system:certificates-controller") };
+    let desk = Desk::new(stop.clone());
     while !stop.is_cancelled() {
         let view = driver.objects.view();
         let Ok(mut changes) = driver.objects.changes(view.revision()) else {
             tokio::task::yield_now().await;
             continue;
         };
-        let mut due = driver.turn().await;
+        let mut due = driver.turn(&desk).await;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 batch = changes.next() => match batch {
-                    Ok(batch) if batch.iter().any(|change| concerns(&change.object)) => due = driver.turn().await,
+                    Ok(batch) if batch.iter().any(|change| concerns(&change.object)) => due = driver.turn(&desk).await,
                     Ok(_) => {}
                     Err(ChangesEnd::Lagged) => break,
                     Err(ChangesEnd::Closed) => return,
                 },
-                () = clock::until(due) => due = driver.turn().await,
+                () = desk.ended.notified() => due = driver.turn(&desk).await,
+                () = clock::until(due) => due = driver.turn(&desk).await,
             }
         }
     }
@@ -59,6 +65,7 @@ fn concerns(object: &Object) -> bool {
         || (resource == "secrets" && object.field("type") == "kubernetes.io/tls")
 }
 
+#[derive(Clone)]
 struct Driver {
     objects: Objects,
     who: User,
@@ -66,10 +73,18 @@ struct Driver {
 
 impl Driver {
     /// Looks at all of them and does what is due; answers when the next one is due.
-    async fn turn(&self) -> Option<i64> {
+    async fn turn(&self, desk: &Desk) -> Option<i64> {
         let view = self.objects.view();
         let now_ms = clock::now_ms();
-        let mut next = None;
+        let mut next: Option<i64> = None;
+        for (issuer, acme) in certificates::accounts(&view) {
+            let registered = ready(issuer).is_some_and(|condition| {
+                condition["status"] == "True" && condition["observedGeneration"] == *issuer.field("metadata.generation")
+            });
+            if !registered {
+                desk.register(self, issuer, acme);
+            }
+        }
         for certificate in view.list(CERTIFICATES).filter(|one| one.deletion_timestamp().is_none()) {
             match certificates::plan(&view, certificate, now_ms) {
                 Plan::Ready { not_before_ms, not_after_ms, renewal_ms } => {
@@ -82,7 +97,11 @@ impl Driver {
                     self.say(certificate, said, more).await;
                 }
                 Plan::Wait(reason, message) => self.say(certificate, ("False", reason, &message), json!({})).await,
-                Plan::Issue(wish) => self.issue(certificate, &wish).await,
+                Plan::Later(at_ms) => next = Some(next.unwrap_or(at_ms).min(at_ms)),
+                Plan::Issue(wish) => match wish.signer.clone() {
+                    Signer::Acme(acme) => desk.order(self, certificate, *wish, *acme),
+                    Signer::Own | Signer::Authority { .. } => self.issue(certificate, &wish).await,
+                },
             }
         }
         for request in view.list(REQUESTS).filter(|one| one.deletion_timestamp().is_none()) {
@@ -123,7 +142,8 @@ impl Driver {
         let mut data = json!({
             "tls.crt": BASE64.encode(&signed.certificate_pem), "tls.key": BASE64.encode(&signed.key_pem),
         });
-        data["ca.crt"] = json!(BASE64.encode(&signed.authority_pem));
+        // An ACME server's own certificates are everybody's to know.
+        data["ca.crt"] = signed.authority_pem.as_ref().map_or(Value::Null, |pem| json!(BASE64.encode(pem)));
         let key = Key::new("secrets", certificate.key.namespace.clone(), name.as_str());
         let metadata = json!({"annotations": annotations, "labels": labels});
         let action = match self.objects.view().at(&key) {
@@ -134,6 +154,7 @@ impl Driver {
                 precondition: Precondition::same(secret),
             },
             None => {
+                data.as_object_mut().into_iter().for_each(|data| data.retain(|_, value| !value.is_null()));
                 let mut body = json!({
                     "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata, "data": data,
                 });
@@ -145,6 +166,39 @@ impl Driver {
         self.perform(action).await;
         let revision = certificate.field("status.revision").as_i64().unwrap_or(0) + 1;
         self.patch_status(certificate, json!({"revision": revision})).await;
+    }
+
+    /// Keeps the key of an account at an ACME server, where nobody has put one meanwhile.
+    async fn keep_account(&self, acme: &Acme, key_pem: &str) -> Result<(), String> {
+        let secret = &acme.account.secret;
+        let data = json!({&acme.account.field: BASE64.encode(key_pem)});
+        let action = match self.objects.view().at(secret) {
+            Some(known) => Action::Patch {
+                key: secret.clone(),
+                subresource: None,
+                patch: json!({ "data": data }),
+                precondition: Precondition::same(known),
+            },
+            None => {
+                if self.objects.view().get("namespaces", "", &secret.namespace).is_none() {
+                    let body =
+                        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": &*secret.namespace}});
+                    self.perform(Action::Create { key: Key::new("namespaces", "", &*secret.namespace), body }).await;
+                }
+                let metadata = json!({"name": &*secret.name, "namespace": &*secret.namespace});
+                let body = json!({
+                    "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data,
+                });
+                Action::Create { key: secret.clone(), body }
+            }
+        };
+        let kept = self.objects.perform(&self.who, action).await;
+        kept.map(drop).map_err(|status| format!("the account's key cannot be kept: {}", status.message))
+    }
+
+    /// An object as it is now; as it was where it is gone.
+    fn current(&self, object: &Arc<Object>) -> Arc<Object> {
+        self.objects.view().at(&object.key).unwrap_or(object).clone()
     }
 
     /// Signs a CertificateRequest, or says why not.
@@ -225,12 +279,12 @@ fn ready(object: &Object) -> Option<&Value> {
 struct Signed {
     key_pem: String,
     certificate_pem: String,
-    authority_pem: String,
+    /// Nobody but those whom everybody trusts, for an ACME server.
+    authority_pem: Option<String>,
 }
 
-/// Makes a key and a certificate for what a Certificate asks.
-fn sign(spec: &Value, wish: &Wish) -> Result<Signed, String> {
-    let text = |error: rcgen::Error| error.to_string();
+/// The key of a Certificate: the one that is to be kept, or a new one as it asks.
+fn key_of(spec: &Value, wish: &Wish) -> Result<KeyPair, String> {
     let key = match &wish.key_pem {
         Some(pem) => KeyPair::from_pem(pem),
         None => KeyPair::generate_for(
@@ -242,7 +296,13 @@ fn sign(spec: &Value, wish: &Wish) -> Result<Signed, String> {
             },
         ),
     };
-    let key = key.map_err(text)?;
+    key.map_err(|error| error.to_string())
+}
+
+/// Makes a key and a certificate for what a Certificate asks.
+fn sign(spec: &Value, wish: &Wish) -> Result<Signed, String> {
+    let text = |error: rcgen::Error| error.to_string();
+    let key = key_of(spec, wish)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = subject(spec);
     params.subject_alt_names = alternatives(spec)?;
@@ -251,20 +311,19 @@ fn sign(spec: &Value, wish: &Wish) -> Result<Signed, String> {
     }
     usages(spec, &mut params);
     valid_for(&mut params, wish.duration_ms);
-    let certificate = match &wish.signer {
-        Signer::Own => params.self_signed(&key),
+    let (certificate_pem, authority_pem) = match &wish.signer {
+        Signer::Own => {
+            let own = params.self_signed(&key).map_err(text)?.pem();
+            (own.clone(), own)
+        }
         Signer::Authority { certificate_pem, key_pem } => {
             params.use_authority_key_identifier_extension = true;
             let authority = authority(certificate_pem, key_pem)?;
-            params.signed_by(&key, &authority)
+            (params.signed_by(&key, &authority).map_err(text)?.pem(), certificate_pem.clone())
         }
+        Signer::Acme(acme) => return Err(format!("{} is asked in an order", acme.server)),
     };
-    let certificate_pem = certificate.map_err(text)?.pem();
-    let authority_pem = match &wish.signer {
-        Signer::Own => certificate_pem.clone(),
-        Signer::Authority { certificate_pem, .. } => certificate_pem.clone(),
-    };
-    Ok(Signed { key_pem: key.serialize_pem(), certificate_pem, authority_pem })
+    Ok(Signed { key_pem: key.serialize_pem(), certificate_pem, authority_pem: Some(authority_pem) })
 }
 
 fn authority(certificate_pem: &str, key_pem: &str) -> Result<Issuer<'static, KeyPair>, String> {

@@ -152,6 +152,12 @@ impl Cluster {
         running["http"].as_str().unwrap().parse().unwrap()
     }
 
+    /// The Ingress' address for TLS.
+    pub fn https(&self) -> SocketAddr {
+        let running = self.run_file().expect("it runs");
+        running["https"].as_str().unwrap().parse().unwrap()
+    }
+
     /// `kogia` on this cluster.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kogia"));

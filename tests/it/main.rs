@@ -7,6 +7,7 @@
 #![allow(unreachable_pub)]
 
 mod account;
+mod acme;
 mod apps;
 mod autoscaling;
 mod bad_input;

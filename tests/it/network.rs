@@ -1,5 +1,8 @@
 //! The virtual network between real guests: sockets over both address families, by every name a pod may be called by.
 
+use std::net::UdpSocket;
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::harness::{Cluster, eventually};
@@ -63,6 +66,40 @@ fn sockets_reach_a_pod_by_address_service_and_headless_name_over_both_families()
         let said = called(&cluster, name, "udp", target);
         assert!(said.contains(&format!(" heard {name} from ")), "{target}: {said}");
     }
+}
+
+/// What the host is answered by a UDP port of its own.
+fn asked(socket: &UdpSocket, port: &Value, text: &str) -> Option<String> {
+    let port = u16::try_from(port.as_u64()?).ok()?;
+    socket.send_to(text.as_bytes(), ("127.0.0.1", port)).ok()?;
+    let mut answer = [0; 1024];
+    let (length, _) = socket.recv_from(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+#[test]
+fn the_host_reaches_a_udp_service_through_a_port_of_the_node() {
+    let cluster = Cluster::start();
+    cluster.with("sockets");
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: outside}, spec: {type: NodePort, \
+                   selector: {app: sockets}, ports: [{port: 7, targetPort: 7000, protocol: UDP}]}}";
+    cluster.apply(service).ok();
+    let port = cluster.get("service", "outside")["spec"]["ports"][0]["nodePort"].clone();
+    let client = || {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        // A datagram may be lost; then it is sent again.
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        socket
+    };
+    let (one, other) = (client(), client());
+    let first = eventually("an answer", || asked(&one, &port, "first"));
+    let second = eventually("another answer", || asked(&other, &port, "second"));
+    assert!(first.contains(" heard first from ") && second.contains(" heard second from "), "{first}{second}");
+    // The pod sees each of them at a port of its own of the node's, and the same one again.
+    let seen = |said: &str| said.trim_end().rsplit_once(" from ").unwrap().1.to_owned();
+    assert_ne!(seen(&first), seen(&second));
+    let third = eventually("an answer once more", || asked(&one, &port, "third").filter(|said| said.contains("third")));
+    assert_eq!(seen(&first), seen(&third));
 }
 
 /// A reverse proxy and its app as the Kubernetes tutorials have them: two containers of one pod, over localhost.

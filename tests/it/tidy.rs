@@ -39,6 +39,8 @@ const WRAPPED: &[(&str, &[&str])] = &[
     ("kube", &[".", "runtime"]),
     ("quinn", &["runtime"]),
     ("rcgen", &["control"]),
+    ("reqwest", &["control", "runtime/image"]),
+    ("instant-acme", &["control"]),
     ("json-patch", &["api"]),
     ("cel", &["api"]),
 ];

@@ -35,6 +35,7 @@ pub(super) fn check_service(spec: &Value, report: &mut Report) {
     report.labels("spec.selector", &spec["selector"]);
     report.one_of("spec.internalTrafficPolicy", &spec["internalTrafficPolicy"], &["Cluster", "Local"]);
     report.one_of("spec.externalTrafficPolicy", &spec["externalTrafficPolicy"], &["Cluster", "Local"]);
+    report.one_of("spec.trafficDistribution", &spec["trafficDistribution"], &["PreferClose"]);
     let policies = &["SingleStack", "PreferDualStack", "RequireDualStack"];
     report.one_of("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], policies);
     for (index, family) in items(&spec["ipFamilies"]).enumerate() {

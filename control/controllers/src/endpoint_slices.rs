@@ -17,12 +17,17 @@ use crate::{World, limits, pods, status};
 const SERVICE: Kind = Kind { resource: "services", api_version: "v1", kind: "Service" };
 const SLICES: &str = "endpointslices.discovery.k8s.io";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
+/// The label of a node that says in which zone it is.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// A Service wakes with itself, with its slices, and with the pods it selects or selected.
+/// A Service wakes with itself, with its slices, with the pods it selects or selected, and when a node changes its zone.
 pub(crate) fn keys(change: &Change, view: &View) -> Vec<Key> {
     let object = &change.object;
     match &*object.key.resource {
         SLICES => owner::controller_key(object, &SERVICE).into_iter().collect(),
+        "nodes" if change.previous.as_ref().and_then(|old| zone(old)) != zone(object) => {
+            view.list("services").map(|service| service.key.clone()).collect()
+        }
         _ => keys_of_service(change, view),
     }
 }
@@ -132,7 +137,7 @@ pub(crate) fn reconcile(world: &World<'_>, key: &Key) -> Vec<Action> {
             let ports = ports(service, Some(backend.pod));
             let group =
                 groups.entry(json!(ports).to_string()).or_insert_with(|| Group { ports, endpoints: Vec::new() });
-            group.endpoints.push(endpoint(service, &backend));
+            group.endpoints.push(endpoint(world.view, service, &backend));
         }
         if groups.is_empty() {
             // A slice without endpoints says that the Service is known and has none.
@@ -172,7 +177,11 @@ fn contains(stored: &Value, wanted: &Value) -> bool {
     wanted.as_object().is_some_and(|fields| fields.iter().all(|(name, value)| stored[name] == *value))
 }
 
-fn endpoint(service: &Object, backend: &Backend<'_>) -> Value {
+fn zone(node: &Object) -> Option<&str> {
+    node.value["metadata"]["labels"][ZONE].as_str().filter(|zone| !zone.is_empty())
+}
+
+fn endpoint(view: &View, service: &Object, backend: &Backend<'_>) -> Value {
     let pod = backend.pod;
     let leaving = pod.deletion_timestamp().is_some();
     let mut endpoint = json!({
@@ -182,6 +191,13 @@ fn endpoint(service: &Object, backend: &Backend<'_>) -> Value {
     });
     if let Some(node) = pods::node(pod) {
         endpoint["nodeName"] = json!(node);
+        if let Some(zone) = view.get("nodes", "", node).and_then(|node| zone(node)) {
+            endpoint["zone"] = json!(zone);
+            // For callers of the same zone (KEP-4444); whether all endpoints have a hint is for the caller to see.
+            if backend.ready && service.field("spec.trafficDistribution") == "PreferClose" {
+                endpoint["hints"] = json!({"forZones": [{ "name": zone }]});
+            }
+        }
     }
     if let Some(name) = host_name(service, pod) {
         endpoint["hostname"] = json!(name);
@@ -242,7 +258,10 @@ impl Plan<'_> {
 
     fn update(&mut self, slice: &Object, content: &[Value]) {
         let stored = slice.field("endpoints").as_array().map_or(&[][..], Vec::as_slice);
-        let same = stored.len() == content.len() && stored.iter().zip(content).all(|(old, new)| contains(old, new));
+        // These may have to go, which is no field that differs.
+        let placed = |old: &Value, new: &Value| old["zone"] == new["zone"] && old["hints"] == new["hints"];
+        let same = stored.len() == content.len()
+            && stored.iter().zip(content).all(|(old, new)| contains(old, new) && placed(old, new));
         if !same {
             self.actions.push(status::patch(slice, json!({ "endpoints": content })));
         }

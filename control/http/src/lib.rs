@@ -43,6 +43,7 @@ pub use relay::{Lost, NodeService, Relay};
 pub use serve::serve;
 pub use service::{ApiService, Config, InProcess, in_process, service};
 pub use usage::{Measured, measure};
+pub use webhooks::tls_client;
 
 /// An error of a body or a transport, whatever it is.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -94,23 +94,30 @@ impl Way {
 
 /// TLS to a host that has a certificate of its name from one of these roots, or from one that the machine trusts.
 async fn secured(roots_pem: &[u8], host: &str, stream: impl Stream + 'static) -> Result<Box<dyn Stream>, String> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name = ServerName::try_from(bare).map_err(|error| error.to_string())?;
+    let stream = TlsConnector::from(Arc::new(tls_client(roots_pem)?)).connect(name, stream).await;
+    Ok(Box::new(stream.map_err(|error| format!("tls: {error}"))?))
+}
+
+/// How TLS is spoken with servers outside the cluster: with whom these roots vouch for (PEM), or without any with whom the
+/// machine trusts.
+///
+/// # Errors
+/// A sentence, when the roots cannot be read or the machine's cannot be used.
+pub fn tls_client(roots_pem: &[u8]) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| error.to_string())?;
-    let config = if roots_pem.is_empty() {
-        builder.with_platform_verifier().map_err(|error| error.to_string())?.with_no_client_auth()
-    } else {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(roots_pem) {
-            let certificate = certificate.map_err(|error| format!("unable to load root certificates: {error}"))?;
-            roots.add(certificate).map_err(|error| format!("unable to load root certificates: {error}"))?;
-        }
-        builder.with_root_certificates(roots).with_no_client_auth()
-    };
-    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let name = ServerName::try_from(bare).map_err(|error| error.to_string())?;
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-    Ok(Box::new(stream.map_err(|error| format!("tls: {error}"))?))
+    if roots_pem.is_empty() {
+        return Ok(builder.with_platform_verifier().map_err(|error| error.to_string())?.with_no_client_auth());
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(roots_pem) {
+        let certificate = certificate.map_err(|error| format!("unable to load root certificates: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("unable to load root certificates: {error}"))?;
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// The review goes out as one request, and what comes back has a bound.

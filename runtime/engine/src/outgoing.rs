@@ -1,6 +1,4 @@
-//! Outgoing HTTP of a guest: over its pod's network, never over the host's.
-//!
-//! Refused: `https`; a guest that needs it speaks TLS itself over `wasi:sockets`.
+//! Outgoing HTTP of a guest: over its pod's network, never over the host's. What goes by `https` is encrypted by the node.
 
 use crate::limits;
 use bytes::Bytes;
@@ -31,7 +29,7 @@ impl Outgoing {
 
 impl WasiHttpHooks for Outgoing {
     fn is_supported_scheme(&mut self, scheme: &Scheme) -> bool {
-        *scheme == Scheme::HTTP
+        [Scheme::HTTP, Scheme::HTTPS].contains(scheme)
     }
 
     /// wasi:http leaves the default to the host; inside a cluster it is plain HTTP.
@@ -50,7 +48,15 @@ impl WasiHttpHooks for Outgoing {
         Box::new(async move {
             let permit = permit.map_err(|_| Error::ConnectionLimitReached)?;
             let authority = request.uri().authority().ok_or(Error::HttpRequestUriInvalid)?.as_str().to_owned();
-            let response = network.http(&authority, request.map(network::body::boxed));
+            let secure = request.uri().scheme() == Some(&Scheme::HTTPS);
+            let request = request.map(network::body::boxed);
+            let response = async {
+                match secure {
+                    // Boxed: the state of TLS is large, and most requests have none.
+                    true => Box::pin(network.https(&authority, request)).await,
+                    false => network.http(&authority, request).await,
+                }
+            };
             let response = tokio::time::timeout(patience(options), response).await;
             let response = match response.map_err(|_| Error::HttpResponseTimeout)? {
                 Ok(response) => response,
@@ -85,6 +91,8 @@ fn refused(error: &HttpError) -> Result<http::Response<network::Body>, Error> {
         HttpError::NameNotFound(_) => Err(Error::DnsError { rcode: Some("NXDOMAIN".into()), info_code: None }),
         HttpError::Denied(_) => Err(Error::HttpRequestDenied),
         HttpError::Reset => Err(Error::ConnectionTerminated),
+        HttpError::Untrusted(_) => Err(Error::TlsCertificateError),
+        HttpError::Tls(_) => Err(Error::TlsProtocolError),
         HttpError::Timeout | HttpError::Overloaded { .. } | HttpError::Internal(_) => Ok(error.response()),
     }
 }
@@ -186,7 +194,9 @@ mod tests {
         let unknown = send(&mut outgoing, "http://nobody.invalid/", None).await.unwrap_err();
         assert!(matches!(unknown, Error::DnsError { .. }), "{unknown:?}");
         assert!(send(&mut outgoing, "http://169.254.169.254/", None).await.is_err());
-        assert!(!outgoing.is_supported_scheme(&Scheme::HTTPS));
+        // What answers there is no TLS.
+        let plain = send(&mut outgoing, "https://10.42.0.2:80/", None).await.unwrap_err();
+        assert!(matches!(plain, Error::TlsProtocolError), "{plain:?}");
     }
 
     #[tokio::test(start_paused = true)]

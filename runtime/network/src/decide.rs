@@ -104,14 +104,7 @@ mod tests {
             namespace: "default".into(),
             service: "web".into(),
             ports: vec![("p80".into(), Protocol::Tcp, 8080)],
-            endpoints: vec![Endpoint {
-                address,
-                hostname: None,
-                ready: true,
-                serving: true,
-                terminating: false,
-                node: None,
-            }],
+            endpoints: vec![Endpoint::ready_at(address)],
         };
         ServiceTable::build(vec![service], &[slice])
     }

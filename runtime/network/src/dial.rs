@@ -192,6 +192,23 @@ impl Moment<'_> {
         Err(refused)
     }
 
+    /// The first place that has a socket for a datagram, or is on a node that may have.
+    fn receiver(&self, addresses: impl Iterator<Item = SocketAddr>) -> Result<Found<Receiver>, NetError> {
+        let mut refused = NetError::ConnectionRefused;
+        for address in addresses {
+            match self.place(address) {
+                Ok(Place::Here(pod)) => {
+                    if let Some(inbox) = pod.udp_at(address) {
+                        return Ok(Found { bound: Receiver::Here(inbox), address });
+                    }
+                }
+                Ok(Place::There(node)) => return Ok(Found { bound: Receiver::There(node), address }),
+                Err(error) => refused = worse(refused, error),
+            }
+        }
+        Err(refused)
+    }
+
     /// The first place that accepts.
     async fn open(&self) -> Result<Opened, NetError> {
         match self.candidates()? {
@@ -346,27 +363,34 @@ impl Fabric {
         answer: bool,
     ) -> Result<Found<Receiver>, NetError> {
         let moment = self.moment(caller, Asked { destination, protocol: Protocol::Udp, answer });
-        let candidates = match moment.candidates()? {
+        if self.is_own_gateway(destination.ip())
+            && let Some(inbox) = self.node_flows().at(destination.port())
+        {
+            return Ok(Found { bound: Receiver::Here(inbox), address: destination });
+        }
+        match moment.candidates()? {
             Candidates::Own(address) => {
                 let inbox = caller.0.and_then(|pod| pod.udp_at(address)).ok_or(NetError::ConnectionRefused)?;
-                return Ok(Found { bound: Receiver::Here(inbox), address });
+                Ok(Found { bound: Receiver::Here(inbox), address })
             }
-            Candidates::One(address) => vec![address],
-            Candidates::Many(addresses) => addresses,
-        };
-        let mut refused = NetError::ConnectionRefused;
-        for address in candidates {
-            match moment.place(address) {
-                Ok(Place::Here(pod)) => {
-                    if let Some(inbox) = pod.udp_at(address) {
-                        return Ok(Found { bound: Receiver::Here(inbox), address });
-                    }
-                }
-                Ok(Place::There(node)) => return Ok(Found { bound: Receiver::There(node), address }),
-                Err(error) => refused = worse(refused, error),
-            }
+            Candidates::One(address) => moment.receiver(std::iter::once(address)),
+            Candidates::Many(addresses) => moment.receiver(addresses.into_iter()),
         }
-        Err(refused)
+    }
+
+    /// Finds which of a balancer's endpoints receives a datagram of the node's: the one it had, else the next.
+    pub(crate) fn open_udp_balanced(
+        &self,
+        balancer: &Balancer,
+        client: IpAddr,
+        known: Option<SocketAddr>,
+    ) -> Result<Found<Receiver>, NetError> {
+        let nowhere = SocketAddr::new(client, 0);
+        let moment = self.moment(Caller(None), Asked { destination: nowhere, protocol: Protocol::Udp, answer: false });
+        let known = known.filter(|known| moment.reachable(known.ip()));
+        moment
+            .receiver(known.into_iter())
+            .or_else(|_| moment.receiver(balancer.choose(client, |ip| moment.reachable(ip))))
     }
 
     /// The address that stands for the caller where a sticky Service tells clients apart.
@@ -380,6 +404,18 @@ impl Fabric {
             Some(pod) => of_family(&pod.identity.addresses),
             None => of_family(self.topology().gateways()).or_else(|| of_family(&self.config().gateway)),
         }
+    }
+
+    /// Whether an address is this node's own in the network.
+    pub(crate) fn is_own_gateway(&self, ip: IpAddr) -> bool {
+        let topology = self.topology();
+        topology.gateways().contains(&ip) || topology.gateways().is_empty() && self.config().gateway.contains(&ip)
+    }
+
+    /// The node's own address towards another, with this port.
+    pub(crate) fn node_address(&self, like: IpAddr, port: u16) -> Result<SocketAddr, NetError> {
+        let ip = self.address_of(Caller(None), like).ok_or(NetError::Unreachable)?;
+        Ok(SocketAddr::new(ip, port))
     }
 
     /// The address and port that the other side sees as its peer.

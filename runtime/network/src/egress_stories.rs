@@ -142,6 +142,56 @@ async fn http_and_datagrams_go_out_too() {
 }
 
 #[tokio::test]
+async fn https_goes_to_whom_the_certificate_names_and_to_nobody_else() {
+    use rustls::pki_types::PrivateKeyDer;
+    let world = world().await;
+    for (name, ip) in [("api.example", "198.18.0.1"), ("other.example", "198.18.0.2")] {
+        world.stage.names.lock().unwrap().insert(name, vec![ip]);
+    }
+    let made = rcgen::generate_simple_self_signed(["api.example".to_owned()]).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let client = rustls::ClientConfig::builder_with_provider(provider.clone());
+    let client = client.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    world.fabric.set_trust(client.with_no_client_auth());
+    let server = rustls::ServerConfig::builder_with_provider(provider);
+    let server = server.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let acceptor =
+        tokio_rustls::TlsAcceptor::from(Arc::new(server.with_single_cert(vec![made.cert.der().clone()], key).unwrap()));
+    let ask = async |authority: &str, plain: bool| {
+        let answer = async {
+            let (mut server, _) = world.tcp.accept().await.unwrap();
+            if plain {
+                server.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+                return String::new();
+            }
+            let Ok(mut server) = acceptor.accept(server).await else { return String::new() };
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                // Who does not like the certificate is gone before it asks.
+                let Ok(byte) = server.read_u8().await else { return String::new() };
+                head.push(byte);
+            }
+            server.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
+            String::from_utf8(head).unwrap().to_lowercase()
+        };
+        let asked = world.pod.https(authority, Request::new(body::full("")));
+        Box::pin(soon(async { tokio::join!(asked, answer) })).await
+    };
+    let (response, head) = ask("api.example", false).await;
+    assert!(head.contains("host: api.example\r\n"), "{head}");
+    assert_eq!(response.unwrap().into_body().collect().await.unwrap().to_bytes(), "hello");
+    let (refused, head) = ask("other.example:8443", false).await;
+    assert!(matches!(refused, Err(HttpError::Untrusted(_))) && head.is_empty(), "{refused:?} {head}");
+    let (refused, _) = ask("api.example", true).await;
+    assert!(matches!(refused, Err(HttpError::Tls(_))), "{refused:?}");
+    let dialled = world.stage.dialled.lock().unwrap().clone();
+    assert_eq!(dialled, ["198.18.0.1:443", "198.18.0.2:8443", "198.18.0.1:443"]);
+}
+
+#[tokio::test]
 async fn what_is_forbidden_is_never_dialled_however_it_is_called() {
     let world = world().await;
     let rebinding = vec!["127.0.0.1", "169.254.169.254", "::ffff:169.254.169.254", "203.0.113.7", "10.42.0.1"];
@@ -153,6 +203,8 @@ async fn what_is_forbidden_is_never_dialled_however_it_is_called() {
         let address = SocketAddr::new(ip, 80);
         assert!(matches!(world.pod.connect(address).await, Err(NetError::Denied(_))), "{ip}");
         let refused = world.pod.http(&address.to_string(), Request::new(body::full(""))).await.unwrap_err();
+        assert!(matches!(refused, HttpError::Denied(_)), "{ip}: {refused}");
+        let refused = world.pod.https(&address.to_string(), Request::new(body::full(""))).await.unwrap_err();
         assert!(matches!(refused, HttpError::Denied(_)), "{ip}: {refused}");
         socket.send(Bytes::from_static(b"x"), address).unwrap();
     }

@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use crate::api_servers::ApiServers;
+use crate::challenges::Challenges;
 use crate::cidr::Cidr;
 use crate::conn::Conn;
 use crate::decide::Refusal;
 use crate::egress::{Egress, HostSockets, Sockets};
 use crate::limits::EPHEMERAL_PORTS;
 use crate::names::{self, Asker};
+use crate::node_flows::NodeFlows;
 use crate::overlay::Overlay;
 use crate::pod::{Pod, PodIdentity, PodNet};
 use crate::policy::Policies;
@@ -22,6 +24,7 @@ use crate::resolver::Resolver;
 use crate::routes::RouteTable;
 use crate::services::ServiceTable;
 use crate::sleepers::SleeperTable;
+use crate::tls::Trust;
 use crate::topology::Topology;
 use crate::waking::Waking;
 
@@ -152,6 +155,7 @@ struct Switch {
     pods: RwLock<HashMap<IpAddr, Arc<Pod>>>,
     services: Installed<ServiceTable>,
     routes: Installed<RouteTable>,
+    challenges: Installed<Challenges>,
     policies: Installed<Policies>,
     sleepers: Installed<SleeperTable>,
     waking: Waking,
@@ -160,6 +164,8 @@ struct Switch {
     egress: Option<Egress>,
     api_servers: OnceLock<ApiServers>,
     next_port: AtomicU16,
+    node_flows: NodeFlows,
+    trust: Trust,
 }
 
 /// The virtual network of a node. Clones are the same network.
@@ -182,6 +188,7 @@ impl Fabric {
             pods: RwLock::default(),
             services: Installed::new(),
             routes: Installed::new(),
+            challenges: Installed::new(),
             policies: Installed::new(),
             sleepers: Installed::new(),
             waking: Waking::default(),
@@ -189,6 +196,8 @@ impl Fabric {
             overlay: OnceLock::new(),
             api_servers: OnceLock::new(),
             next_port: AtomicU16::new(*EPHEMERAL_PORTS.start()),
+            node_flows: NodeFlows::default(),
+            trust: Trust::default(),
         }))
     }
 
@@ -253,6 +262,17 @@ impl Fabric {
     #[must_use]
     pub fn routes(&self) -> Arc<RouteTable> {
         self.0.routes.get()
+    }
+
+    /// Installs what ACME servers may ask for.
+    pub fn set_challenges(&self, challenges: Challenges) {
+        self.0.challenges.set(challenges);
+    }
+
+    /// What ACME servers may ask for.
+    #[must_use]
+    pub fn challenges(&self) -> Arc<Challenges> {
+        self.0.challenges.get()
     }
 
     /// Installs the NetworkPolicies. They are asked when a connection is made and for every datagram; connections that
@@ -344,6 +364,19 @@ impl Fabric {
 
     pub(crate) fn pod(&self, ip: IpAddr) -> Option<Arc<Pod>> {
         self.0.pods.read().unwrap_or_else(PoisonError::into_inner).get(&ip).cloned()
+    }
+
+    /// Says whom pods' requests by `https` trust, instead of whom the machine does; once, before the first.
+    pub fn set_trust(&self, config: rustls::ClientConfig) {
+        self.0.trust.set(config);
+    }
+
+    pub(crate) fn trust(&self) -> &Trust {
+        &self.0.trust
+    }
+
+    pub(crate) fn node_flows(&self) -> &NodeFlows {
+        &self.0.node_flows
     }
 
     /// The next port for an outgoing connection of the node.

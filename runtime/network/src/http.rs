@@ -57,6 +57,12 @@ pub enum HttpError {
     /// The connection broke during the request. It may have been processed.
     #[error("the connection was closed before the answer was complete")]
     Reset,
+    /// Whoever answers has no certificate that is good for the host; nothing was sent.
+    #[error("the certificate is not trusted: {0}")]
+    Untrusted(String),
+    /// Whoever answers speaks no TLS, or none that is spoken here; nothing was sent.
+    #[error("no TLS: {0}")]
+    Tls(String),
     /// The callee failed; the text is for the cluster's operator, not for the client.
     #[error("{0}")]
     Internal(String),
@@ -68,7 +74,7 @@ impl HttpError {
     pub fn response(&self) -> Response<Body> {
         let status = match self {
             Self::ConnectionRefused | Self::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NameNotFound(_) | Self::Reset => StatusCode::BAD_GATEWAY,
+            Self::NameNotFound(_) | Self::Reset | Self::Untrusted(_) | Self::Tls(_) => StatusCode::BAD_GATEWAY,
             Self::Denied(_) => StatusCode::FORBIDDEN,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -163,7 +169,7 @@ impl HttpTarget {
     pub async fn send(self, request: Request<Body>) -> Result<Response<Body>, HttpError> {
         match self {
             Self::Service(service, caller) => service.call(request, caller).await,
-            Self::Conn(conn) => send_over(conn, request).await,
+            Self::Conn(conn) => send_over(TokioIo::new(conn), request).await,
             Self::H2c(conn) => send_over_h2(conn, request).await,
         }
     }
@@ -197,7 +203,10 @@ pub(crate) fn name_host(request: &mut Request<Body>, authority: &str) {
 }
 
 /// HTTP/1.1 as a client. One connection per request: opening one costs two allocations, a pool would cost a lock.
-async fn send_over(conn: Conn, mut request: Request<Body>) -> Result<Response<Body>, HttpError> {
+pub(crate) async fn send_over<T>(stream: T, mut request: Request<Body>) -> Result<Response<Body>, HttpError>
+where
+    T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
     if let Some(authority) = request.uri().authority().map(ToString::to_string) {
         name_host(&mut request, &authority);
     }
@@ -208,10 +217,8 @@ async fn send_over(conn: Conn, mut request: Request<Body>) -> Result<Response<Bo
     if !request.headers().contains_key(http::header::UPGRADE) {
         request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-        .max_buf_size(HTTP_HEAD_BYTES_MAX)
-        .handshake(TokioIo::new(conn))
-        .await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::Builder::new().max_buf_size(HTTP_HEAD_BYTES_MAX).handshake(stream).await?;
     // Ends when the response body is read or lost; its error reaches the caller through the body.
     tokio::spawn(connection.with_upgrades());
     let response = sender.send_request(request).await?;

@@ -74,6 +74,14 @@ pub const EGRESS_PER_POD_MAX: usize = 512;
 /// UDP exchanges with addresses outside that one socket may have at a time; datagrams to further ones are lost.
 pub const EGRESS_UDP_PER_SOCKET_MAX: usize = 64;
 
+/// Clients outside that may have a flow through this node's UDP ports at a time; datagrams of further ones are lost until
+/// others have been quiet.
+pub const NODE_FLOWS_MAX: usize = 4096;
+
+/// Answers that wait in one flow until the host's socket has taken them; more are lost. They wait for nobody but the
+/// kernel, so few are enough.
+pub const NODE_FLOW_DATAGRAMS_MAX: usize = 32;
+
 /// How long the outside may take to accept a connection; a guest's own time-out is usually shorter.
 pub const EGRESS_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 

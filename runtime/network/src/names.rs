@@ -196,7 +196,7 @@ mod tests {
 
     fn endpoint(address: &str, hostname: Option<&str>, ready: bool) -> Endpoint {
         let hostname = hostname.map(str::to_owned);
-        Endpoint { address: address.parse().unwrap(), hostname, ready, serving: ready, terminating: false, node: None }
+        Endpoint { hostname, ready, serving: ready, ..Endpoint::ready_at(address.parse().unwrap()) }
     }
 
     fn service(namespace: &str, name: &str, cluster_ips: &str) -> Service {

@@ -14,7 +14,7 @@ use crate::body::Body;
 use crate::conn::Conn;
 use crate::dial::{Caller, Ends, Opened, send_to_first};
 use crate::fabric::{Fabric, NetError};
-use crate::http::{BoxFuture, HttpError, HttpService, HttpTarget, name_host, serve_over};
+use crate::http::{BoxFuture, HttpError, HttpService, HttpTarget, name_host, send_over, serve_over};
 use crate::limits::{
     BACKLOG_DEFAULT, BACKLOG_MAX, DIAL_ATTEMPTS_MAX, EGRESS_PER_POD_MAX, PORTS_PER_POD_MAX, SERVED_CONNECTIONS_MAX,
 };
@@ -363,8 +363,7 @@ impl PodNet {
 
     /// Sends an HTTP request to `host:port` (80 when absent), where the host is an address or a name.
     ///
-    /// An HTTP component of this node is called in place; everything else gets HTTP/1.1 over a [`Conn`]. TLS is not
-    /// spoken here.
+    /// An HTTP component of this node is called in place; everything else gets HTTP/1.1 over a [`Conn`].
     ///
     /// # Errors
     /// [`HttpError`]; [`HttpError::ConnectionRefused`] and [`HttpError::NameNotFound`] mean that nothing was sent.
@@ -376,6 +375,27 @@ impl PodNet {
         name_host(&mut request, authority);
         let destinations = addresses.into_iter().take(DIAL_ATTEMPTS_MAX).map(|ip| SocketAddr::new(ip, port));
         send_to_first(&self.0.fabric, &self.0.pod, destinations, request).await
+    }
+
+    /// The same over TLS, to port 443 when none is named: HTTP/1.1 with somebody whose certificate is good for the host, in
+    /// the eyes of those whom the machine trusts. A component on this node is no exception: it speaks no TLS.
+    ///
+    /// # Errors
+    /// As [`PodNet::http`], and [`HttpError::Untrusted`] and [`HttpError::Tls`], where nothing was sent either.
+    pub async fn https(&self, authority: &str, mut request: Request<Body>) -> Result<Response<Body>, HttpError> {
+        let parsed: Authority = authority.parse().map_err(|_| HttpError::NameNotFound(authority.to_owned()))?;
+        let host = parsed.host().trim_start_matches('[').trim_end_matches(']');
+        let port = parsed.port_u16().unwrap_or(443);
+        let addresses = self.resolve(host).await?;
+        name_host(&mut request, authority);
+        let mut refused = NetError::ConnectionRefused;
+        for ip in addresses.into_iter().take(DIAL_ATTEMPTS_MAX) {
+            match self.connect(SocketAddr::new(ip, port)).await {
+                Ok(conn) => return send_over(self.0.fabric.trust().secure(conn, host).await?, request).await,
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused.into())
     }
 }
 

@@ -87,6 +87,26 @@ pub struct Endpoint {
     pub terminating: bool,
     /// `nodeName`.
     pub node: Option<String>,
+    /// `hints.forZones`: the zones whose callers it is meant for (KEP-2433).
+    pub zones: Vec<String>,
+}
+
+impl Endpoint {
+    /// One that is ready, on no node that is known.
+    #[must_use]
+    pub fn ready_at(address: IpAddr) -> Self {
+        let (ready, serving, terminating) = (true, true, false);
+        Self { address, hostname: None, ready, serving, terminating, node: None, zones: Vec::new() }
+    }
+}
+
+/// From where a table is seen: traffic policies and zones ask for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Here<'a> {
+    /// The Node's name; empty for nowhere.
+    pub node: &'a str,
+    /// Its label `topology.kubernetes.io/zone`.
+    pub zone: Option<&'a str>,
 }
 
 /// A Service port as others name it: an Ingress backend has a number or a name.
@@ -177,13 +197,13 @@ impl ServiceTable {
     /// Joins Services with their EndpointSlices, as seen from no node: traffic policies that keep to one find nobody.
     #[must_use]
     pub fn build(services: Vec<Service>, slices: &[EndpointSlice]) -> Self {
-        Self::of_node("", services, slices)
+        Self::of_node(Here::default(), services, slices)
     }
 
-    /// Joins Services with their EndpointSlices, for the node called `here`. Slices of a Service that does not exist are
+    /// Joins Services with their EndpointSlices, as seen from a node. Slices of a Service that does not exist are
     /// left out.
     #[must_use]
-    pub fn of_node(here: &str, services: Vec<Service>, slices: &[EndpointSlice]) -> Self {
+    pub fn of_node(here: Here<'_>, services: Vec<Service>, slices: &[EndpointSlice]) -> Self {
         let mut slices_of: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
         for slice in slices {
             slices_of.entry((&slice.namespace, &slice.service)).or_default().push(slice);
@@ -209,10 +229,10 @@ impl ServiceTable {
         }
     }
 
-    fn insert(&mut self, service: Service, slices: &[&EndpointSlice], here: &str) {
+    fn insert(&mut self, service: Service, slices: &[&EndpointSlice], here: Here<'_>) {
         let balance = |local: bool| -> Vec<_> {
             let ports = service.ports.iter();
-            ports.map(|port| balance(&service, port, slices, local.then_some(here))).collect()
+            ports.map(|port| balance(&service, port, slices, here, local)).collect()
         };
         let balancers = balance(service.internal_local);
         let outer = if service.external_local == service.internal_local {
@@ -283,30 +303,37 @@ impl ServiceTable {
     }
 }
 
-/// The endpoints of one port in both families. A slice's port belongs to the Service port of the same name. With `only`,
-/// no other node's endpoints count.
+/// The endpoints of one port in both families. A slice's port belongs to the Service port of the same name. Where traffic
+/// is `local`, no other node's endpoints count.
 ///
 /// While no endpoint is ready, those that still serve while terminating get the traffic (KEP-1669).
-fn balance(service: &Service, port: &ServicePort, slices: &[&EndpointSlice], only: Option<&str>) -> [Arc<Balancer>; 2] {
+fn balance(
+    service: &Service,
+    port: &ServicePort,
+    slices: &[&EndpointSlice],
+    here: Here<'_>,
+    local: bool,
+) -> [Arc<Balancer>; 2] {
     let mut ready = Vec::new();
     let mut leaving = Vec::new();
     for slice in slices {
         let numbers = slice.ports.iter().filter(|(name, protocol, _)| *name == port.name && *protocol == port.protocol);
         for (_, _, number) in numbers {
-            let counts = |endpoint: &&Endpoint| only.is_none_or(|node| endpoint.node.as_deref() == Some(node));
+            let counts = |endpoint: &&Endpoint| !local || endpoint.node.as_deref() == Some(here.node);
             for endpoint in slice.endpoints.iter().filter(counts) {
                 let address = SocketAddr::new(endpoint.address, *number);
                 if endpoint.ready || (service.publish_not_ready && !endpoint.terminating) {
-                    ready.push(address);
+                    ready.push((address, &endpoint.zones[..]));
                 } else if endpoint.serving && endpoint.terminating {
-                    leaving.push(address);
+                    leaving.push((address, &[][..]));
                 }
             }
         }
     }
     let family = |v4: bool| {
-        let of = |addresses: &[SocketAddr]| -> Vec<SocketAddr> {
-            addresses.iter().copied().filter(|address| address.is_ipv4() == v4).collect()
+        let of = |list: &[(SocketAddr, &[String])]| {
+            let list: Vec<_> = list.iter().copied().filter(|(address, _)| address.is_ipv4() == v4).collect();
+            near(&list, here.zone)
         };
         let mut endpoints = of(&ready);
         if endpoints.is_empty() {
@@ -320,13 +347,25 @@ fn balance(service: &Service, port: &ServicePort, slices: &[&EndpointSlice], onl
     [family(true), family(false)]
 }
 
+/// The endpoints whose hints name this zone. All of them where the zone is unknown, none is meant for it, or one has no
+/// hint: then the hints are being written or removed (KEP-2433).
+fn near(endpoints: &[(SocketAddr, &[String])], zone: Option<&str>) -> Vec<SocketAddr> {
+    let hinted = endpoints.iter().all(|(_, zones)| !zones.is_empty());
+    let meant = |zones: &[String]| zone.is_some_and(|zone| zones.iter().any(|one| one == zone));
+    let addresses = |only: bool| -> Vec<SocketAddr> {
+        endpoints.iter().filter(|(_, zones)| !only || meant(zones)).map(|(address, _)| *address).collect()
+    };
+    let near = addresses(true);
+    if hinted && !near.is_empty() { near } else { addresses(false) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn endpoint(address: &str, ready: bool, terminating: bool) -> Endpoint {
         let address = address.parse().unwrap();
-        Endpoint { address, hostname: None, ready, serving: ready || terminating, terminating, node: None }
+        Endpoint { ready, serving: ready || terminating, terminating, ..Endpoint::ready_at(address) }
     }
 
     fn slice(ports: &[(&str, u16)], endpoints: Vec<Endpoint>) -> EndpointSlice {
@@ -396,6 +435,29 @@ mod tests {
         }
     }
 
+    const HERE: Here<'_> = Here { node: "here", zone: Some("a") };
+
+    #[test]
+    fn hints_keep_traffic_in_its_zone_while_all_endpoints_have_them() {
+        let cases = [
+            (vec!["a", "b"], Some("a"), 1),
+            (vec!["a", "b", "a"], Some("a"), 2),
+            (vec!["a", "b"], Some("c"), 2),
+            (vec!["a", "b"], None, 2),
+            (vec!["a", ""], Some("a"), 2),
+            (vec!["", ""], Some("a"), 2),
+        ];
+        for (zones, zone, expected) in cases {
+            let hinted = |(last, zone): (usize, &&str)| Endpoint {
+                zones: (!zone.is_empty()).then(|| (*zone).to_owned()).into_iter().collect(),
+                ..endpoint(&format!("10.42.0.{last}"), true, false)
+            };
+            let slices = [slice(&[("", 1)], zones.iter().enumerate().map(hinted).collect())];
+            let table = ServiceTable::of_node(Here { node: "here", zone }, vec![web(&[("", 80)])], &slices);
+            assert_eq!(at(&table, "10.43.0.5:80").len(), expected, "{zones:?} from {zone:?}");
+        }
+    }
+
     #[test]
     fn local_traffic_policies_keep_to_this_node() {
         let on = |node: &str, address: &str| Endpoint { node: Some(node.into()), ..endpoint(address, true, false) };
@@ -403,14 +465,15 @@ mod tests {
         let cases = [(false, false, 2, 2), (true, false, 1, 2), (false, true, 2, 1), (true, true, 1, 1)];
         for (internal_local, external_local, inside, outside) in cases {
             let service = Service { internal_local, external_local, ..web(&[("", 80)]) };
-            let table = ServiceTable::of_node("here", vec![service], &slices);
+            let table = ServiceTable::of_node(HERE, vec![service], &slices);
             assert_eq!(at(&table, "10.43.0.5:80").len(), inside);
             assert_eq!(table.node_port(30080, Protocol::Tcp).unwrap().balancer.endpoints().len(), outside);
         }
         let balanced = |name: &str| Service { name: name.into(), load_balancer: true, ..web(&[("", 80)]) };
-        let table = ServiceTable::of_node("here", vec![balanced("web"), balanced("also")], &slices);
+        let table = ServiceTable::of_node(HERE, vec![balanced("web"), balanced("also")], &slices);
         assert_eq!(table.node_port(80, Protocol::Tcp).unwrap().service, "default/also");
         let nowhere = Service { internal_local: true, ..web(&[("", 80)]) };
-        assert_eq!(at(&ServiceTable::of_node("elsewhere", vec![nowhere], &slices), "10.43.0.5:80"), [""; 0]);
+        let elsewhere = Here { node: "elsewhere", zone: None };
+        assert_eq!(at(&ServiceTable::of_node(elsewhere, vec![nowhere], &slices), "10.43.0.5:80"), [""; 0]);
     }
 }

@@ -47,7 +47,7 @@ fn install(fabric: &Fabric, endpoints: &[&str], sticky: bool) {
     };
     let endpoint = |ip: &&str| {
         let address = ip.parse().unwrap();
-        Endpoint { address, hostname: None, ready: true, serving: true, terminating: false, node: None }
+        Endpoint::ready_at(address)
     };
     let slice = EndpointSlice {
         namespace: "default".into(),
@@ -420,14 +420,7 @@ async fn a_name_with_several_addresses_takes_turns() {
     let fabric = Fabric::new(Config::default());
     let a = pod(&fabric, "a", 2);
     let service = Service { namespace: "default".into(), name: "db".into(), ..Service::default() };
-    let endpoint = |last: u8| Endpoint {
-        address: IpAddr::from([10, 42, 0, last]),
-        hostname: None,
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
-    };
+    let endpoint = |last: u8| Endpoint::ready_at(IpAddr::from([10, 42, 0, last]));
     let slice = EndpointSlice {
         namespace: "default".into(),
         service: "db".into(),

@@ -37,14 +37,29 @@ pub(crate) struct Inbox {
 
 impl Default for Inbox {
     fn default() -> Self {
-        Self { queue: Queue::new(DATAGRAMS_MAX), called: Mutex::default() }
+        Self::holding(DATAGRAMS_MAX)
     }
 }
 
 impl Inbox {
+    /// With room for so many datagrams.
+    pub(crate) fn holding(max: usize) -> Self {
+        Self { queue: Queue::new(max), called: Mutex::default() }
+    }
+
     /// Takes a datagram, or loses it when it is full or closed.
     pub(crate) fn deliver(&self, datagram: Datagram) {
         let _ = self.queue.push(datagram);
+    }
+
+    /// What waits longest.
+    pub(crate) fn pop(&self) -> Popped<Datagram> {
+        self.queue.pop()
+    }
+
+    /// Returns when [`Inbox::pop`] would not answer `Empty`.
+    pub(crate) async fn ready(&self) {
+        self.queue.ready().await;
     }
 
     pub(crate) fn close(&self) {
@@ -228,7 +243,7 @@ impl UdpSocket {
     /// # Errors
     /// [`NetError::Detached`] when the pod has left the network.
     pub fn try_recv(&self) -> Result<Option<Datagram>, NetError> {
-        match self.inbox.queue.pop() {
+        match self.inbox.pop() {
             Popped::Item(mut datagram) => {
                 self.heard().note(datagram.source);
                 let flows = self.flows();
@@ -244,7 +259,7 @@ impl UdpSocket {
 
     /// Returns when [`UdpSocket::try_recv`] would not answer `Ok(None)`. May be dropped at any time.
     pub async fn ready(&self) {
-        self.inbox.queue.ready().await;
+        self.inbox.ready().await;
     }
 }
 

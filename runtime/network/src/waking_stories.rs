@@ -26,14 +26,7 @@ fn install(fabric: &Fabric, endpoints: &[&str]) {
         ports: vec![port],
         ..Service::default()
     };
-    let endpoint = |address: &&str| Endpoint {
-        address: address.parse().unwrap(),
-        hostname: None,
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
-    };
+    let endpoint = |address: &&str| Endpoint::ready_at(address.parse().unwrap());
     let slice = EndpointSlice {
         namespace: "default".into(),
         service: "web".into(),

@@ -1,14 +1,29 @@
-//! Requests that are answered without asking a pod: redirects, and what browsers ask before a cross-origin request.
+//! Requests that are answered without asking a pod: redirects, what browsers ask before a cross-origin request, and what
+//! ACME servers want to see before they sign a certificate for the host.
 
+use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
-    HeaderMap, HeaderValue, LOCATION, ORIGIN, VARY,
+    CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, ORIGIN, VARY,
 };
 use http::{Method, Request, Response, StatusCode};
 use network::routes::options::{Cors, Options, Redirect};
 use network::routes::{Found, bare_host};
-use network::{Body, body};
+use network::{Body, Fabric, body, challenges};
+
+/// The answer to an ACME server that looks whether the host is this cluster's. Most often nobody waits for one, and then
+/// this costs next to nothing.
+pub(super) fn proof(fabric: &Fabric, host: &str, path: &str) -> Option<Response<Body>> {
+    if !path.starts_with(challenges::PATH) {
+        return None;
+    }
+    let open = fabric.challenges();
+    let key = open.answer(&bare_host(host), path)?;
+    let mut response = Response::new(body::full(Bytes::copy_from_slice(key.as_bytes())));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    Some(response)
+}
 
 /// The answer, if this is such a request. `https_port` is where TLS is spoken, if anywhere.
 pub(super) fn answer<B>(

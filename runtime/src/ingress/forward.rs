@@ -85,6 +85,9 @@ impl Forwarder {
     ) -> Result<Response<Body>, Refusal> {
         headers::check(&request)?;
         let host = headers::host_of(&request).ok_or(Refusal::NoHost)?.to_owned();
+        if let Some(proof) = early::proof(&self.fabric, &host, request.uri().path()) {
+            return Ok(proof);
+        }
         let routes = self.fabric.routes();
         let found = routes.find(&Asked {
             host: &host,

@@ -61,14 +61,7 @@ fn install(fabric: &Fabric, services: &[(&str, &[u8])]) {
             ports: vec![port],
             ..Service::default()
         });
-        let endpoint = |last: &u8| Endpoint {
-            address: IpAddr::from([10, 42, 0, *last]),
-            hostname: None,
-            ready: true,
-            serving: true,
-            terminating: false,
-            node: None,
-        };
+        let endpoint = |last: &u8| Endpoint::ready_at(IpAddr::from([10, 42, 0, *last]));
         slices.push(EndpointSlice {
             namespace: "default".into(),
             service: (*name).into(),

@@ -52,6 +52,7 @@ macro_rules! kinds {
 }
 
 kinds! {
+    Challenge "acme.cert-manager.io" "v1" "challenges";
     Gateway "gateway.networking.k8s.io" "v1" "gateways";
     HTTPRoute "gateway.networking.k8s.io" "v1" "httproutes";
     ReferenceGrant "gateway.networking.k8s.io" "v1beta1" "referencegrants";

@@ -1,6 +1,6 @@
 //! Services of type LoadBalancer on this machine: their ports are opened on the host like NodePorts, and once all are open
 //! the host's address stands in the Service's status. Of two Services that want the same port the first by name has it;
-//! the other stays pending, as it does while a port is taken by another program or is UDP.
+//! the other stays pending, as it does while a port is taken by another program.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -50,11 +50,17 @@ impl LoadBalancers {
     }
 
     /// Has the statuses written that are not what they should be.
-    pub(super) fn follow(&mut self, services: &[Arc<Service>], table: &ServiceTable, is_open: impl Fn(u16) -> bool) {
+    pub(super) fn follow(
+        &mut self,
+        services: &[Arc<Service>],
+        table: &ServiceTable,
+        is_open: impl Fn(u16, Protocol) -> bool,
+    ) {
         for service in services {
             let name = format!("{}/{}", service.namespace().unwrap_or_default(), service.name_any());
-            let served = is_served(service, |port| {
-                is_open(port) && table.node_port(port, Protocol::Tcp).is_some_and(|exposed| exposed.service == name)
+            let served = is_served(service, |port, protocol| {
+                is_open(port, protocol)
+                    && table.node_port(port, protocol).is_some_and(|exposed| exposed.service == name)
             });
             let own = self.announced.contains(&name);
             let Some(ingress) = should_say(service, self.address, served, own) else { continue };
@@ -77,11 +83,11 @@ fn is_balanced(service: &Service) -> bool {
 }
 
 /// Whether every port of a Service is this machine's to serve.
-fn is_served(service: &Service, is_open: impl Fn(u16) -> bool) -> bool {
+fn is_served(service: &Service, is_open: impl Fn(u16, Protocol) -> bool) -> bool {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     let mut ports = ports.map(|entry| (port(entry.port), protocol(entry.protocol.as_deref()))).peekable();
     let opened = |(port, protocol): (Option<u16>, Option<Protocol>)| {
-        protocol == Some(Protocol::Tcp) && port.is_some_and(&is_open)
+        port.zip(protocol).is_some_and(|(port, protocol)| is_open(port, protocol))
     };
     is_balanced(service) && ports.peek().is_some() && ports.all(opened)
 }
@@ -140,16 +146,18 @@ mod tests {
             ("LoadBalancer", json!([{"port": 80}, {"port": 443}]), true),
             ("LoadBalancer", json!([{"port": 80}, {"port": 81}]), false),
             ("LoadBalancer", json!([{"port": 80, "protocol": "UDP"}]), false),
+            ("LoadBalancer", json!([{"port": 53, "protocol": "UDP"}, {"port": 80}]), true),
             ("LoadBalancer", json!([]), false),
             ("NodePort", json!([{"port": 80}]), false),
         ];
         for (kind, ports, expected) in cases {
-            let found = is_served(&service(kind, &ports, &json!([])), |port| [80, 443].contains(&port));
+            let open = [(80, Protocol::Tcp), (443, Protocol::Tcp), (53, Protocol::Udp)];
+            let found = is_served(&service(kind, &ports, &json!([])), |port, way| open.contains(&(port, way)));
             assert_eq!(found, expected, "{kind} {ports}");
         }
         let mut other = service("LoadBalancer", &json!([{"port": 80}]), &json!([]));
         other.spec.as_mut().unwrap().load_balancer_class = Some("example.com/cloud".into());
-        assert!(!is_served(&other, |_| true), "another implementation's");
+        assert!(!is_served(&other, |_, _| true), "another implementation's");
     }
 
     #[test]

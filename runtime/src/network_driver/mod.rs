@@ -8,11 +8,13 @@
 
 mod activator;
 mod custom;
+mod datagrams;
 mod gateways;
 mod load_balancers;
 mod node_ports;
 pub mod objects;
 pub mod policies;
+mod proofs;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +27,7 @@ use std::time::Duration;
 use futures::future::FutureExt;
 use futures::stream::{BoxStream, StreamExt, select_all};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -33,15 +35,17 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource};
 use network::routes::gateway::Gateways;
+use network::services::Here;
 use network::{Fabric, Policies, RouteTable, ServiceTable, SleeperTable};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::activator::Activator;
-use self::custom::{Gateway, HTTPRoute, ReferenceGrant};
+use self::custom::{Challenge, Gateway, HTTPRoute, ReferenceGrant};
 use self::load_balancers::LoadBalancers;
 use self::node_ports::NodePorts;
+use self::proofs::Presenter;
 use crate::ingress::tls::{self, Certificates};
 
 /// Tables are not built more often than this: a rollout of a thousand pods must not cost a thousand tables, and nobody
@@ -51,6 +55,9 @@ const BUILD_INTERVAL: Duration = Duration::from_millis(10);
 /// Where building takes long, because the cluster is large, it gets one part in this many of one core.
 const BUILD_SHARE: u32 = 10;
 
+/// The label of a node that says in which zone it is.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// Which table a change concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Changed {
@@ -58,6 +65,7 @@ enum Changed {
     Ingresses,
     Secrets,
     Policies,
+    Challenges,
     /// Policies and Gateways select them by label.
     Namespaces,
     Sleepers,
@@ -70,6 +78,7 @@ struct Stale {
     ingresses: bool,
     secrets: bool,
     policies: bool,
+    challenges: bool,
     sleepers: bool,
 }
 
@@ -80,6 +89,7 @@ impl Stale {
             Changed::Ingresses => self.ingresses = true,
             Changed::Secrets => self.secrets = true,
             Changed::Policies => self.policies = true,
+            Changed::Challenges => self.challenges = true,
             Changed::Namespaces => (self.policies, self.ingresses) = (true, true),
             Changed::Sleepers => self.sleepers = true,
         }
@@ -92,6 +102,8 @@ struct Driver {
     certificates: Option<Arc<Certificates>>,
     services: Store<Service>,
     slices: Store<EndpointSlice>,
+    /// The node itself, for its zone.
+    node: Store<Node>,
     ingresses: Store<Ingress>,
     classes: Store<IngressClass>,
     edge: Edge,
@@ -106,6 +118,8 @@ struct Edge {
     gateways: Store<Gateway>,
     routes: Store<HTTPRoute>,
     grants: Store<ReferenceGrant>,
+    challenges: Store<Challenge>,
+    presenter: Option<Presenter>,
 }
 
 /// What policies are about.
@@ -137,6 +151,11 @@ pub async fn run(config: Config, stop: CancellationToken) {
     let certificates_only = watcher::Config::default().fields("type=kubernetes.io/tls");
     let (services, a) = follow(Api::all(client.clone()), everything.clone(), Changed::Services);
     let (slices, b) = follow(Api::all(client.clone()), everything.clone(), Changed::Services);
+    let own = watcher::Config::default().fields(&format!("metadata.name={}", fabric.config().node));
+    let (node, own) = match fabric.config().node.is_empty() {
+        true => nothing(),
+        false => follow_zone(Api::all(client.clone()), own),
+    };
     let (ingresses, c) = follow(Api::all(client.clone()), everything.clone(), Changed::Ingresses);
     let (classes, d) = follow(Api::all(client.clone()), everything, Changed::Ingresses);
     let (secrets, e) = match certificates {
@@ -149,7 +168,7 @@ pub async fn run(config: Config, stop: CancellationToken) {
         None => nothing(),
     };
     let (guarded, policies) = Guarded::follow(&client);
-    let (edge, custom) = Edge::follow(certificates.is_some().then_some(&client));
+    let (edge, custom) = Edge::follow(certificates.is_some().then_some(&client), &stop);
     let node_ports = node_ports.map(|address| {
         let balancers = LoadBalancers::new(client.clone(), address, stop.clone());
         (NodePorts::new(fabric.clone(), address, stop.clone()), balancers)
@@ -160,6 +179,7 @@ pub async fn run(config: Config, stop: CancellationToken) {
         certificates,
         services,
         slices,
+        node,
         ingresses,
         classes,
         edge,
@@ -168,12 +188,29 @@ pub async fn run(config: Config, stop: CancellationToken) {
         guarded,
         node_ports,
     };
-    let mut changes = select_all([a, b, c, d, e, f].into_iter().chain(policies).chain(custom));
+    let mut changes = select_all([a, b, c, d, e, f, own].into_iter().chain(policies).chain(custom));
     tokio::select! {
         () = stop.cancelled() => {}
         () = driver.follow(&mut changes) => {}
         () = activator.run() => {}
     }
+}
+
+/// The node itself, and when its zone changed: it says much about itself that concerns no Service.
+fn follow_zone(api: Api<Node>, own: watcher::Config) -> (Store<Node>, BoxStream<'static, Changed>) {
+    let (store, changes) = follow_slim(api, own, Changed::Services, |node| (node.spec, node.status) = (None, None));
+    let (read, mut last) = (store.clone(), None);
+    let changes = changes.filter(move |_| {
+        let zone = zone(&read);
+        let changed = zone != last;
+        last = zone;
+        std::future::ready(changed)
+    });
+    (store, changes.boxed())
+}
+
+fn zone(node: &Store<Node>) -> Option<String> {
+    node.state().first()?.metadata.labels.as_ref()?.get(ZONE).cloned()
 }
 
 /// What is not watched.
@@ -226,16 +263,19 @@ where
 
 impl Edge {
     /// Without a client nothing is watched.
-    fn follow(client: Option<&Client>) -> (Self, [BoxStream<'static, Changed>; 3]) {
+    fn follow(client: Option<&Client>, stop: &CancellationToken) -> (Self, [BoxStream<'static, Changed>; 4]) {
         let Some(client) = client else {
-            let ((gateways, a), (routes, b), (grants, c)) = (nothing(), nothing(), nothing());
-            return (Self { gateways, routes, grants }, [a, b, c]);
+            let ((gateways, a), (routes, b), (grants, c), (challenges, d)) =
+                (nothing(), nothing(), nothing(), nothing());
+            return (Self { gateways, routes, grants, challenges, presenter: None }, [a, b, c, d]);
         };
         let everything = watcher::Config::default();
         let (gateways, a) = follow(Api::all(client.clone()), everything.clone(), Changed::Ingresses);
         let (routes, b) = follow(Api::all(client.clone()), everything.clone(), Changed::Ingresses);
-        let (grants, c) = follow(Api::all(client.clone()), everything, Changed::Ingresses);
-        (Self { gateways, routes, grants }, [a, b, c])
+        let (grants, c) = follow(Api::all(client.clone()), everything.clone(), Changed::Ingresses);
+        let (challenges, d) = follow(Api::all(client.clone()), everything, Changed::Challenges);
+        let presenter = Some(Presenter::new(client.clone(), stop.clone()));
+        (Self { gateways, routes, grants, challenges, presenter }, [a, b, c, d])
     }
 
     fn gateways(&self, namespaces: &Store<Namespace>) -> Gateways {
@@ -296,11 +336,13 @@ impl Driver {
             let objects = self.services.state();
             let slices: Vec<_> = self.slices.state().iter().filter_map(|slice| objects::slice(slice)).collect();
             let services = objects.iter().map(|service| objects::service(service)).collect();
-            self.fabric.set_services(ServiceTable::of_node(&self.fabric.config().node, services, &slices));
+            let zone = zone(&self.node);
+            let here = Here { node: &self.fabric.config().node, zone: zone.as_deref() };
+            self.fabric.set_services(ServiceTable::of_node(here, services, &slices));
             if let Some((node_ports, balancers)) = &mut self.node_ports {
                 let table = self.fabric.services();
                 node_ports.follow(&table);
-                balancers.follow(&objects, &table, |port| node_ports.is_open(port));
+                balancers.follow(&objects, &table, |port, protocol| node_ports.is_open(port, protocol));
             }
         }
         if stale.services || stale.sleepers {
@@ -314,6 +356,11 @@ impl Driver {
                 tracing::warn!(problem, "an annotation of an Ingress cannot be read");
             }
             self.fabric.set_routes(table);
+        }
+        if let (true, Some(presenter)) = (stale.challenges, &self.edge.presenter) {
+            let challenges = self.edge.challenges.state();
+            self.fabric.set_challenges(proofs::table(&challenges));
+            presenter.present(&challenges, &self.fabric.challenges());
         }
         if stale.policies
             && let Some(table) = self.guarded.table()

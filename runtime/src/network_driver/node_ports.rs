@@ -1,7 +1,7 @@
-//! NodePorts: real TCP sockets of the host, one per node port of a Service of type NodePort or LoadBalancer, and for the
-//! latter one per port, joined to the fabric. UDP NodePorts are not opened.
+//! NodePorts: real sockets of the host, one per node port of a Service of type NodePort or LoadBalancer, and for the latter
+//! one per port, joined to the fabric.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use network::services::Protocol;
 use network::{Fabric, ServiceTable};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::datagrams;
 
 /// Connections through all NodePorts of the node at a time; the next ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 4096;
@@ -27,7 +29,7 @@ pub(super) struct NodePorts {
     stop: CancellationToken,
     connections: Arc<Semaphore>,
     /// Dropping the guard closes the port; its connections go on, as those of a removed Service do in Kubernetes.
-    open: HashMap<u16, DropGuard>,
+    open: HashMap<(u16, Protocol), DropGuard>,
 }
 
 impl NodePorts {
@@ -37,41 +39,51 @@ impl NodePorts {
     }
 
     /// Whether a port is open here.
-    pub(super) fn is_open(&self, port: u16) -> bool {
-        self.open.contains_key(&port)
+    pub(super) fn is_open(&self, port: u16, protocol: Protocol) -> bool {
+        self.open.contains_key(&(port, protocol))
     }
 
     /// Opens and closes ports so that they are the table's. One that cannot be opened is tried again with the next
     /// table.
     pub(super) fn follow(&mut self, table: &ServiceTable) {
-        let tcp = |(port, protocol)| (protocol == Protocol::Tcp).then_some(port);
-        let wanted: BTreeSet<u16> = table.node_ports().filter_map(tcp).collect();
+        let wanted: HashSet<(u16, Protocol)> = table.node_ports().collect();
         self.open.retain(|port, _| wanted.contains(port));
-        for port in wanted {
-            if self.open.contains_key(&port) {
+        for (port, protocol) in wanted {
+            if self.open.contains_key(&(port, protocol)) {
                 continue;
             }
-            match bind(SocketAddr::new(self.address, port)) {
-                Ok(listener) => {
-                    let closed = self.stop.child_token();
-                    let server =
-                        Server { fabric: self.fabric.clone(), port, stop: self.stop.clone(), closed: closed.clone() };
-                    tokio::spawn(Arc::new(server).accept(listener, self.connections.clone()));
-                    self.open.insert(port, closed.drop_guard());
-                }
-                Err(error) => tracing::warn!(port, %error, "cannot open a NodePort"),
+            match self.open(port, protocol) {
+                Ok(guard) => drop(self.open.insert((port, protocol), guard)),
+                Err(error) => tracing::warn!(port, ?protocol, %error, "cannot open a NodePort"),
             }
         }
     }
+
+    fn open(&self, port: u16, protocol: Protocol) -> io::Result<DropGuard> {
+        let address = SocketAddr::new(self.address, port);
+        let closed = self.stop.child_token();
+        match protocol {
+            Protocol::Tcp => {
+                let listener = std::net::TcpListener::bind(address)?;
+                listener.set_nonblocking(true)?;
+                let listener = TcpListener::from_std(listener)?;
+                let server =
+                    Server { fabric: self.fabric.clone(), port, stop: self.stop.clone(), closed: closed.clone() };
+                tokio::spawn(Arc::new(server).accept(listener, self.connections.clone()));
+            }
+            Protocol::Udp => {
+                let socket = std::net::UdpSocket::bind(address)?;
+                socket.set_nonblocking(true)?;
+                let socket = UdpSocket::from_std(socket)?;
+                let server = datagrams::Server { fabric: self.fabric.clone(), port, socket };
+                tokio::spawn(server.serve(closed.clone()));
+            }
+        }
+        Ok(closed.drop_guard())
+    }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
-}
-
-/// One open port.
+/// One open TCP port.
 struct Server {
     fabric: Fabric,
     port: u16,

@@ -99,6 +99,12 @@ fn endpoint(object: &discovery::Endpoint) -> Option<Endpoint> {
         serving: conditions.serving.unwrap_or(ready),
         terminating: conditions.terminating.unwrap_or(false),
         node: object.node_name.clone(),
+        zones: object
+            .hints
+            .iter()
+            .flat_map(|hints| hints.for_zones.iter().flatten())
+            .map(|zone| zone.name.clone())
+            .collect(),
     })
 }
 

@@ -1,7 +1,5 @@
 //! Asking a container whether it is well: HTTP, TCP and gRPC, from the node, over the virtual network; or a command
-//! inside it.
-//!
-//! Refused with a sentence in the pod's events: TLS.
+//! inside it. Over HTTPS nobody's certificate is looked at, as with the kubelet.
 
 mod grpc;
 
@@ -11,7 +9,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Request, StatusCode};
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use network::{Body, Fabric};
+use network::{Body, Fabric, HttpError, NetError, tls};
 use pod::ProbeKind;
 
 use crate::limits::PROBE_TIME_MAX;
@@ -77,7 +75,12 @@ const USER_AGENT: &str = "kube-probe/1.33";
 
 fn url(get: &k8s::HTTPGetAction, container: &k8s::Container, address: IpAddr) -> Result<String, String> {
     let target = SocketAddr::new(address, port(&get.port, container)?);
-    Ok(format!("http://{target}{}", path(get)))
+    let scheme = if is_https(get) { "https" } else { "http" };
+    Ok(format!("{scheme}://{target}{}", path(get)))
+}
+
+fn is_https(get: &k8s::HTTPGetAction) -> bool {
+    get.scheme.as_deref() == Some("HTTPS")
 }
 
 fn path(get: &k8s::HTTPGetAction) -> &str {
@@ -95,9 +98,6 @@ pub(crate) async fn get(
     address: IpAddr,
     user_agent: &'static str,
 ) -> Result<StatusCode, String> {
-    if get.scheme.as_deref() == Some("HTTPS") {
-        return Err("HTTPS is not offered by this node".to_owned());
-    }
     let target = SocketAddr::new(address, port(&get.port, container)?);
     let (url, path) = (url(get, container, address)?, path(get));
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
@@ -113,10 +113,13 @@ pub(crate) async fn get(
         let value = HeaderValue::try_from(&header.value).map_err(|error| error.to_string())?;
         request.headers_mut().insert(name, value);
     }
-    let target = fabric.dial(target).map_err(|error| format!("Get \"{url}\": dial tcp {target}: {error}"))?;
-    let response: http::Response<Body> =
-        target.send(request).await.map_err(|error| format!("Get \"{url}\": {error}"))?;
-    Ok(response.status())
+    let refused = |error: NetError| format!("Get \"{url}\": dial tcp {target}: {error}");
+    let response: Result<http::Response<Body>, HttpError> = if is_https(get) {
+        tls::send_to_anybody(fabric.connect(target).map_err(refused)?, request).await
+    } else {
+        fabric.dial(target).map_err(refused)?.send(request).await
+    };
+    Ok(response.map_err(|error| format!("Get \"{url}\": {error}"))?.status())
 }
 
 /// A port by number or by the name the container gives it.
@@ -137,7 +140,7 @@ mod tests {
     use std::sync::Arc;
 
     use http::Response;
-    use network::{BoxFuture, HttpError, HttpService, PodIdentity};
+    use network::{BoxFuture, HttpService, PodIdentity};
     use serde_json::{Value, json};
 
     use super::*;
@@ -163,6 +166,29 @@ mod tests {
         }
     }
 
+    /// A program that speaks TLS by itself, with a certificate that nobody signed.
+    async fn serve_tls(listener: network::Listener) {
+        let made = rcgen::generate_simple_self_signed(["nobody".to_owned()]).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let chain = vec![made.cert.der().clone()];
+        let config = builder.unwrap().with_no_client_auth().with_single_cert(chain, key).unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        while let Ok(conn) = listener.accept().await {
+            let Ok(stream) = acceptor.accept(conn).await else { continue };
+            let answer = hyper::service::service_fn(|request| {
+                Arc::new(Statuses).call(Request::map(request, network::body::boxed), address_of_nobody())
+            });
+            let served = hyper::server::conn::http1::Builder::new();
+            let _ = served.serve_connection(hyper_util::rt::TokioIo::new(stream), answer).await;
+        }
+    }
+
+    fn address_of_nobody() -> IpAddr {
+        IpAddr::from([10, 42, 0, 1])
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_each_probe_answers() {
         let fabric = Fabric::new(network::Config::default());
@@ -172,6 +198,7 @@ mod tests {
         let identity = PodIdentity { namespace, hostname: name.clone(), name, addresses: vec![address] };
         let net = fabric.attach(identity);
         let _bound = net.serve_http(8080, Arc::new(Statuses)).unwrap();
+        let _tls = tokio::spawn(serve_tls(net.listen(SocketAddr::new(address, 8443), 8).unwrap()));
         let get = |path: &str, port: Value| json!({"httpGet": {"path": path, "port": port}});
         let table = [
             (get("/", json!(8080)), ""),
@@ -181,7 +208,9 @@ mod tests {
             (get("/slow", json!(8080)), "context deadline exceeded"),
             (get("/", json!(9)), "dial tcp 10.42.0.9:9"),
             (get("/", json!("ghost")), "couldn't find port"),
-            (json!({"httpGet": {"port": 8080, "scheme": "HTTPS"}}), "HTTPS is not offered"),
+            (json!({"httpGet": {"port": 8443, "scheme": "HTTPS"}}), ""),
+            (json!({"httpGet": {"port": 8443, "scheme": "HTTPS", "path": "/500"}}), "statuscode: 500"),
+            (json!({"httpGet": {"port": 8080, "scheme": "HTTPS"}}), "Get \"https://10.42.0.9:8080/\": no TLS"),
             (json!({"tcpSocket": {"port": 8080}}), ""),
             (json!({"tcpSocket": {"port": 9}}), "dial tcp 10.42.0.9:9"),
             (json!({"grpc": {"port": 9}}), "error: failed to connect service at \"10.42.0.9:9\": connection refused"),

@@ -3,7 +3,7 @@
 use api::{Action, Change, Key, View};
 use serde_json::json;
 
-use super::{CLUSTER_ISSUERS, ISSUERS, Signer, signer};
+use super::{CLUSTER_ISSUERS, ISSUERS, Signer, acme, signer};
 use crate::World;
 use crate::status::{self, Condition};
 
@@ -21,10 +21,12 @@ pub(crate) fn keys(change: &Change, view: &View) -> Vec<Key> {
 
 /// One issuer.
 pub(crate) fn reconcile(world: &World<'_>, key: &Key) -> Vec<Action> {
-    let Some(issuer) = world.view.at(key) else { return Vec::new() };
+    let issuer = world.view.at(key);
+    // Whether an account is known at an ACME server is for those to say who ask it.
+    let Some(issuer) = issuer.filter(|issuer| acme::of(issuer).is_none()) else { return Vec::new() };
     let (status, reason, message) = match signer(world.view, issuer) {
         Ok(Signer::Own) => ("True", "IsReady", String::new()),
-        Ok(Signer::Authority { .. }) => ("True", "KeyPairVerified", "Signing CA verified".to_owned()),
+        Ok(Signer::Authority { .. } | Signer::Acme(_)) => ("True", "KeyPairVerified", "Signing CA verified".to_owned()),
         Err((reason, message)) => ("False", reason, message),
     };
     let mut conditions = status::conditions(issuer);

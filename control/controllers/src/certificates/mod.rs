@@ -5,7 +5,9 @@
 //!
 //! * [`issuers`]: whether an Issuer can sign. [`shim`]: Certificates for Ingresses that are annotated so.
 //! * [`plan`], [`request`]: what becomes of a Certificate and of a CertificateRequest.
+//! * [`Acme`]: issuers that ask an ACME server (RFC 8555).
 
+mod acme;
 pub(crate) mod issuers;
 mod plan;
 pub(crate) mod shim;
@@ -15,12 +17,17 @@ use std::sync::Arc;
 use api::{Object, View};
 use serde_json::Value;
 
+pub use acme::{Acme, Binding, SecretField, accounts};
 pub use plan::{Plan, RequestPlan, Wish, plan, request};
 
 /// The Certificates.
 pub const CERTIFICATES: &str = "certificates.cert-manager.io";
 /// The CertificateRequests.
 pub const REQUESTS: &str = "certificaterequests.cert-manager.io";
+/// The Orders at ACME servers.
+pub const ORDERS: &str = "orders.acme.cert-manager.io";
+/// What ACME servers want to see before they sign.
+pub const CHALLENGES: &str = "challenges.acme.cert-manager.io";
 const ISSUERS: &str = "issuers.cert-manager.io";
 const CLUSTER_ISSUERS: &str = "clusterissuers.cert-manager.io";
 
@@ -39,6 +46,8 @@ pub enum Signer {
         /// `tls.key`.
         key_pem: String,
     },
+    /// An ACME server, for who shows that the names are theirs.
+    Acme(Box<Acme>),
 }
 
 /// The issuer that a reference means; `None` when there is none.
@@ -56,10 +65,14 @@ fn signer(view: &View, issuer: &Object) -> Result<Signer, (&'static str, String)
     if issuer.value["spec"]["selfSigned"].is_object() {
         return Ok(Signer::Own);
     }
+    if let Some(acme) = acme::of(issuer) {
+        return acme::registered(issuer, acme).map(|acme| Signer::Acme(Box::new(acme)));
+    }
     let Some(secret) = issuer.field("spec.ca.secretName").as_str() else {
-        return Err(("MissingIssuerType", "the issuer is of no kind that is served: selfSigned or ca".to_owned()));
+        let message = "the issuer is of no kind that is served: selfSigned, ca or acme";
+        return Err(("MissingIssuerType", message.to_owned()));
     };
-    let namespace = if issuer.namespace().is_empty() { CLUSTER_NAMESPACE } else { issuer.namespace() };
+    let namespace = secrets_of(issuer);
     let found = view.get("secrets", namespace, secret);
     let field = |field| found.and_then(|secret| decoded(&secret.value["data"][field]));
     match (field("tls.crt"), field("tls.key")) {
@@ -69,6 +82,11 @@ fn signer(view: &View, issuer: &Object) -> Result<Signer, (&'static str, String)
             format!("Secret {namespace}/{secret} does not exist or holds no tls.crt and tls.key"),
         )),
     }
+}
+
+/// The namespace where an issuer's Secrets lie.
+fn secrets_of(issuer: &Object) -> &str {
+    if issuer.namespace().is_empty() { CLUSTER_NAMESPACE } else { issuer.namespace() }
 }
 
 /// A field of a Secret, as text.

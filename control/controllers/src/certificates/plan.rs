@@ -13,6 +13,10 @@ use super::{Signer, decoded, issuer, names, signer};
 const DURATION_MS: i64 = 90 * 24 * 3_600_000;
 /// The shortest life of a certificate that is accepted, cert-manager's own.
 const DURATION_MIN_MS: i64 = 3_600_000;
+/// An ACME server that refused is asked again after an hour, then after two, and so on up to 32, as cert-manager does:
+/// such servers bound how often they are asked.
+const AGAIN_MS: i64 = 3_600_000;
+const AGAIN_DOUBLINGS_MAX: u32 = 5;
 
 /// What is to be done about a Certificate.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub enum Plan {
     Wait(&'static str, String),
     /// A key is to be made and signed.
     Issue(Box<Wish>),
+    /// An ACME server refused it lately; it is asked again at this time, in milliseconds since 1970.
+    Later(i64),
 }
 
 /// What is to be issued.
@@ -70,8 +76,11 @@ pub fn plan(view: &View, certificate: &Object, now_ms: i64) -> Plan {
     let secret = view.get("secrets", certificate.namespace(), spec["secretName"].as_str().unwrap_or_default());
     let key_pem = secret.and_then(|secret| decoded(&secret.value["data"]["tls.key"]));
     let kept = key_pem.clone().filter(|_| spec["privateKey"]["rotationPolicy"] == "Never");
-    let issue =
-        |reason| Plan::Issue(Box::new(Wish { reason, signer: signer.clone(), duration_ms, key_pem: kept.clone() }));
+    let later = matches!(signer, Signer::Acme(_)).then(|| later(certificate)).flatten().filter(|at| *at > now_ms);
+    let issue = |reason| match later {
+        Some(at_ms) => Plan::Later(at_ms),
+        None => Plan::Issue(Box::new(Wish { reason, signer: signer.clone(), duration_ms, key_pem: kept.clone() })),
+    };
     let Some(secret) = secret else { return issue("DoesNotExist") };
     let validity = decoded(&secret.value["data"]["tls.crt"]).as_deref().and_then(validity);
     let (Some((not_before_ms, not_after_ms)), Some(_)) = (validity, key_pem) else { return issue("MissingData") };
@@ -86,6 +95,17 @@ pub fn plan(view: &View, certificate: &Object, now_ms: i64) -> Plan {
     }
     let renewal_ms = not_after_ms - before_ms.min((not_after_ms - not_before_ms) * 2 / 3);
     if renewal_ms <= now_ms { issue("Renewing") } else { Plan::Ready { not_before_ms, not_after_ms, renewal_ms } }
+}
+
+/// When a Certificate that could not be issued as it is now is tried again.
+fn later(certificate: &Object) -> Option<i64> {
+    let conditions = certificate.field("status.conditions").as_array()?;
+    let ready = conditions.iter().find(|condition| condition["type"] == "Ready")?;
+    let generation = certificate.field("metadata.generation");
+    let failed = api::time::parse(certificate.field("status.lastFailureTime").as_str()?)?;
+    let attempts = certificate.field("status.failedIssuanceAttempts").as_u64().unwrap_or(1);
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(AGAIN_DOUBLINGS_MAX);
+    (ready["observedGeneration"] == *generation).then_some(failed + (AGAIN_MS << doublings))
 }
 
 /// The annotations that say for what the Secret was made.
@@ -159,6 +179,10 @@ pub fn request(view: &View, request: &Arc<Object>) -> RequestPlan {
         return RequestPlan::Wait("Pending", format!("issuer {} does not exist", spec["issuerRef"]["name"]));
     };
     match signer(view, issuer) {
+        Ok(Signer::Acme(_)) => {
+            let message = "an ACME server is asked for Certificates, not for CertificateRequests";
+            RequestPlan::Wait("Pending", message.to_owned())
+        }
         Ok(signer) => RequestPlan::Sign { signer, duration_ms: millis(&spec["duration"]).unwrap_or(DURATION_MS) },
         Err((_, message)) => RequestPlan::Wait("Pending", message),
     }

@@ -32,12 +32,8 @@ fn table() -> ServiceTable {
         ..Service::default()
     };
     let endpoint = |ip: &str, hostname: Option<&str>| Endpoint {
-        address: ip.parse().unwrap(),
         hostname: hostname.map(str::to_owned),
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
+        ..Endpoint::ready_at(ip.parse().unwrap())
     };
     let slice = EndpointSlice {
         namespace: "shop".into(),
@@ -145,16 +141,7 @@ fn an_answer_that_does_not_fit_a_datagram_says_so() {
     let slice = EndpointSlice {
         namespace: "shop".into(),
         service: "many".into(),
-        endpoints: (0..200_u8)
-            .map(|last| Endpoint {
-                address: IpAddr::from([10, 42, 1, last]),
-                hostname: None,
-                ready: true,
-                serving: true,
-                terminating: false,
-                node: None,
-            })
-            .collect(),
+        endpoints: (0..200_u8).map(|last| Endpoint::ready_at(IpAddr::from([10, 42, 1, last]))).collect(),
         ..EndpointSlice::default()
     };
     let many = Service { namespace: "shop".into(), name: "many".into(), ..Service::default() };

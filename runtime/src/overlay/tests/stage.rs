@@ -320,14 +320,7 @@ pub(super) fn web(endpoints: &[IpAddr]) -> ServiceTable {
         ports: vec![port(Protocol::Tcp, "http"), port(Protocol::Udp, "dns")],
         ..Service::default()
     };
-    let endpoint = |ip: &IpAddr| Endpoint {
-        address: *ip,
-        hostname: None,
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
-    };
+    let endpoint = |ip: &IpAddr| Endpoint::ready_at(*ip);
     let slice = EndpointSlice {
         namespace: "default".into(),
         service: "web".into(),
