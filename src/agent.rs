@@ -67,7 +67,7 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
         client: client.clone(),
         tables: client.clone(),
         bind: args.bind,
-        api_servers: ApiServers::new({
+        api_servers: ApiServers::new(&known.authority_pem, {
             let servers = servers.clone();
             move || servers.addresses()
         }),

@@ -219,7 +219,7 @@ fn gone(record: &Record, data_dir: &std::path::Path) -> anyhow::Error {
 /// Pods of this process' node call this member; it is there as long as they are.
 fn api_servers(control: &ControlPlane) -> ApiServers {
     let own = reachable(control.address()).to_string();
-    ApiServers::new(move || vec![own.clone()])
+    ApiServers::new(control.authority_pem(), move || vec![own.clone()])
 }
 
 /// The node of this process as the API knows it.

@@ -68,6 +68,22 @@ fn sockets_reach_a_pod_by_address_service_and_headless_name_over_both_families()
     }
 }
 
+/// A component's request by `https`: the node speaks TLS, with whom it may trust.
+#[test]
+fn https_reaches_the_api_under_its_names_and_nobody_who_speaks_no_tls() {
+    let cluster = Cluster::start();
+    cluster.with("hello-http");
+    cluster.with("relay");
+    let ask = |url: &str| cluster.fetch("relay.localhost", &format!("/?url={url}")).unwrap();
+    for host in ["kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "10.43.0.1"] {
+        let (status, said) = ask(&format!("https://{host}/version"));
+        assert!(status == 200 && said.contains("\"gitVersion\""), "{host}: {status} {said}");
+    }
+    // A component behind a Service speaks no TLS.
+    let (status, said) = ask("https://hello:80/");
+    assert_eq!(status, 502, "{said}");
+}
+
 /// What the host is answered by a UDP port of its own.
 fn asked(socket: &UdpSocket, port: &Value, text: &str) -> Option<String> {
     let port = u16::try_from(port.as_u64()?).ok()?;

@@ -20,24 +20,29 @@ use crate::limits::EGRESS_CONNECT_TIMEOUT;
 use crate::pod::Pod;
 use crate::policy::{self, End, Flow};
 use crate::services::Protocol;
+use crate::tls::Trust;
 
 /// The Service that stands for the API.
 const SERVICE: (&str, &str) = ("default", "kubernetes");
 
-/// Says where the API servers are now, as `HOST:PORT`.
+/// Says where the API servers are now, and who vouches for them.
 #[derive(Clone)]
-pub struct ApiServers(Arc<dyn Fn() -> Vec<String> + Send + Sync>);
+pub struct ApiServers {
+    addresses: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    pub(crate) trust: Arc<Trust>,
+}
 
 impl ApiServers {
-    /// Asked for every connection.
-    pub fn new(addresses: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(addresses))
+    /// The addresses, as `HOST:PORT`, are asked for every connection. Requests by `https` trust the cluster's authority
+    /// (its certificate, PEM), and it is trusted for nobody else.
+    pub fn new(authority_pem: &str, addresses: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        Self { addresses: Arc::new(addresses), trust: Arc::new(Trust::in_authority(authority_pem)) }
     }
 }
 
 impl fmt::Debug for ApiServers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ApiServers").field(&self.0()).finish()
+        f.debug_tuple("ApiServers").field(&(self.addresses)()).finish()
     }
 }
 
@@ -55,7 +60,7 @@ impl Fabric {
     /// Connects a pod to the first API server that accepts.
     pub(crate) async fn connect_api(&self, pod: &Arc<Pod>, destination: SocketAddr) -> Result<Conn, NetError> {
         let mut refused = NetError::ConnectionRefused;
-        for server in self.api_servers().iter().flat_map(|servers| servers.0()) {
+        for server in self.api_servers().iter().flat_map(|servers| (servers.addresses)()) {
             let Ok(addresses) = lookup_host(&server).await else { continue };
             for address in addresses {
                 match self.connect_server(pod, destination, address).await {
@@ -121,7 +126,7 @@ mod tests {
         };
         let services = vec![service("default", "10.43.0.1"), service("shop", "10.43.0.9")];
         fabric.set_services(ServiceTable::build(services, &[]));
-        fabric.set_api_servers(ApiServers::new(move || servers.clone()));
+        fabric.set_api_servers(ApiServers::new("", move || servers.clone()));
         fabric
     }
 

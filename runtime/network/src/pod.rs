@@ -378,7 +378,8 @@ impl PodNet {
     }
 
     /// The same over TLS, to port 443 when none is named: HTTP/1.1 with somebody whose certificate is good for the host, in
-    /// the eyes of those whom the machine trusts. A component on this node is no exception: it speaks no TLS.
+    /// the eyes of those whom the machine trusts, or of the cluster's authority where it is the API. A component on this
+    /// node is no exception: it speaks no TLS.
     ///
     /// # Errors
     /// As [`PodNet::http`], and [`HttpError::Untrusted`] and [`HttpError::Tls`], where nothing was sent either.
@@ -390,8 +391,16 @@ impl PodNet {
         name_host(&mut request, authority);
         let mut refused = NetError::ConnectionRefused;
         for ip in addresses.into_iter().take(DIAL_ATTEMPTS_MAX) {
-            match self.connect(SocketAddr::new(ip, port)).await {
-                Ok(conn) => return send_over(self.0.fabric.trust().secure(conn, host).await?, request).await,
+            let (fabric, destination) = (&self.0.fabric, SocketAddr::new(ip, port));
+            match self.connect(destination).await {
+                Ok(conn) => {
+                    let api = fabric.api_servers().filter(|_| fabric.is_api(destination));
+                    let stream = match &api {
+                        Some(servers) => servers.trust.secure(conn, host).await?,
+                        None => fabric.trust().secure(conn, host).await?,
+                    };
+                    return send_over(stream, request).await;
+                }
                 Err(error) => refused = error,
             }
         }

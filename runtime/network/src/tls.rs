@@ -7,8 +7,9 @@ use http::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme, WantsVerifier};
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -25,6 +26,16 @@ impl Trust {
     /// Trusts somebody else than the machine does, if nobody has been asked for yet.
     pub(crate) fn set(&self, config: ClientConfig) {
         let _ = self.0.set(Ok(Arc::new(config)));
+    }
+
+    /// Trusts whom one authority vouches for (its certificate, PEM).
+    pub(crate) fn in_authority(pem: &str) -> Self {
+        let mut roots = RootCertStore::empty();
+        let added = CertificateDer::pem_slice_iter(pem.as_bytes()).try_for_each(|certificate| {
+            roots.add(certificate.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
+        });
+        let config = added.and_then(|()| Ok(builder()?.with_root_certificates(roots).with_no_client_auth()));
+        Self(OnceLock::from(config.map(Arc::new)))
     }
 
     /// Speaks TLS over a connection, with somebody whose certificate is good for `host`.
@@ -106,9 +117,13 @@ impl ServerCertVerifier for Anybody {
 }
 
 fn of_machine() -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let verified = builder.and_then(BuilderVerifierExt::with_platform_verifier);
+    let verified = builder()?.with_platform_verifier();
     let config = verified.map_err(|error| format!("the machine's roots of trust cannot be used: {error}"))?;
     Ok(Arc::new(config.with_no_client_auth()))
+}
+
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    builder.map_err(|error| error.to_string())
 }
