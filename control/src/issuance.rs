@@ -11,7 +11,7 @@ use std::sync::Arc;
 use api::{Action, Key, Object, Precondition, Severity};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use controllers::certificates::{self, Acme, CERTIFICATES, Plan, REQUESTS, RequestPlan, Signer, Wish};
+use controllers::certificates::{self, Acme, CERTIFICATES, Plan, REQUESTS, RequestPlan, Signer, Wish, ready};
 use objects::{ChangesEnd, Objects, User};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -144,54 +144,35 @@ impl Driver {
         });
         // An ACME server's own certificates are everybody's to know.
         data["ca.crt"] = signed.authority_pem.as_ref().map_or(Value::Null, |pem| json!(BASE64.encode(pem)));
-        let key = Key::new("secrets", certificate.key.namespace.clone(), name.as_str());
+        let key = Key::new("secrets", certificate.key.namespace.clone(), name);
         let metadata = json!({"annotations": annotations, "labels": labels});
-        let action = match self.objects.view().at(&key) {
-            Some(secret) => Action::Patch {
-                key,
-                subresource: None,
-                patch: json!({"metadata": metadata, "data": data}),
-                precondition: Precondition::same(secret),
-            },
-            None => {
-                data.as_object_mut().into_iter().for_each(|data| data.retain(|_, value| !value.is_null()));
-                let mut body = json!({
-                    "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata, "data": data,
-                });
-                body["metadata"]["name"] = json!(name);
-                body["metadata"]["namespace"] = json!(certificate.namespace());
-                Action::Create { key, body }
-            }
-        };
-        self.perform(action).await;
+        self.perform(self.secret_with(key, "kubernetes.io/tls", metadata, data)).await;
         let revision = certificate.field("status.revision").as_i64().unwrap_or(0) + 1;
         self.patch_status(certificate, json!({"revision": revision})).await;
+    }
+
+    /// What puts this into a Secret, which is made where there is none; of what is there a `null` takes away.
+    fn secret_with(&self, key: Key, type_: &str, mut metadata: Value, mut data: Value) -> Action {
+        if let Some(secret) = self.objects.view().at(&key) {
+            let patch = json!({"metadata": metadata, "data": data});
+            return Action::Patch { key, subresource: None, patch, precondition: Precondition::same(secret) };
+        }
+        data.as_object_mut().into_iter().for_each(|data| data.retain(|_, value| !value.is_null()));
+        metadata["name"] = json!(&*key.name);
+        metadata["namespace"] = json!(&*key.namespace);
+        let body = json!({"apiVersion": "v1", "kind": "Secret", "type": type_, "metadata": metadata, "data": data});
+        Action::Create { key, body }
     }
 
     /// Keeps the key of an account at an ACME server, where nobody has put one meanwhile.
     async fn keep_account(&self, acme: &Acme, key_pem: &str) -> Result<(), String> {
         let secret = &acme.account.secret;
+        if self.objects.view().get("namespaces", "", &secret.namespace).is_none() {
+            let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": &*secret.namespace}});
+            self.perform(Action::Create { key: Key::new("namespaces", "", &*secret.namespace), body }).await;
+        }
         let data = json!({&acme.account.field: BASE64.encode(key_pem)});
-        let action = match self.objects.view().at(secret) {
-            Some(known) => Action::Patch {
-                key: secret.clone(),
-                subresource: None,
-                patch: json!({ "data": data }),
-                precondition: Precondition::same(known),
-            },
-            None => {
-                if self.objects.view().get("namespaces", "", &secret.namespace).is_none() {
-                    let body =
-                        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": &*secret.namespace}});
-                    self.perform(Action::Create { key: Key::new("namespaces", "", &*secret.namespace), body }).await;
-                }
-                let metadata = json!({"name": &*secret.name, "namespace": &*secret.namespace});
-                let body = json!({
-                    "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data,
-                });
-                Action::Create { key: secret.clone(), body }
-            }
-        };
+        let action = self.secret_with(secret.clone(), "Opaque", json!({}), data);
         let kept = self.objects.perform(&self.who, action).await;
         kept.map(drop).map_err(|status| format!("the account's key cannot be kept: {}", status.message))
     }
@@ -269,10 +250,6 @@ impl Driver {
             tracing::warn!(status = %status.message, "a certificate's objects could not be written");
         }
     }
-}
-
-fn ready(object: &Object) -> Option<&Value> {
-    object.value["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == "Ready")
 }
 
 /// A key, its certificate and whom to trust for it, PEM.

@@ -1,7 +1,7 @@
 //! Certificates from a real ACME server: pebble, which Let's Encrypt tests its own clients with, and its name server.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -14,14 +14,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::json;
 
 use crate::harness::{Cluster, eventually};
-
-/// A port that nobody has now; programs that cannot be told to choose one are given it.
-fn free_port() -> u16 {
-    let (tcp, udp) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
-    let port = tcp.local_addr().unwrap().port();
-    drop(udp);
-    port
-}
+use crate::store::free_address;
 
 /// The server and its name server, for which every name is this machine; they end with the test.
 struct Pebble {
@@ -57,14 +50,12 @@ impl Pebble {
         };
         let certificate = write("pebble.crt", &made.cert.pem());
         let key = write("pebble.key", &made.signing_key.serialize_pem());
-        let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let (address, management) = (local(free_port()), local(free_port()));
+        let (address, management, names) = (free_address(), free_address(), free_address());
         let config = json!({"pebble": {
             "listenAddress": address, "managementListenAddress": management, "certificate": certificate, "privateKey": key,
-            "httpPort": http_port, "tlsPort": free_port(), "ocspResponderURL": "", "externalAccountBindingRequired": false,
+            "httpPort": http_port, "tlsPort": free_address().port(), "ocspResponderURL": "", "externalAccountBindingRequired": false,
         }});
         let config = write("pebble.json", &config.to_string());
-        let names = free_port().to_string();
         let quiet = |command: &mut Command| {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
         };
@@ -81,9 +72,9 @@ impl Pebble {
             "-tlsalpn01",
             "",
         ]);
-        resolver.arg("-dns01").arg(format!("127.0.0.1:{names}")).arg("-management").arg(local(free_port()).to_string());
+        resolver.arg("-dns01").arg(names.to_string()).arg("-management").arg(free_address().to_string());
         let mut server = Command::new("pebble");
-        server.arg("-config").arg(config).args(["-strict", "-dnsserver", &format!("127.0.0.1:{names}")]);
+        server.arg("-config").arg(config).args(["-strict", "-dnsserver", &names.to_string()]);
         // It waits some seconds before it looks, as real ones may; a test need not.
         server.env("PEBBLE_VA_NOSLEEP", "1");
         let processes = vec![quiet(&mut resolver), quiet(&mut server)];

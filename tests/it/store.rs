@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::harness::{Over, PATIENCE, eventually, run};
 
 /// An address on loopback that stays free until a member takes it: below the ports that outgoing connections are given.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     static TAKEN: AtomicU64 = AtomicU64::new(0);
     loop {
         // Tests that run at the same time are other processes, or meet in the counter.

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use api::meta::controlled_by;
 use api::{Action, Key, Object, Precondition, Severity};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD};
@@ -175,7 +176,7 @@ impl<'a> Record<'a> {
             "apiVersion": "acme.cert-manager.io/v1", "kind": "Order",
             "metadata": {
                 "name": name, "namespace": certificate.namespace(),
-                "ownerReferences": [owner("cert-manager.io/v1", "Certificate", certificate)],
+                "ownerReferences": [controlled_by(certificate, "cert-manager.io/v1", "Certificate")],
             },
             "spec": {
                 "request": "", "issuerRef": spec["issuerRef"], "commonName": spec["commonName"],
@@ -220,7 +221,7 @@ impl<'a> Record<'a> {
             "apiVersion": "acme.cert-manager.io/v1", "kind": "Challenge",
             "metadata": {
                 "name": name, "namespace": self.certificate.namespace(),
-                "ownerReferences": [owner("acme.cert-manager.io/v1", "Order", &order)],
+                "ownerReferences": [controlled_by(&order, "acme.cert-manager.io/v1", "Order")],
             },
             "spec": spec,
         });
@@ -239,13 +240,6 @@ impl<'a> Record<'a> {
             _ => Err("no node that serves Ingresses answers the challenge".to_owned()),
         }
     }
-}
-
-fn owner(version: &str, kind: &str, object: &Object) -> Value {
-    json!({
-        "apiVersion": version, "kind": kind, "name": object.name(), "uid": object.uid(),
-        "controller": true, "blockOwnerDeletion": true,
-    })
 }
 
 /// Without the fields that say nothing.

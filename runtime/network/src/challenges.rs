@@ -36,7 +36,13 @@ impl Challenges {
     /// The answer to a request for `path` at `host` (no port, lower case), if it asks for an open challenge.
     #[must_use]
     pub fn answer(&self, host: &str, path: &str) -> Option<&str> {
-        let open = self.0.get(path.strip_prefix(PATH)?)?;
+        self.key(host, path.strip_prefix(PATH)?)
+    }
+
+    /// The answer to a token at `host` (no port, lower case).
+    #[must_use]
+    pub fn key(&self, host: &str, token: &str) -> Option<&str> {
+        let open = self.0.get(token)?;
         (open.host == host).then_some(&*open.key)
     }
 }

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::time::timeout;
 
 use crate::body::{self, Body};
@@ -17,7 +18,7 @@ use crate::pod::{Bound, Pod};
 use crate::policy::{self, End, Flow, Policies};
 use crate::services::{Balancer, PortRef, Protocol, ServiceTable};
 use crate::topology::Topology;
-use crate::udp::Inbox;
+use crate::udp::{Datagram, Inbox};
 use crate::waking::awake;
 
 /// The addresses of a connection about to be made.
@@ -363,12 +364,15 @@ impl Fabric {
         answer: bool,
     ) -> Result<Found<Receiver>, NetError> {
         let moment = self.moment(caller, Asked { destination, protocol: Protocol::Udp, answer });
-        if self.is_own_gateway(destination.ip())
-            && let Some(inbox) = self.node_flows().at(destination.port())
-        {
-            return Ok(Found { bound: Receiver::Here(inbox), address: destination });
-        }
-        match moment.candidates()? {
+        let candidates = match moment.candidates() {
+            // Nobody has the address: it may be the node's own, where a client outside waits for an answer.
+            Err(NetError::Unreachable) => {
+                let inbox = self.flow_at(destination).ok_or(NetError::Unreachable)?;
+                return Ok(Found { bound: Receiver::Here(inbox), address: destination });
+            }
+            candidates => candidates?,
+        };
+        match candidates {
             Candidates::Own(address) => {
                 let inbox = caller.0.and_then(|pod| pod.udp_at(address)).ok_or(NetError::ConnectionRefused)?;
                 Ok(Found { bound: Receiver::Here(inbox), address })
@@ -406,16 +410,21 @@ impl Fabric {
         }
     }
 
-    /// Whether an address is this node's own in the network.
-    pub(crate) fn is_own_gateway(&self, ip: IpAddr) -> bool {
-        let topology = self.topology();
-        topology.gateways().contains(&ip) || topology.gateways().is_empty() && self.config().gateway.contains(&ip)
+    /// The node's own address towards another.
+    pub(crate) fn node_address(&self, like: IpAddr) -> Option<IpAddr> {
+        self.address_of(Caller(None), like)
     }
 
-    /// The node's own address towards another, with this port.
-    pub(crate) fn node_address(&self, like: IpAddr, port: u16) -> Result<SocketAddr, NetError> {
-        let ip = self.address_of(Caller(None), like).ok_or(NetError::Unreachable)?;
-        Ok(SocketAddr::new(ip, port))
+    /// Hands a datagram to whoever was found to receive it.
+    pub(crate) fn hand(&self, to: Found<Receiver>, source: SocketAddr, bytes: Bytes) {
+        match to.bound {
+            Receiver::Here(inbox) => inbox.deliver(Datagram { bytes, source }),
+            Receiver::There(node) => {
+                if let Some(overlay) = self.overlay() {
+                    overlay.send(&node, source, to.address, bytes);
+                }
+            }
+        }
     }
 
     /// The address and port that the other side sees as its peer.

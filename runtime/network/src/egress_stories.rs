@@ -150,11 +150,7 @@ async fn https_goes_to_whom_the_certificate_names_and_to_nobody_else() {
     }
     let made = rcgen::generate_simple_self_signed(["api.example".to_owned()]).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(made.cert.der().clone()).unwrap();
-    let client = rustls::ClientConfig::builder_with_provider(provider.clone());
-    let client = client.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
-    world.fabric.set_trust(client.with_no_client_auth());
+    world.fabric.trust().set_authority(&made.cert.pem());
     let server = rustls::ServerConfig::builder_with_provider(provider);
     let server = server.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
     let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());

@@ -366,11 +366,6 @@ impl Fabric {
         self.0.pods.read().unwrap_or_else(PoisonError::into_inner).get(&ip).cloned()
     }
 
-    /// Says whom pods' requests by `https` trust, instead of whom the machine does; once, before the first.
-    pub fn set_trust(&self, config: rustls::ClientConfig) {
-        self.0.trust.set(config);
-    }
-
     pub(crate) fn trust(&self) -> &Trust {
         &self.0.trust
     }

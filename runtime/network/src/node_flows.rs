@@ -10,19 +10,18 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 
-use crate::dial::Receiver;
 use crate::fabric::{Fabric, NetError};
 use crate::limits::{DATAGRAM_BYTES_MAX, EPHEMERAL_PORTS, NODE_FLOW_DATAGRAMS_MAX, NODE_FLOWS_MAX};
 use crate::queue::Popped;
 use crate::services::Protocol;
-use crate::udp::{Datagram, Inbox};
+use crate::udp::Inbox;
 
 /// The flows of a node by their port at the node's address.
 #[derive(Debug, Default)]
 pub(crate) struct NodeFlows(RwLock<HashMap<u16, Arc<Inbox>>>);
 
 impl NodeFlows {
-    pub(crate) fn at(&self, port: u16) -> Option<Arc<Inbox>> {
+    fn at(&self, port: u16) -> Option<Arc<Inbox>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&port).cloned()
     }
 
@@ -60,6 +59,12 @@ impl std::fmt::Debug for NodeFlow {
 }
 
 impl Fabric {
+    /// The flow at an address that no pod has.
+    pub(crate) fn flow_at(&self, destination: SocketAddr) -> Option<Arc<Inbox>> {
+        let own = self.node_address(destination.ip()).filter(|own| *own == destination.ip());
+        own.and_then(|_| self.node_flows().at(destination.port()))
+    }
+
     /// Begins a flow from a client outside to the Service behind a UDP port of this node. Nothing is sent yet.
     ///
     /// # Errors
@@ -86,15 +91,8 @@ impl NodeFlow {
         let known = endpoint.filter(|known| balancer.endpoints().contains(known));
         let Ok(found) = self.fabric.open_udp_balanced(balancer, self.client, known) else { return };
         *endpoint = Some(found.address);
-        let Ok(source) = self.fabric.node_address(found.address.ip(), self.port) else { return };
-        match found.bound {
-            Receiver::Here(inbox) => inbox.deliver(Datagram { bytes, source }),
-            Receiver::There(node) => {
-                if let Some(overlay) = self.fabric.overlay() {
-                    overlay.send(&node, source, found.address, bytes);
-                }
-            }
-        }
+        let Some(own) = self.fabric.node_address(found.address.ip()) else { return };
+        self.fabric.hand(found, SocketAddr::new(own, self.port), bytes);
     }
 
     /// The endpoint's next datagram. May be dropped at any time.
@@ -126,6 +124,7 @@ mod tests {
     use crate::fabric::Config;
     use crate::pod::{PodIdentity, PodNet};
     use crate::services::{Endpoint, EndpointSlice, Service, ServicePort, ServiceTable};
+    use crate::udp::Datagram;
 
     fn pod(fabric: &Fabric, last: u8) -> PodNet {
         let addresses = vec![IpAddr::from([10, 42, 0, last])];

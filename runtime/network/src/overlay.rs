@@ -58,13 +58,13 @@ impl Fabric {
 
     /// Takes a datagram that comes from another node, or loses it: nobody is there, or a policy says so.
     pub fn deliver(&self, source: SocketAddr, destination: SocketAddr, bytes: Bytes) {
-        if self.is_own_gateway(destination.ip()) {
-            if let Some(inbox) = self.node_flows().at(destination.port()) {
+        let Some(pod) = self.pod(destination.ip()) else {
+            if let Some(inbox) = self.flow_at(destination) {
                 inbox.deliver(Datagram { bytes, source });
             }
             return;
-        }
-        let Some(inbox) = self.pod(destination.ip()).and_then(|pod| pod.udp_at(destination)) else { return };
+        };
+        let Some(inbox) = pod.udp_at(destination) else { return };
         if inbox.awaits(source) || self.refuses(source, destination, Protocol::Udp).is_none() {
             inbox.deliver(Datagram { bytes, source });
         }

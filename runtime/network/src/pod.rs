@@ -368,12 +368,7 @@ impl PodNet {
     /// # Errors
     /// [`HttpError`]; [`HttpError::ConnectionRefused`] and [`HttpError::NameNotFound`] mean that nothing was sent.
     pub async fn http(&self, authority: &str, mut request: Request<Body>) -> Result<Response<Body>, HttpError> {
-        let parsed: Authority = authority.parse().map_err(|_| HttpError::NameNotFound(authority.to_owned()))?;
-        let host = parsed.host().trim_start_matches('[').trim_end_matches(']');
-        let port = parsed.port_u16().unwrap_or(80);
-        let addresses = self.resolve(host).await?;
-        name_host(&mut request, authority);
-        let destinations = addresses.into_iter().take(DIAL_ATTEMPTS_MAX).map(|ip| SocketAddr::new(ip, port));
+        let (_, destinations) = self.addressed(authority, 80, &mut request).await?;
         send_to_first(&self.0.fabric, &self.0.pod, destinations, request).await
     }
 
@@ -384,28 +379,40 @@ impl PodNet {
     /// # Errors
     /// As [`PodNet::http`], and [`HttpError::Untrusted`] and [`HttpError::Tls`], where nothing was sent either.
     pub async fn https(&self, authority: &str, mut request: Request<Body>) -> Result<Response<Body>, HttpError> {
-        let parsed: Authority = authority.parse().map_err(|_| HttpError::NameNotFound(authority.to_owned()))?;
-        let host = parsed.host().trim_start_matches('[').trim_end_matches(']');
-        let port = parsed.port_u16().unwrap_or(443);
-        let addresses = self.resolve(host).await?;
-        name_host(&mut request, authority);
+        let (host, destinations) = self.addressed(authority, 443, &mut request).await?;
+        let fabric = &self.0.fabric;
         let mut refused = NetError::ConnectionRefused;
-        for ip in addresses.into_iter().take(DIAL_ATTEMPTS_MAX) {
-            let (fabric, destination) = (&self.0.fabric, SocketAddr::new(ip, port));
+        for destination in destinations {
             match self.connect(destination).await {
                 Ok(conn) => {
                     let api = fabric.api_servers().filter(|_| fabric.is_api(destination));
-                    let stream = match &api {
-                        Some(servers) => servers.trust.secure(conn, host).await?,
-                        None => fabric.trust().secure(conn, host).await?,
-                    };
-                    return send_over(stream, request).await;
+                    let trust = api.as_ref().map_or(fabric.trust(), |servers| &servers.trust);
+                    return send_over(trust.secure(conn, bare(&host)).await?, request).await;
                 }
                 Err(error) => refused = error,
             }
         }
         Err(refused.into())
     }
+
+    /// Whom a request is for, which it is made to name, and where that may be found.
+    async fn addressed(
+        &self,
+        authority: &str,
+        default_port: u16,
+        request: &mut Request<Body>,
+    ) -> Result<(Authority, impl Iterator<Item = SocketAddr> + use<>), HttpError> {
+        let parsed: Authority = authority.parse().map_err(|_| HttpError::NameNotFound(authority.to_owned()))?;
+        let port = parsed.port_u16().unwrap_or(default_port);
+        let addresses = self.resolve(bare(&parsed)).await?;
+        name_host(request, authority);
+        Ok((parsed, addresses.into_iter().take(DIAL_ATTEMPTS_MAX).map(move |ip| SocketAddr::new(ip, port))))
+    }
+}
+
+/// The host without its port and brackets.
+fn bare(authority: &Authority) -> &str {
+    authority.host().trim_start_matches('[').trim_end_matches(']')
 }
 
 /// An HTTP component's hold on a port; dropping it frees the port.

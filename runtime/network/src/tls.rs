@@ -23,19 +23,15 @@ use crate::http::{HttpError, send_over};
 pub(crate) struct Trust(OnceLock<Result<Arc<ClientConfig>, String>>);
 
 impl Trust {
-    /// Trusts somebody else than the machine does, if nobody has been asked for yet.
-    pub(crate) fn set(&self, config: ClientConfig) {
-        let _ = self.0.set(Ok(Arc::new(config)));
-    }
-
     /// Trusts whom one authority vouches for (its certificate, PEM).
     pub(crate) fn in_authority(pem: &str) -> Self {
-        let mut roots = RootCertStore::empty();
-        let added = CertificateDer::pem_slice_iter(pem.as_bytes()).try_for_each(|certificate| {
-            roots.add(certificate.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
-        });
-        let config = added.and_then(|()| Ok(builder()?.with_root_certificates(roots).with_no_client_auth()));
-        Self(OnceLock::from(config.map(Arc::new)))
+        Self(OnceLock::from(of_authority(pem)))
+    }
+
+    /// The same for one that has trusted nobody yet.
+    #[cfg(test)]
+    pub(crate) fn set_authority(&self, pem: &str) {
+        self.0.set(of_authority(pem)).expect("nobody has been asked for");
     }
 
     /// Speaks TLS over a connection, with somebody whose certificate is good for `host`.
@@ -67,10 +63,8 @@ async fn handshake(
 pub async fn send_to_anybody(conn: Conn, request: Request<Body>) -> Result<Response<Body>, HttpError> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     let config = CONFIG.get_or_init(|| {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-        let builder = builder.expect("ring has the algorithms of every version");
-        let verifier = Arc::new(Anybody(provider));
+        let builder = builder().expect("ring has the algorithms of every version");
+        let verifier = Arc::new(Anybody(builder.crypto_provider().clone()));
         Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
     });
     let name = ServerName::from(conn.peer().ip());
@@ -120,6 +114,14 @@ fn of_machine() -> Result<Arc<ClientConfig>, String> {
     let verified = builder()?.with_platform_verifier();
     let config = verified.map_err(|error| format!("the machine's roots of trust cannot be used: {error}"))?;
     Ok(Arc::new(config.with_no_client_auth()))
+}
+
+fn of_authority(pem: &str) -> Result<Arc<ClientConfig>, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        roots.add(certificate.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
+    }
+    Ok(Arc::new(builder()?.with_root_certificates(roots).with_no_client_auth()))
 }
 
 fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {

@@ -182,15 +182,10 @@ impl UdpSocket {
             self.remember(Flow { service: destination, endpoint: found.address });
         }
         let source = self.source(found.address)?;
-        match found.bound {
-            Receiver::Here(inbox) => inbox.deliver(Datagram { bytes, source }),
-            Receiver::There(node) => {
-                self.inbox.called().note(found.address);
-                if let Some(overlay) = self.fabric.overlay() {
-                    overlay.send(&node, source, found.address, bytes);
-                }
-            }
+        if matches!(found.bound, Receiver::There(_)) {
+            self.inbox.called().note(found.address);
         }
+        self.fabric.hand(found, source, bytes);
         Ok(())
     }
 

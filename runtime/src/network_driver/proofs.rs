@@ -45,8 +45,7 @@ impl Presenter {
     pub(super) fn present(&self, challenges: &[Arc<Challenge>], installed: &Challenges) {
         for challenge in challenges.iter().filter(|one| one.status["presented"] != true) {
             let text = |field: &str| challenge.spec[field].as_str().unwrap_or_default();
-            let path = format!("{}{}", network::challenges::PATH, text("token"));
-            if installed.answer(&text("dnsName").to_ascii_lowercase(), &path).is_some() {
+            if installed.key(&text("dnsName").to_ascii_lowercase(), text("token")).is_some() {
                 // What finds no room is seen to with the next change.
                 let _ = self.0.try_send(challenge.clone());
             }

@@ -178,15 +178,11 @@ mod tests {
         while let Ok(conn) = listener.accept().await {
             let Ok(stream) = acceptor.accept(conn).await else { continue };
             let answer = hyper::service::service_fn(|request| {
-                Arc::new(Statuses).call(Request::map(request, network::body::boxed), address_of_nobody())
+                Arc::new(Statuses).call(Request::map(request, network::body::boxed), IpAddr::from([10, 42, 0, 1]))
             });
             let served = hyper::server::conn::http1::Builder::new();
             let _ = served.serve_connection(hyper_util::rt::TokioIo::new(stream), answer).await;
         }
-    }
-
-    fn address_of_nobody() -> IpAddr {
-        IpAddr::from([10, 42, 0, 1])
     }
 
     #[tokio::test(start_paused = true)]

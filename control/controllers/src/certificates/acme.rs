@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::{Key, Object, View};
 
-use super::{CLUSTER_ISSUERS, ISSUERS, decoded, secrets_of};
+use super::{CLUSTER_ISSUERS, ISSUERS, decoded, ready, secrets_of};
 
 /// A field of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,9 +88,7 @@ pub fn accounts(view: &View) -> impl Iterator<Item = (&Arc<Object>, Acme)> {
 
 /// The same, once its account is known at the server.
 pub(super) fn registered(issuer: &Object, acme: Acme) -> Result<Acme, (&'static str, String)> {
-    let conditions = issuer.field("status.conditions").as_array().into_iter().flatten();
-    let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready");
-    match ready {
+    match ready(issuer) {
         Some(ready) if ready["status"] == "True" => Ok(acme),
         Some(ready) => {
             let message = ready["message"].as_str().unwrap_or_default();

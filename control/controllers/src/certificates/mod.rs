@@ -50,6 +50,12 @@ pub enum Signer {
     Acme(Box<Acme>),
 }
 
+/// The condition `Ready` of an issuer, a Certificate or a CertificateRequest.
+#[must_use]
+pub fn ready(object: &Object) -> Option<&Value> {
+    object.value["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == "Ready")
+}
+
 /// The issuer that a reference means; `None` when there is none.
 fn issuer<'a>(view: &'a View, namespace: &str, reference: &Value) -> Option<&'a Arc<Object>> {
     let name = reference["name"].as_str()?;

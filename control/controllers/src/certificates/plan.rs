@@ -7,7 +7,7 @@ use api::{Object, View};
 use serde_json::Value;
 use x509_parser::pem::parse_x509_pem;
 
-use super::{Signer, decoded, issuer, names, signer};
+use super::{Signer, decoded, issuer, names, ready, signer};
 
 /// Ninety days, cert-manager's default.
 const DURATION_MS: i64 = 90 * 24 * 3_600_000;
@@ -99,13 +99,11 @@ pub fn plan(view: &View, certificate: &Object, now_ms: i64) -> Plan {
 
 /// When a Certificate that could not be issued as it is now is tried again.
 fn later(certificate: &Object) -> Option<i64> {
-    let conditions = certificate.field("status.conditions").as_array()?;
-    let ready = conditions.iter().find(|condition| condition["type"] == "Ready")?;
     let generation = certificate.field("metadata.generation");
     let failed = api::time::parse(certificate.field("status.lastFailureTime").as_str()?)?;
     let attempts = certificate.field("status.failedIssuanceAttempts").as_u64().unwrap_or(1);
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(AGAIN_DOUBLINGS_MAX);
-    (ready["observedGeneration"] == *generation).then_some(failed + (AGAIN_MS << doublings))
+    (ready(certificate)?["observedGeneration"] == *generation).then_some(failed + (AGAIN_MS << doublings))
 }
 
 /// The annotations that say for what the Secret was made.
