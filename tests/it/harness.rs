@@ -224,11 +224,21 @@ impl Drop for Cluster {
     }
 }
 
-/// One HTTP/1.1 GET; `None` when the connection fails.
+/// One HTTP GET; `None` when the connection fails.
 pub fn fetch(address: SocketAddr, host: &str, path: &str) -> Option<(u16, String)> {
+    ask(address, &format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n"))
+}
+
+/// One HTTP POST; `None` when the connection fails.
+pub fn post(address: SocketAddr, host: &str, path: &str, body: &str) -> Option<(u16, String)> {
+    let length = body.len();
+    ask(address, &format!("POST {path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}"))
+}
+
+fn ask(address: SocketAddr, request: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;

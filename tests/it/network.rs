@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, eventually};
+use crate::harness::{Cluster, eventually, post};
 
 /// Runs the caller of examples/sockets once and returns what it was answered.
 fn called(cluster: &Cluster, name: &str, transport: &str, target: &str) -> String {
@@ -82,6 +82,18 @@ fn https_reaches_the_api_under_its_names_and_nobody_who_speaks_no_tls() {
     // A component behind a Service speaks no TLS.
     let (status, said) = ask("https://hello:80/");
     assert_eq!(status, 502, "{said}");
+}
+
+/// Who answers need not read what was sent: the answer counts, not what became of the body.
+#[test]
+fn an_answer_that_does_not_wait_for_the_body_is_an_answer() {
+    let cluster = Cluster::start();
+    cluster.with("hello-http");
+    cluster.with("relay");
+    cluster.fetch_ok("relay.localhost", "/?url=http://hello/");
+    let unread = "x".repeat(1 << 20);
+    let (status, said) = post(cluster.http(), "relay.localhost", "/?url=http://hello/", &unread).unwrap();
+    assert_eq!((status, said.as_str()), (200, "hello, world\n"));
 }
 
 /// What the host is answered by a UDP port of its own.
