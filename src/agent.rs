@@ -61,6 +61,7 @@ pub async fn run(args: Args, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let mut node = Node::start(node::Config {
         wasi_0_3: true,
         name: name.clone(),
+        member: false,
         data_dir: data_dir.to_owned(),
         shared_dir: args.shared.clone().unwrap_or_else(|| data_dir.to_owned()),
         addresses: vec![address],

@@ -115,6 +115,7 @@ impl Cluster {
         let (_, shown) = watch::channel(overlay::identity(&identity, control.authority_pem()));
         let node = Node::start(node::Config {
             name: name.clone(),
+            member: true,
             data_dir: config.data_dir,
             shared_dir: config.shared_dir,
             addresses: vec![config.advertise],

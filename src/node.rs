@@ -25,6 +25,8 @@ use crate::overlay;
 pub struct Config {
     /// The Node's name, unique in the cluster.
     pub name: String,
+    /// Whether this process is a member of the cluster too.
+    pub member: bool,
     /// Where volumes and output of its pods are kept.
     pub data_dir: PathBuf,
     /// Where images and compiled code are kept; nodes of one machine share them.
@@ -85,7 +87,7 @@ impl Node {
         let node_data = config.data_dir.join("node");
         let node = NodeConfig::new(&config.name, node_data, config.client, fabric.clone(), engine, images.clone());
         let metrics = node.metrics.clone();
-        let node = runtime::Node::new(NodeConfig { addresses: config.addresses, ..node });
+        let node = runtime::Node::new(NodeConfig { addresses: config.addresses, member: config.member, ..node });
         let kubelet = node.kubelet_service();
         let close = CancellationToken::new();
         let mut ingress = JoinSet::new();

@@ -35,6 +35,8 @@ pub struct NodeConfig {
     pub addresses: Vec<IpAddr>,
     /// Labels beside the ones every node has.
     pub labels: BTreeMap<String, String>,
+    /// Whether its process is a member of the cluster too.
+    pub member: bool,
     /// How many pods it takes at most; the pod CIDR may allow fewer.
     pub pods_max: u32,
     /// Whether pods may see folders of this machine (`hostPath`).
@@ -62,6 +64,7 @@ impl NodeConfig {
             data_dir,
             addresses: vec![IpAddr::from([127, 0, 0, 1])],
             labels: BTreeMap::new(),
+            member: false,
             pods_max: limits::PODS_MAX,
             allow_host_path: false,
             client,

@@ -25,6 +25,8 @@ use crate::retry::until_ok;
 /// The Kubernetes version whose kubelet this agent behaves like; tools compare it with the API server's.
 const KUBELET_VERSION: &str = concat!("v1.33.0+kogia.", env!("CARGO_PKG_VERSION"));
 const RUNTIME_VERSION: &str = "wasmtime://48.0.8";
+/// The label of nodes whose process is a member of the cluster: kubectl shows their role by it.
+pub(crate) const MEMBER_ROLE: &str = "node-role.kubernetes.io/control-plane";
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
 /// How many pods the node will take: the cluster gives it a pod CIDR of that size.
@@ -176,7 +178,8 @@ fn labels(config: &NodeConfig) -> BTreeMap<String, String> {
         ("kubernetes.io/hostname", &config.name),
         ("kogia.dev/runtime", "wasmtime"),
     ];
-    let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let role = config.member.then_some((MEMBER_ROLE, "true"));
+    let own = own.into_iter().chain(role).map(|(name, value)| (name.to_owned(), value.to_owned()));
     config.labels.clone().into_iter().chain(own).collect()
 }
 

@@ -385,6 +385,12 @@ impl Networks {
         run(Command::new("ip").args(["netns", "exec", &machine, "nft", "delete", "table", "inet", "storm"])).ok();
     }
 
+    /// Lets a machine and others that were parted so no longer reach each other. `false` where this kernel cannot do that.
+    pub fn part(&self, number: usize) -> bool {
+        let line = format!("-n {}hub link set p{} type bridge_slave isolated on", self.name, number + 1);
+        Command::new("ip").args(line.split_whitespace()).output().is_ok_and(|o| o.status.success())
+    }
+
     /// Cuts a member's cable, or mends it.
     pub fn set(&self, number: usize, state: &str) {
         let hub = format!("{}hub", self.name);

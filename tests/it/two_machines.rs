@@ -12,12 +12,12 @@ use crate::harness::{Over, eventually, fetch, guests, root, run, run_with_input}
 use crate::machines::{Machine, is_ready, kogia};
 use crate::store::Networks;
 
-const NODES: [&str; 2] = ["first", "second"];
 /// The Ingress of the first machine.
 const INGRESS: &str = "10.99.0.1:8080";
 
-/// A server and an agent; pods `sockets-NODE`, `web-NODE` and `relay-NODE` on each, behind Services of the same names.
+/// Two nodes of a cluster; pods `sockets-NODE`, `web-NODE` and `relay-NODE` on each, behind Services of the same names.
 struct Pair {
+    nodes: [&'static str; 2],
     machines: Vec<Machine>,
     networks: Networks,
     _dir: TempDir,
@@ -81,12 +81,23 @@ fn ingress(name: &str) -> String {
 }
 
 impl Pair {
-    /// `None`, with the reason printed, where networks cannot be made.
+    /// A server and an agent. `None`, with the reason printed, where networks cannot be made.
     fn start(letter: char) -> Option<Self> {
-        let Some(networks) = Networks::new(letter) else {
-            eprintln!("network namespaces cannot be made here (root and iproute2 are needed): this test shows nothing");
+        Some(Self::of(networks(letter)?, ["first", "second"], &[]))
+    }
+
+    /// Two agents of a server, which say that they are where nobody finds them, as behind a router that lets nobody in; and
+    /// no packet of one reaches the other.
+    fn start_hidden(letter: char) -> Option<Self> {
+        let networks = networks(letter)?;
+        if ![1, 2].iter().all(|number| networks.part(*number)) {
+            eprintln!("this kernel's bridges do not part machines: this test shows nothing");
             return None;
-        };
+        }
+        Some(Self::of(networks, ["second", "third"], &["--advertise", "192.0.2.1"]))
+    }
+
+    fn of(networks: Networks, nodes: [&'static str; 2], hidden: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("kogia-two-").tempdir().unwrap();
         let folder = dir.path().join("first");
         for example in ["sockets", "hello-http", "relay"] {
@@ -95,19 +106,23 @@ impl Pair {
         let server = ["server", "--name", "first", "--bind", "10.99.0.1"];
         let first = Machine::start_inside(&folder, &server, networks.inside(0));
         let token = first.kogia(&["token", "create"]).ok().trim().to_owned();
-        let agent = ["agent", "--name", "second", "--bind", "10.99.0.2", "--join", "10.99.0.1:6443", "--token", &token];
-        let second = Machine::start_inside(&dir.path().join("second"), &agent, networks.inside(1));
-        let pair = Self { machines: vec![first, second], networks, _dir: dir };
-        for node in NODES {
+        let agents = nodes.into_iter().filter(|node| *node != "first").zip(1..).map(|(node, number)| {
+            let bind = format!("10.99.0.{}", number + 1);
+            let agent = ["agent", "--name", node, "--bind", &bind, "--join", "10.99.0.1:6443", "--token", &token];
+            Machine::start_inside(&dir.path().join(node), &[&agent[..], hidden].concat(), networks.inside(number))
+        });
+        let machines = std::iter::once(first).chain(agents).collect();
+        let pair = Self { nodes, machines, networks, _dir: dir };
+        for node in nodes {
             eventually("the nodes to be ready", || pair.is_ready(node).filter(|ready| *ready));
         }
-        pair.apply(&NODES.map(pods).concat());
-        for node in NODES {
+        pair.apply(&nodes.map(pods).concat());
+        for node in nodes {
             for pod in ["sockets", "web", "relay"].map(|kind| format!("{kind}-{node}")) {
                 eventually("the pods to be ready", || (pair.pod(&pod)["status"]["phase"] == "Running").then_some(()));
             }
         }
-        Some(pair)
+        pair
     }
 
     fn first(&self) -> &Machine {
@@ -169,7 +184,8 @@ impl Pair {
     /// Every way in which a pod of one node may call a pod of the other, all at once.
     fn all_ways(&self, round: &str) {
         let (mut manifest, mut expected) = (String::new(), Vec::new());
-        for (caller, called) in [(NODES[0], NODES[1]), (NODES[1], NODES[0])] {
+        let [one, other] = self.nodes;
+        for (caller, called) in [(one, other), (other, one)] {
             let pod = self.pod(&format!("sockets-{called}"));
             let ips: Vec<&str> = pod["status"]["podIPs"].as_array().unwrap().iter().map(ip).collect();
             let service = self.get("service", &format!("sockets-{called}"));
@@ -197,7 +213,7 @@ impl Pair {
             let said = self.ended(&name, "Succeeded");
             assert!(said.starts_with(&own) && said.contains(&format!(" heard {name} from ")), "{name}: {said}");
         }
-        for (caller, called) in [(NODES[0], NODES[1]), (NODES[1], NODES[0])] {
+        for (caller, called) in [(one, other), (other, one)] {
             let pod = self.pod(&format!("web-{called}"));
             let ips: Vec<&str> = pod["status"]["podIPs"].as_array().unwrap().iter().map(ip).collect();
             for host in [
@@ -235,6 +251,15 @@ fn ip(entry: &Value) -> &str {
     entry["ip"].as_str().unwrap()
 }
 
+/// `None`, with the reason printed, where networks cannot be made.
+fn networks(letter: char) -> Option<Networks> {
+    let networks = Networks::new(letter);
+    if networks.is_none() {
+        eprintln!("network namespaces cannot be made here (root and iproute2 are needed): this test shows nothing");
+    }
+    networks
+}
+
 /// Builds an example, outside of any network of the test: the first build of all may have to fetch crates.
 pub fn build(folder: &Path, example: &str) {
     let mut command = kogia(folder, &["build"]);
@@ -251,8 +276,8 @@ fn pods_of_two_machines_talk_whatever_the_path_does_to_packets() {
         eprintln!("this kernel has no queues (htb) or no rules (nft) for packets: the rest of this test shows nothing");
         return;
     }
-    let talks = pair.start_pod("over", NODES[0], &["talk", "sockets-second:7", "30"])
-        + &pair.start_pod("back", NODES[1], &["talk", "sockets-first:7", "30"]);
+    let talks = pair.start_pod("over", "first", &["talk", "sockets-second:7", "30"])
+        + &pair.start_pod("back", "second", &["talk", "sockets-first:7", "30"]);
     pair.apply(&talks);
     pair.all_ways("storm");
     for pod in ["over", "back"] {
@@ -268,8 +293,8 @@ fn a_cable_is_cut_for_a_moment() {
     let Some(pair) = Pair::start('q') else { return };
     let both = "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {kind: web}, ports: [{port: 80, \
                 targetPort: 8080}]}}\n---\n";
-    let talks = pair.start_pod("over", NODES[0], &["talk", "sockets-second:7", "60"])
-        + &pair.start_pod("back", NODES[1], &["talk", "sockets-first:7", "60"]);
+    let talks = pair.start_pod("over", "first", &["talk", "sockets-second:7", "60"])
+        + &pair.start_pod("back", "second", &["talk", "sockets-first:7", "60"]);
     pair.apply(&format!("{both}{}{talks}", ingress("web")));
     eventually("both endpoints", || (pair.ready_endpoints("web") == 2).then_some(()));
     eventually("an answer", || pair.ask("web.localhost", "/").filter(|(status, _)| *status == 200));
@@ -318,8 +343,8 @@ fn a_cable_is_cut_for_a_moment() {
 #[test]
 fn a_cable_is_cut_for_long() {
     let Some(pair) = Pair::start('r') else { return };
-    let talks = pair.start_pod("over", NODES[0], &["talk", "sockets-second:7", "10000"])
-        + &pair.start_pod("back", NODES[1], &["talk", "sockets-first:7", "10000"]);
+    let talks = pair.start_pod("over", "first", &["talk", "sockets-second:7", "10000"])
+        + &pair.start_pod("back", "second", &["talk", "sockets-first:7", "10000"]);
     pair.apply(&talks);
     pair.talks("over", 3);
     pair.talks("back", 3);
@@ -333,4 +358,16 @@ fn a_cable_is_cut_for_long() {
     assert!(said.contains("I/O error"), "{said}");
     eventually("its endpoints to be back", || (pair.ready_endpoints("sockets-second") >= 1).then_some(()));
     pair.all_ways("after");
+}
+
+/// Where neither of two machines can be dialled, a third that both reach passes on what they say.
+#[test]
+fn machines_that_nobody_can_dial_talk_over_a_third() {
+    let Some(pair) = Pair::start_hidden('u') else { return };
+    pair.all_ways("hidden");
+    // The Ingress of the server reaches them too, though it cannot dial them.
+    for node in pair.nodes {
+        let said = pair.ask(&format!("relay-{node}.localhost"), "/?url=http://web-third/").unwrap();
+        assert_eq!((said.0, said.1.as_str()), (200, "hello, world\n"), "{node}");
+    }
 }

@@ -11,13 +11,18 @@
 //! datagram  as an opening, then the payload to the end
 //! ```
 //!
+//! How a third node passes packets on is in `passing`.
+//!
 //! Refused: other versions, addresses that no pod can have, port 0 as a destination, texts that are too long. A decoder
 //! never reads further than the lengths above allow, whatever the bytes say.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+mod passing;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
+pub use self::passing::{PACKET_BYTES_MAX, Passage, decode_packet, encode_packet, is_packet};
 use crate::fabric::NetError;
 use crate::limits::{DATAGRAM_BYTES_MAX, REFUSAL_BYTES_MAX};
 
@@ -29,8 +34,10 @@ const V6: u8 = VERSION << 4 | 6;
 /// The longest [`Opening`], and the most that a datagram's addresses take.
 pub const OPENING_BYTES_MAX: usize = 1 + 2 * (16 + 2);
 
-/// The longest message that carries a datagram.
+/// The longest message that carries a datagram or a packet.
 pub const MESSAGE_BYTES_MAX: usize = OPENING_BYTES_MAX + DATAGRAM_BYTES_MAX;
+
+const _: () = assert!(passing::MESSAGE_BYTES_MAX <= MESSAGE_BYTES_MAX);
 
 /// Bytes that are not what a node says. Whoever sent them is not spoken to further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

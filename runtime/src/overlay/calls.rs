@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::carry::{Sending, carry};
 use super::limits::{DATAGRAM_WAIT, OPENING_TIMEOUT};
 use super::link::Link;
+use super::relay::Relay;
 use super::standing::Standing;
 
 /// Why a call was not answered.
@@ -131,8 +132,11 @@ fn speaks_for(fabric: &Fabric, node: &str, source: SocketAddr) -> bool {
     fabric.topology().elsewhere(source.ip()).is_some_and(|owner| **owner == *node)
 }
 
-/// Takes one message with a datagram.
-pub(super) fn take_datagram(link: &Link, fabric: &Fabric, message: &Bytes) {
+/// Takes one message with a datagram, or with a packet of nodes that do not reach each other.
+pub(super) fn take_message(link: &Link, fabric: &Fabric, relay: &Relay, message: &Bytes) {
+    if message.first().is_some_and(|first| tunnel::is_packet(*first)) {
+        return relay.take(link, message);
+    }
     match tunnel::decode_datagram(message) {
         Ok((ends, payload)) if speaks_for(fabric, link.name(), ends.source) => {
             fabric.deliver(ends.source, ends.destination, payload);
@@ -144,10 +148,10 @@ pub(super) fn take_datagram(link: &Link, fabric: &Fabric, message: &Bytes) {
     }
 }
 
-/// Takes a datagram that was too large for one packet.
-pub(super) async fn take_large(link: Arc<Link>, fabric: Fabric, mut receive: RecvStream) {
+/// Takes a message that was too large for one packet.
+pub(super) async fn take_large(link: Arc<Link>, fabric: Fabric, relay: Arc<Relay>, mut receive: RecvStream) {
     if let Ok(Ok(message)) = timeout(OPENING_TIMEOUT, receive.read_to_end(MESSAGE_BYTES_MAX)).await {
-        take_datagram(&link, &fabric, &message.into());
+        take_message(&link, &fabric, &relay, &message.into());
     }
 }
 
@@ -170,13 +174,28 @@ pub(super) fn send(link: &Arc<Link>, message: Bytes) {
 
 async fn send_later(link: &Arc<Link>, message: Bytes) {
     let Ok(standing) = link.connection().await else { return };
-    let connection = &standing.connection;
-    if let Err(SendDatagramError::TooLarge) = connection.send_datagram(message.clone())
-        && let Ok(stream) = connection.open_uni().await
-    {
-        let mut sending = Sending::new(stream);
-        if sending.write(message).await.is_ok() {
-            sending.finish();
-        }
+    if let Err(SendDatagramError::TooLarge) = standing.connection.send_datagram(message.clone()) {
+        send_large(&standing.connection, message).await;
+    }
+}
+
+async fn send_large(connection: &Connection, message: Bytes) {
+    let Ok(stream) = connection.open_uni().await else { return };
+    let mut sending = Sending::new(stream);
+    if sending.write(message).await.is_ok() {
+        sending.finish();
+    }
+}
+
+/// Hands a packet to a node that passes it on or reads it, or loses it. Only on a connection that stands and is direct: a
+/// way over a third node leads over no fourth, and never in circles.
+pub(super) fn pass(link: &Arc<Link>, message: Bytes) {
+    let Some(standing) = link.direct() else { return };
+    if let Err(SendDatagramError::TooLarge) = standing.connection.send_datagram(message.clone()) {
+        let Some(permit) = link.may_wait() else { return };
+        tokio::spawn(async move {
+            let _permit = permit;
+            let _ = timeout(DATAGRAM_WAIT, send_large(&standing.connection, message)).await;
+        });
     }
 }

@@ -49,6 +49,9 @@ pub(super) struct Tls {
     pub(super) client: ClientConfig,
     /// For a connection beside one that stands.
     pub(super) beside: ClientConfig,
+    /// For one over a third node, from both sides.
+    pub(super) relayed: Arc<TransportConfig>,
+    pub(super) relayed_server: Arc<ServerConfig>,
     /// When the node's certificate is over.
     pub(super) ends: SystemTime,
     /// Counts the identities of this node.
@@ -106,10 +109,12 @@ impl Identity {
             .with_client_auth_cert(vec![certificate], key)
             .map_err(tls)?;
         client.resumption = rustls::client::Resumption::disabled();
-        let transport = Arc::new(transport());
+        let (relayed, transport) = (Arc::new(relayed()), Arc::new(transport()));
         let server = QuicServerConfig::try_from(server).map_err(|error| error.to_string())?;
         let mut server = ServerConfig::with_crypto(Arc::new(server));
         server.transport_config(transport.clone());
+        let mut relayed_server = server.clone();
+        relayed_server.transport_config(relayed.clone());
         let dialling = |protocols: &[&[u8]]| {
             let mut client = client.clone();
             client.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
@@ -120,7 +125,8 @@ impl Identity {
         };
         // One that does not know the other name takes the connection for one that replaces the first.
         let (client, beside) = (dialling(&[PROTOCOL])?, dialling(&[PROTOCOL_BESIDE, PROTOCOL])?);
-        Ok(Tls { server: Arc::new(server), client, beside, ends, number: 0 })
+        let (server, relayed_server) = (Arc::new(server), Arc::new(relayed_server));
+        Ok(Tls { server, client, beside, relayed, relayed_server, ends, number: 0 })
     }
 
     fn read(&self) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), String> {
@@ -158,6 +164,14 @@ fn transport() -> TransportConfig {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(IdleTimeout::try_from(GONE_AFTER).ok())
         .mtu_discovery_config(Some(discovery));
+    transport
+}
+
+/// The same for packets that are passed on: those of the smallest size fit into the message that carries them, on any path
+/// that has more than the smallest.
+fn relayed() -> TransportConfig {
+    let mut transport = transport();
+    transport.mtu_discovery_config(None);
     transport
 }
 

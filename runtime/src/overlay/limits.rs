@@ -55,7 +55,8 @@ pub const SUSPECT_AFTER: Duration = Duration::from_millis(750);
 /// less is survived.
 pub const GONE_AFTER: Duration = Duration::from_secs(10);
 
-/// A pair of nodes that has had nothing to say to each other for this long gives up its connection.
+/// A pair of nodes that has had nothing to say to each other for this long gives up its connection, unless one of them is a
+/// member and the other is not.
 pub const UNUSED_AFTER: Duration = Duration::from_secs(120);
 
 /// A connection that is not the one in use, since a newer one stands beside it, is given up when it has carried nothing for
@@ -65,6 +66,20 @@ pub const LEFT_AFTER: Duration = Duration::from_secs(5);
 /// A connection whose certificates end within this is followed by another, whoever made it: the other node may have a new
 /// certificate and no way to dial. Nodes renew days before.
 pub const CERTIFICATE_ENDS_SOON: Duration = Duration::from_secs(3600);
+
+/// A node that has not answered for this long is looked for over a member as well, and over another after as long again.
+/// Most answer before: a round trip to the other side of the earth takes 300 ms, but its pods' calls have been tried
+/// elsewhere by [`network::limits::DIAL_NEXT_AFTER`].
+pub const RELAY_AFTER: Duration = Duration::from_millis(200);
+
+/// Members over which one node is looked for at a time.
+pub const RELAYS_MAX: usize = 3;
+
+/// How often a node that is reached over a member is looked for without.
+pub const DIRECT_LOOK: Duration = Duration::from_secs(60);
+
+/// Packets passed on by members that wait to be read; further ones are lost.
+pub const PASSED_WAITING_MAX: usize = 1024;
 
 /// Addresses that one node may name; more are not tried.
 pub const ENDPOINTS_MAX: usize = 8;

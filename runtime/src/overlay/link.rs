@@ -1,7 +1,7 @@
 //! This node's tie to one other: the connection in use, the making of a new one, and whether the other node is well.
 //!
-//! Either side may dial; nobody dials while a connection stands, except beside one whose certificates are not the newest.
-//! Where several stand, both nodes use the same one (see `standing`); the others end when they have nothing more to carry.
+//! Either side may dial; nobody dials while a connection stands, except beside one whose certificates are not the newest, or
+//! one that leads over a third node. Where several stand, both nodes use the same one (see `standing`); the others end when they have nothing more to carry.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,10 +16,11 @@ use tokio::time::{Instant, timeout};
 
 use super::identity::{self, Identities, Tls};
 use super::limits::{
-    CERTIFICATE_ENDS_SOON, DATAGRAMS_WAITING_MAX, HANDSHAKE_TIMEOUT, KEEP_ALIVE, LEFT_AFTER, REDIAL_FIRST, REDIAL_MAX,
-    SUSPECT_AFTER, UNUSED_AFTER,
+    CERTIFICATE_ENDS_SOON, DATAGRAMS_WAITING_MAX, DIRECT_LOOK, HANDSHAKE_TIMEOUT, KEEP_ALIVE, LEFT_AFTER, REDIAL_FIRST,
+    REDIAL_MAX, RELAY_AFTER, SUSPECT_AFTER, UNUSED_AFTER,
 };
-use super::standing::{Made, Standing, choose};
+use super::relay::Relay;
+use super::standing::{Course, Made, Standing, choose};
 
 /// Closed because neither side had anything to say.
 const UNUSED: VarInt = VarInt::from_u32(1);
@@ -29,6 +30,18 @@ const REPLACED: VarInt = VarInt::from_u32(2);
 const STRANGER: VarInt = VarInt::from_u32(3);
 /// Closed because a certificate that it was made with is over.
 const OVER: VarInt = VarInt::from_u32(5);
+
+/// Whether a connection is had that nothing is said on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// Only while it is used.
+    #[default]
+    No,
+    /// As long as it stands: the other node needs it.
+    Keep,
+    /// Always: this node may be one that nobody can dial.
+    Make,
+}
 
 /// The tie to one node.
 pub(super) struct Link {
@@ -55,12 +68,18 @@ struct State {
     dialling: Option<Instant>,
     /// Nothing has come over the connection in use for too long.
     suspect: bool,
+    hold: Hold,
+    /// The connection in use leads over a third node; another that does not may be had by now.
+    detour: bool,
 }
 
 /// What dialling needs.
 #[derive(Clone)]
 pub(super) struct Dialler {
     pub(super) endpoint: Endpoint,
+    /// For connections over a third node, and what they are made of.
+    pub(super) relayed: Endpoint,
+    pub(super) relay: Arc<Relay>,
     pub(super) identities: Arc<Identities>,
     /// Serves a connection that stands; it ends with the connection.
     pub(super) serve: Arc<dyn Fn(Arc<Link>, Arc<Standing>) + Send + Sync>,
@@ -97,6 +116,14 @@ impl Link {
         self.changed.notify_waiters();
     }
 
+    /// Says whether a connection is had that nothing is said on.
+    pub(super) fn hold(&self, hold: Hold) {
+        let before = std::mem::replace(&mut self.state().hold, hold);
+        if before != hold {
+            self.changed.notify_waiters();
+        }
+    }
+
     pub(super) fn may_wait(&self) -> Option<OwnedSemaphorePermit> {
         self.waiting.clone().try_acquire_owned().ok()
     }
@@ -104,6 +131,13 @@ impl Link {
     /// The connection in use, if one stands.
     pub(super) fn current(&self) -> Option<Arc<Standing>> {
         choose(&self.state().connections, self.own < self.name).cloned()
+    }
+
+    /// One that leads over nobody else, if it stands.
+    pub(super) fn direct(&self) -> Option<Arc<Standing>> {
+        let state = self.state();
+        let direct = state.connections.iter().filter(|standing| standing.course == Course::Direct);
+        choose(direct, self.own < self.name).cloned()
     }
 
     /// Whether the node is likely to answer.
@@ -153,14 +187,39 @@ impl Link {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            let wanted = self.state().dialling.is_some() && self.current().is_none();
-            if wanted {
+            if self.is_wanted() {
                 self.dial(&dialler).await;
             } else if self.should_be_followed(&dialler) {
                 self.dial_beside(&dialler).await;
+            } else if self.takes_detour() {
+                self.look_for_direct(&dialler).await;
             } else {
                 changed.await;
             }
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        if self.current().is_some() {
+            return false;
+        }
+        let mut state = self.state();
+        if state.hold == Hold::Make {
+            state.dialling.get_or_insert_with(Instant::now);
+        }
+        state.dialling.is_some()
+    }
+
+    fn takes_detour(&self) -> bool {
+        std::mem::take(&mut self.state().detour)
+    }
+
+    /// Tries once whether the node can be reached without a third.
+    async fn look_for_direct(self: &Arc<Self>, dialler: &Dialler) {
+        let tls = dialler.identities.current();
+        match self.dial_direct(dialler, &tls.beside).await {
+            Ok(connection) => self.establish(connection, (Made::Dialled, Course::Direct), &tls, dialler),
+            Err(error) => tracing::debug!(node = %self.name, error, "a node is still reached over a third"),
         }
     }
 
@@ -171,8 +230,10 @@ impl Link {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
             let tls = dialler.identities.current();
-            match self.try_endpoints(dialler, &tls.client).await {
-                Ok(connection) => return self.establish(connection, Made::Dialled, &tls, dialler),
+            match self.dial_any(dialler, &tls, &tls.client).await {
+                Ok((connection, course)) => {
+                    return self.establish(connection, (Made::Dialled, course), &tls, dialler);
+                }
                 Err(error) => tracing::debug!(node = %self.name, error, "a node cannot be reached"),
             }
             // A new endpoint, or a connection that the other side has made, ends the pause.
@@ -198,13 +259,13 @@ impl Link {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
             let tls = dialler.identities.current();
-            match self.try_endpoints(dialler, &tls.beside).await {
-                Ok(connection) => {
+            match self.dial_any(dialler, &tls, &tls.beside).await {
+                Ok((connection, course)) => {
                     {
                         let mut state = self.state();
                         (state.renewed, state.ends_soon) = (tls.number, false);
                     }
-                    return self.establish(connection, Made::Dialled, &tls, dialler);
+                    return self.establish(connection, (Made::Dialled, course), &tls, dialler);
                 }
                 Err(error) => tracing::debug!(node = %self.name, error, "no newer connection can be made"),
             }
@@ -214,36 +275,81 @@ impl Link {
         self.state().ends_soon = false;
     }
 
+    /// The node itself; and when it does not answer soon, over members.
+    async fn dial_any(
+        &self,
+        dialler: &Dialler,
+        tls: &Tls,
+        client: &ClientConfig,
+    ) -> Result<(Connection, Course), String> {
+        let direct = async { Ok((self.dial_direct(dialler, client).await?, Course::Direct)) };
+        let relayed = async { Ok((self.dial_relayed(dialler, tls, client).await?, Course::Relayed)) };
+        match future::select_ok([direct.boxed(), relayed.boxed()]).await {
+            Ok((connected, _)) => Ok(connected),
+            Err(error) => Err(error),
+        }
+    }
+
     /// All endpoints at once; the first that answers.
-    async fn try_endpoints(&self, dialler: &Dialler, client: &ClientConfig) -> Result<Connection, String> {
+    async fn dial_direct(&self, dialler: &Dialler, client: &ClientConfig) -> Result<Connection, String> {
         let endpoints = self.state().endpoints.clone();
-        let attempts = endpoints.into_iter().map(|address| {
-            async move {
-                let connecting = dialler.endpoint.connect_with(client.clone(), address, &self.name);
-                let connecting = connecting.map_err(|error| format!("{address}: {error}"))?;
-                let connected = timeout(HANDSHAKE_TIMEOUT, connecting).await;
-                let connected = connected.map_err(|_| format!("{address}: no answer"))?;
-                let connection = connected.map_err(|error| format!("{address}: {error}"))?;
-                if identity::peer(&connection).as_deref() == Some(&*self.name) {
-                    return Ok(connection);
-                }
-                connection.close(STRANGER, b"the certificate is not this node's");
-                Err(format!("{address}: the certificate is not this node's"))
-            }
-            .boxed()
-        });
-        let attempts: Vec<_> = attempts.collect();
+        let dial = |address| self.shake_hands(&dialler.endpoint, client, address).boxed();
+        let attempts: Vec<_> = endpoints.into_iter().map(dial).collect();
         if attempts.is_empty() {
             return Err("it names no address".to_owned());
         }
         future::select_ok(attempts).await.map(|(connection, _)| connection)
     }
 
+    /// One member after the other, each when those before have not led there soon.
+    async fn dial_relayed(&self, dialler: &Dialler, tls: &Tls, client: &ClientConfig) -> Result<Connection, String> {
+        let mut client = client.clone();
+        client.transport_config(tls.relayed.clone());
+        tokio::time::sleep(RELAY_AFTER).await;
+        let (client, relayed) = (&client, &dialler.relayed);
+        let attempts = dialler.relay.to(&self.name).into_iter().zip(0..).map(|(way, before)| {
+            async move {
+                tokio::time::sleep(RELAY_AFTER * before).await;
+                self.shake_hands(relayed, client, way).await
+            }
+            .boxed()
+        });
+        let attempts: Vec<_> = attempts.collect();
+        if attempts.is_empty() {
+            return Err("no member passes on".to_owned());
+        }
+        future::select_ok(attempts).await.map(|(connection, _)| connection)
+    }
+
+    async fn shake_hands(
+        &self,
+        endpoint: &Endpoint,
+        client: &ClientConfig,
+        address: SocketAddr,
+    ) -> Result<Connection, String> {
+        let connecting = endpoint.connect_with(client.clone(), address, &self.name);
+        let connecting = connecting.map_err(|error| format!("{address}: {error}"))?;
+        let connected = timeout(HANDSHAKE_TIMEOUT, connecting).await;
+        let connected = connected.map_err(|_| format!("{address}: no answer"))?;
+        let connection = connected.map_err(|error| format!("{address}: {error}"))?;
+        if identity::peer(&connection).as_deref() == Some(&*self.name) {
+            return Ok(connection);
+        }
+        connection.close(STRANGER, b"the certificate is not this node's");
+        Err(format!("{address}: the certificate is not this node's"))
+    }
+
     /// Takes a connection into use; `tls` is what was shown in its handshake.
-    pub(super) fn establish(self: &Arc<Self>, connection: Connection, made: Made, tls: &Tls, dialler: &Dialler) {
+    pub(super) fn establish(
+        self: &Arc<Self>,
+        connection: Connection,
+        (made, course): (Made, Course),
+        tls: &Tls,
+        dialler: &Dialler,
+    ) {
         let beside = identity::is_beside(&connection);
-        tracing::debug!(node = %self.name, ?made, beside, "connected to a node");
-        let standing = Standing::new(connection, made, tls.number, tls.ends);
+        tracing::debug!(node = %self.name, ?made, ?course, beside, "connected to a node");
+        let standing = Standing::new(connection, (made, course), tls.number, tls.ends);
         let replaced: Vec<_> = {
             let mut state = self.state();
             state.suspect = false;
@@ -268,7 +374,7 @@ impl Link {
         let mut look = tokio::time::interval(KEEP_ALIVE);
         let (mut received, mut heard) = (0, Instant::now());
         let (mut said, mut used) = (0, Instant::now());
-        let mut followed = Instant::now();
+        let (mut followed, mut looked) = (Instant::now(), Instant::now());
         loop {
             let error = tokio::select! {
                 error = connection.closed() => Some(error),
@@ -286,8 +392,12 @@ impl Link {
             let patience = if in_use { UNUSED_AFTER } else { LEFT_AFTER };
             if standing.is_used() || datagrams != said {
                 (said, used) = (datagrams, Instant::now());
-            } else if used.elapsed() >= patience {
+            } else if used.elapsed() >= patience && !(in_use && self.state().hold != Hold::No) {
                 connection.close(UNUSED, b"unused");
+            }
+            if in_use && standing.course == Course::Relayed && looked.elapsed() >= DIRECT_LOOK {
+                looked = Instant::now();
+                self.look_again();
             }
             match standing.left(SystemTime::now()) {
                 None => connection.close(OVER, b"a certificate is over"),
@@ -300,6 +410,12 @@ impl Link {
                 Some(_) => {}
             }
         }
+    }
+
+    /// Has the node looked for without a third.
+    pub(super) fn look_again(&self) {
+        self.state().detour = true;
+        self.changed.notify_waiters();
     }
 
     /// Whether the connection is the one in use; if so it says how the node is.

@@ -6,9 +6,11 @@
 //! whoever wants it: a stream per TCP connection, a message per datagram. What may pass is the fabric's business, on both
 //! sides; that nobody speaks from a foreign address is checked here.
 //!
+//! Where neither of two can dial the other, a member passes their packets on.
+//!
 //! * `nodes`: the watch, and what this node says of itself; `link`: the tie to one node; `standing`: one connection of it;
 //!   `calls`, `carry`: one connection of a pod, from its beginning to its end; `identity`: certificates and the settings of
-//!   QUIC.
+//!   QUIC; `relay`: the way over a third node.
 
 mod calls;
 mod carry;
@@ -16,6 +18,7 @@ mod identity;
 pub mod limits;
 mod link;
 mod nodes;
+mod relay;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -41,7 +44,8 @@ pub use nodes::ENDPOINTS_ANNOTATION;
 use self::identity::Identities;
 use self::limits::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, HANDSHAKES_UNPROVEN_MAX, SOCKET_BUFFER_BYTES};
 use self::link::{Dialler, Link};
-use self::standing::{Made, Standing};
+use self::relay::Relay;
+use self::standing::{Course, Made, Standing};
 
 /// Closed because this node ends.
 const STOPPED: VarInt = VarInt::from_u32(0);
@@ -158,16 +162,21 @@ impl Overlay {
         let socket = socket(config.bind).map_err(|error| StartError::Listen(config.bind, error))?;
         let runtime = Arc::new(TokioRuntime);
         let server = ServerConfig::clone(&identities.current().server);
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime);
+        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime.clone());
         let endpoint = endpoint.map_err(|error| StartError::Listen(config.bind, error))?;
         let address = endpoint.local_addr().map_err(|error| StartError::Listen(config.bind, error))?;
         let links = Arc::new(Links { own: config.name.as_str().into(), known: Mutex::default() });
         config.fabric.set_overlay(links.clone());
-        let fabric = config.fabric.clone();
+        let relay = Relay::new(links.clone());
+        let server = ServerConfig::clone(&identities.current().relayed_server);
+        let relayed =
+            Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(server), relay.clone(), runtime);
+        let relayed = relayed.map_err(|error| StartError::Listen(address, error))?;
+        let (fabric, packets) = (config.fabric.clone(), relay.clone());
         let serve = Arc::new(move |link, standing| {
-            tokio::spawn(serve(link, fabric.clone(), standing));
+            tokio::spawn(serve(link, fabric.clone(), packets.clone(), standing));
         });
-        let dialler = Dialler { endpoint, identities: Arc::new(identities), serve };
+        let dialler = Dialler { endpoint, relayed, relay, identities: Arc::new(identities), serve };
         Ok(Self { config, address, links, dialler })
     }
 
@@ -182,13 +191,16 @@ impl Overlay {
         tokio::select! {
             () = stop.cancelled() => {}
             () = nodes::follow(&self.config, self.address, &self.links, &self.dialler) => {}
-            () = accept(&self.dialler, &self.links) => {}
+            () = accept(&self.dialler, &self.links, Course::Direct) => {}
+            () = accept(&self.dialler, &self.links, Course::Relayed) => {}
             () = renew(self.config.identity.clone(), &self.dialler, &self.links) => {}
         }
+        // The other nodes learn of it at once instead of after a time-out; over a third while that is still spoken to.
+        for endpoint in [&self.dialler.relayed, &self.dialler.endpoint] {
+            endpoint.close(STOPPED, b"the node ends");
+            let _ = timeout(HANDSHAKE_TIMEOUT, endpoint.wait_idle()).await;
+        }
         self.links.known().clear();
-        self.dialler.endpoint.close(STOPPED, b"the node ends");
-        // The other nodes learn of it at once instead of after a time-out.
-        let _ = timeout(HANDSHAKE_TIMEOUT, self.dialler.endpoint.wait_idle()).await;
     }
 }
 
@@ -221,9 +233,10 @@ async fn renew(mut identity: watch::Receiver<Identity>, dialler: &Dialler, links
 }
 
 /// Takes connections from other nodes.
-async fn accept(dialler: &Dialler, links: &Arc<Links>) {
+async fn accept(dialler: &Dialler, links: &Arc<Links>, course: Course) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    while let Some(incoming) = dialler.endpoint.accept().await {
+    let endpoint = if course == Course::Direct { &dialler.endpoint } else { &dialler.relayed };
+    while let Some(incoming) = endpoint.accept().await {
         let under_way = HANDSHAKES_MAX - handshakes.available_permits();
         if under_way >= HANDSHAKES_UNPROVEN_MAX && !incoming.remote_address_validated() {
             // Fails only for one that has proven itself.
@@ -237,28 +250,29 @@ async fn accept(dialler: &Dialler, links: &Arc<Links>) {
         let (dialler, links) = (dialler.clone(), links.clone());
         tokio::spawn(async move {
             let _permit = permit;
-            welcome(incoming, &dialler, &links).await;
+            welcome(incoming, course, &dialler, &links).await;
         });
     }
 }
 
-async fn welcome(incoming: Incoming, dialler: &Dialler, links: &Links) {
+async fn welcome(incoming: Incoming, course: Course, dialler: &Dialler, links: &Links) {
     let from = incoming.remote_address();
     let tls = dialler.identities.current();
-    let handshake = async { incoming.accept_with(tls.server.clone())?.await };
+    let server = if course == Course::Direct { &tls.server } else { &tls.relayed_server };
+    let handshake = async { incoming.accept_with(server.clone())?.await };
     let connection = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::debug!(%from, %error, "a handshake failed"),
         Err(_) => return tracing::debug!(%from, "a handshake was not finished"),
     };
     match identity::peer(&connection).filter(|name| **name != *links.own) {
-        Some(name) => links.to(&name, dialler).establish(connection, Made::Accepted, &tls, dialler),
+        Some(name) => links.to(&name, dialler).establish(connection, (Made::Accepted, course), &tls, dialler),
         None => connection.close(NOT_A_NODE, b"the certificate is not another node's"),
     }
 }
 
 /// Everything that comes over one connection, until it ends.
-async fn serve(link: Arc<Link>, fabric: Fabric, standing: Arc<Standing>) {
+async fn serve(link: Arc<Link>, fabric: Fabric, relay: Arc<Relay>, standing: Arc<Standing>) {
     let connection = &standing.connection;
     let calls = async {
         while let Ok(stream) = connection.accept_bi().await {
@@ -267,12 +281,12 @@ async fn serve(link: Arc<Link>, fabric: Fabric, standing: Arc<Standing>) {
     };
     let datagrams = async {
         while let Ok(message) = connection.read_datagram().await {
-            calls::take_datagram(&link, &fabric, &message);
+            calls::take_message(&link, &fabric, &relay, &message);
         }
     };
     let large = async {
         while let Ok(receive) = connection.accept_uni().await {
-            tokio::spawn(calls::take_large(link.clone(), fabric.clone(), receive));
+            tokio::spawn(calls::take_large(link.clone(), fabric.clone(), relay.clone(), receive));
         }
     };
     let (error, ..) = tokio::join!(link.watch(&standing), calls, datagrams, large);

@@ -15,8 +15,9 @@ use network::{NodeRanges, Topology};
 use serde_json::json;
 
 use super::limits::{ADDRESSES_LOOK, ENDPOINTS_MAX};
-use super::link::Dialler;
+use super::link::{Dialler, Hold};
 use super::{Config, Links};
+use crate::registration::MEMBER_ROLE;
 
 /// Where a node can be reached by others: `IP:PORT`, several separated by commas. Written by the node itself.
 pub const ENDPOINTS_ANNOTATION: &str = "kogia.dev/overlay";
@@ -57,11 +58,25 @@ fn install(config: &Config, store: &Store<Node>, links: &Links, dialler: &Dialle
     // The same order on every node, so that all settle a quarrel about a range in the same way.
     ranges.sort_by(|one, other| one.name.cmp(&other.name));
     config.fabric.set_topology(Topology::build(&config.name, &ranges, &config.fabric.config().cluster));
+    let own_member = nodes.iter().any(|node| node.name_any() == config.name && is_member(node));
     for node in nodes.iter().filter(|node| node.name_any() != config.name) {
-        links.to(&node.name_any(), dialler).set_endpoints(endpoints(node));
+        let link = links.to(&node.name_any(), dialler);
+        link.set_endpoints(endpoints(node));
+        link.hold(match (own_member, is_member(node)) {
+            (false, true) => Hold::Make,
+            (true, false) => Hold::Keep,
+            _ => Hold::No,
+        });
     }
     let names: HashSet<String> = nodes.iter().map(|node| node.name_any()).collect();
+    let members = nodes.iter().filter(|node| is_member(node)).map(|node| node.name_any().into());
+    dialler.relay.set(members.collect(), &names);
     links.keep(|name| names.contains(name));
+}
+
+/// Whether a node is a member's, which nodes can dial: they joined through one.
+fn is_member(node: &Node) -> bool {
+    node.labels().contains_key(MEMBER_ROLE)
 }
 
 fn node_ranges(node: &Node) -> NodeRanges {

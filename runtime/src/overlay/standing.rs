@@ -20,10 +20,19 @@ pub(super) enum Made {
     Accepted,
 }
 
+/// Which way a connection takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Course {
+    /// Over a third node.
+    Relayed,
+    Direct,
+}
+
 /// One connection to another node.
 pub(super) struct Standing {
     pub(super) connection: Connection,
     pub(super) made: Made,
+    pub(super) course: Course,
     /// Which of this node's identities was shown.
     pub(super) shown: u64,
     /// The ends of both certificates, the earlier first; the same seen from both nodes.
@@ -43,11 +52,16 @@ impl Drop for Used {
 
 impl Standing {
     /// `own_ends` is the end of the certificate that this node has shown.
-    pub(super) fn new(connection: Connection, made: Made, shown: u64, own_ends: SystemTime) -> Arc<Self> {
+    pub(super) fn new(
+        connection: Connection,
+        (made, course): (Made, Course),
+        shown: u64,
+        own_ends: SystemTime,
+    ) -> Arc<Self> {
         // A peer without a certificate was refused before; one that cannot be read ends at once.
         let peer_ends = identity::peer_ends(&connection).unwrap_or(SystemTime::UNIX_EPOCH);
         let ends = [own_ends.min(peer_ends), own_ends.max(peer_ends)];
-        Arc::new(Self { connection, made, shown, ends, using: AtomicUsize::new(0) })
+        Arc::new(Self { connection, made, course, shown, ends, using: AtomicUsize::new(0) })
     }
 
     pub(super) fn stands(&self) -> bool {
@@ -68,14 +82,18 @@ impl Standing {
         self.ends[0].duration_since(now).ok()
     }
 
-    /// What the choice between two goes by, the greatest being the one in use. Both nodes see the same certificates; where
-    /// those do not decide, both use the one that the first of their names has dialled, and of these the last.
-    fn rank(&self, is_first: bool) -> ([SystemTime; 2], bool) {
-        (self.ends, (self.made == Made::Dialled) == is_first)
+    /// What the choice between two goes by, the greatest being the one in use. Both nodes see the same certificates and the
+    /// same course; where those do not decide, both use the one that the first of their names has dialled, and of these the
+    /// last.
+    fn rank(&self, is_first: bool) -> ([SystemTime; 2], Course, bool) {
+        (self.ends, self.course, (self.made == Made::Dialled) == is_first)
     }
 }
 
 /// The connection in use, if one stands. `is_first`: whether this node's name comes before the other's.
-pub(super) fn choose(all: &[Arc<Standing>], is_first: bool) -> Option<&Arc<Standing>> {
-    all.iter().filter(|standing| standing.stands()).max_by_key(|standing| standing.rank(is_first))
+pub(super) fn choose<'a>(
+    all: impl IntoIterator<Item = &'a Arc<Standing>>,
+    is_first: bool,
+) -> Option<&'a Arc<Standing>> {
+    all.into_iter().filter(|standing| standing.stands()).max_by_key(|standing| standing.rank(is_first))
 }

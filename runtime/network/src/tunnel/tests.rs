@@ -79,6 +79,33 @@ fn what_no_pod_has_is_refused() {
     assert_eq!(Answer::decode(&[3, 0xff, 0xff]), Err(Malformed::Long(0xffff)));
 }
 
+#[test]
+fn packets_are_passed_on_as_they_are() {
+    for (passage, first) in [(Passage::Onward, 0x11), (Passage::Passed, 0x12)] {
+        for packet in [&b""[..], b"packet", &[7; PACKET_BYTES_MAX]] {
+            let message = encode_packet(passage, "laptop", packet).unwrap();
+            assert_eq!(message[..8], [&[first, 6][..], b"laptop"].concat());
+            assert!(is_packet(message[0]));
+            assert_eq!(decode_packet(&message), Ok((passage, "laptop", Bytes::copy_from_slice(packet))));
+        }
+    }
+    let long = "x".repeat(passing::NAME_BYTES_MAX + 1);
+    assert_eq!(encode_packet(Passage::Onward, &long, b""), Err(Malformed::Long(254)));
+    assert_eq!(encode_packet(Passage::Onward, "a", &[0; PACKET_BYTES_MAX + 1]), Err(Malformed::Long(1502)));
+    let refused: [(&[u8], Malformed); 7] = [
+        (b"", Malformed::Short(0)),
+        (b"\x11", Malformed::Short(1)),
+        (b"\x12\x03ab", Malformed::Short(4)),
+        (b"\x12\xff", Malformed::Long(2)),
+        (b"\x11\x01\xff", Malformed::Text),
+        (b"\x21\x01a", Malformed::Version(0x21)),
+        (&[&b"\x11\x01a"[..], &[0; PACKET_BYTES_MAX + 1]].concat(), Malformed::Long(PACKET_BYTES_MAX + 4)),
+    ];
+    for (message, error) in refused {
+        assert_eq!(decode_packet(&Bytes::copy_from_slice(message)), Err(error), "{message:?}");
+    }
+}
+
 /// Flips, cuts, doublings and noise: the decoders answer, and what they accept they would have said themselves.
 #[test]
 fn no_bytes_do_harm() {
@@ -88,6 +115,8 @@ fn no_bytes_do_harm() {
         encode_datagram(&opening("10.42.0.2:9", "10.42.16.3:53").unwrap(), &[7; 300]).unwrap(),
         Answer::Accepted.encode(),
         Answer::Refused(NetError::Denied("denied; no rule".into())).encode(),
+        encode_packet(Passage::Onward, "laptop", &[7; 300]).unwrap(),
+        encode_packet(Passage::Passed, "laptop", b"packet").unwrap(),
     ];
     let (mut accepted, mut refused) = (0, 0);
     for seed in 1..20_000 {
@@ -100,6 +129,10 @@ fn no_bytes_do_harm() {
         match Opening::decode(&bytes) {
             Ok(opening) => assert_eq!(opening.encode(), message, "seed {seed}"),
             Err(error) => assert!(!error.to_string().is_empty()),
+        }
+        if let Ok((passage, node, packet)) = decode_packet(&message) {
+            assert_eq!(encode_packet(passage, node, &packet).as_ref(), Ok(&message), "seed {seed}");
+            assert!(is_packet(message[0]));
         }
         match decode_datagram(&message) {
             Ok((ends, payload)) => {

@@ -1,5 +1,6 @@
 //! Stories of two nodes in one process that meet over real sockets: what pods of different nodes may expect.
 
+mod relayed;
 mod renewal;
 mod stage;
 mod strangers;

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::standing::Standing;
 use super::super::{Config, ENDPOINTS_ANNOTATION, Identity, Links, Overlay};
+use crate::registration::MEMBER_ROLE;
 
 /// Signs certificates, as a cluster's authority does.
 pub(super) struct Authority {
@@ -81,10 +82,16 @@ struct State {
 }
 
 impl FakeApi {
-    fn register(&self, name: &str, index: u8) {
-        let node = json!({"metadata": {"name": name, "resourceVersion": "1"},
+    fn register(&self, name: &str, index: u8, labels: &Value) {
+        let node = json!({"metadata": {"name": name, "resourceVersion": "1", "labels": labels},
             "spec": {"podCIDRs": [format!("10.42.{index}.0/24"), format!("fd42:0:0:{index}::/64")]}});
         self.0.lock().unwrap().put(name, node);
+    }
+
+    /// All who watch are told of a node once more.
+    pub(super) fn tell_again(&self, name: &str) {
+        let state = self.0.lock().unwrap();
+        state.tell("MODIFIED", &state.nodes[name]);
     }
 
     pub(super) fn remove(&self, name: &str) {
@@ -94,7 +101,7 @@ impl FakeApi {
     }
 
     /// `one` sees `other` at this address, wherever it says that it is.
-    fn lead(&self, one: &str, other: &str, address: SocketAddr) {
+    pub(super) fn lead(&self, one: &str, other: &str, address: SocketAddr) {
         self.0.lock().unwrap().paths.insert((one.to_owned(), other.to_owned()), address);
     }
 
@@ -188,7 +195,17 @@ pub(super) struct Node {
 impl Node {
     /// A node whose pods have addresses in 10.42.INDEX.0/24 and fd42:0:0:INDEX::/64.
     pub(super) fn start(api: &FakeApi, identity: Identity, name: &str, index: u8) -> Self {
-        api.register(name, index);
+        api.register(name, index, &json!({}));
+        Self::run(api, identity, name, index)
+    }
+
+    /// The same for a node whose process is a member of the cluster.
+    pub(super) fn start_member(api: &FakeApi, identity: Identity, name: &str, index: u8) -> Self {
+        api.register(name, index, &json!({MEMBER_ROLE: "true"}));
+        Self::run(api, identity, name, index)
+    }
+
+    fn run(api: &FakeApi, identity: Identity, name: &str, index: u8) -> Self {
         let fabric = Fabric::new(network::Config::default());
         let (identity, shown) = watch::channel(identity);
         let overlay = Overlay::bind(Config {
@@ -209,6 +226,11 @@ impl Node {
     /// Shows another certificate from now on.
     pub(super) fn renew(&self, identity: Identity) {
         self.identity.send_replace(identity);
+    }
+
+    /// Looks at once for a way to another node that leads over nobody else.
+    pub(super) fn look_again(&self, other: &str) {
+        self.links.get(other).unwrap().look_again();
     }
 
     /// The connection in use to another node, if one stands.
@@ -258,6 +280,9 @@ pub(super) async fn until(what: &str, condition: impl Fn() -> bool) {
         .unwrap_or_else(|_| panic!("waited in vain for {what}"));
 }
 
+/// The port of discard, where nobody answers.
+pub(super) const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
+
 /// Two nodes that know each other; pods `a` on the first, `b` on the second, each at address 2.
 pub(super) struct Two {
     pub(super) api: FakeApi,
@@ -276,8 +301,7 @@ impl Two {
     /// Their first certificates are over after this time, and the second node does not find the first.
     pub(super) async fn start_one_way(time: Duration) -> Self {
         let api = FakeApi::default();
-        // The port of discard, where nobody answers.
-        api.lead("two", "one", (Ipv4Addr::LOCALHOST, 9).into());
+        api.lead("two", "one", NOBODY);
         Self::start_with(api, |authority, name| authority.node_for(name, time)).await
     }
 
@@ -287,13 +311,32 @@ impl Two {
     }
 
     async fn start_with(api: FakeApi, identity: impl Fn(&Authority, &str) -> Identity) -> Self {
-        let authority = Authority::new();
+        Self::start_in(api, Authority::new(), identity).await
+    }
+
+    async fn start_in(api: FakeApi, authority: Authority, identity: impl Fn(&Authority, &str) -> Identity) -> Self {
         let one = Node::start(&api, identity(&authority, "one"), "one", 1);
         let two = Node::start(&api, identity(&authority, "two"), "two", 2);
         one.knows(&two).await;
         two.knows(&one).await;
         let (a, b) = (one.pod("a", 2), two.pod("b", 2));
         Self { api, authority, one, two, a, b }
+    }
+
+    /// Neither node finds the other; both find the members of these names, and these do not find them.
+    pub(super) async fn start_hidden(members: &[&str]) -> (Self, Vec<Node>) {
+        let api = FakeApi::default();
+        for (from, to) in [("one", "two"), ("two", "one")] {
+            api.lead(from, to, NOBODY);
+            for member in members {
+                api.lead(member, to, NOBODY);
+            }
+        }
+        let authority = Authority::new();
+        let member = |(name, index): (&&str, u8)| Node::start_member(&api, authority.node(name), name, index);
+        let members: Vec<Node> = members.iter().zip(3..).map(member).collect();
+        let this = Self::start_in(api, authority, Authority::node).await;
+        (this, members)
     }
 
     /// Both nodes see each other through a path.
