@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits::{EVENT_MESSAGE_BYTES_MAX, EVENT_WRITES_MAX, EVENTS_KNOWN_MAX, EVENTS_QUEUE_MAX, REQUEST_TIME_MAX};
 
-/// Something to be told about a pod.
+/// Something to be told about a pod, or about the node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Note {
+    /// Empty for the node.
     pub(crate) namespace: String,
-    pub(crate) pod: String,
+    pub(crate) name: String,
     pub(crate) uid: String,
     /// The container it is about: `spec.containers{web}`.
     pub(crate) field_path: Option<String>,
@@ -29,6 +30,19 @@ pub(crate) struct Note {
     pub(crate) severity: &'static str,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
+}
+
+impl Note {
+    /// About the node itself. The kubelet has no uid for it but its name.
+    pub(crate) fn of_node(node: &str, severity: &'static str, reason: &'static str, message: String) -> Self {
+        let (name, uid) = (node.to_owned(), node.to_owned());
+        Self { namespace: String::new(), name, uid, field_path: None, severity, reason, message }
+    }
+
+    /// Where the event is kept: those of what has no namespace are in `default`.
+    fn home(&self) -> &str {
+        if self.namespace.is_empty() { "default" } else { &self.namespace }
+    }
 }
 
 /// Takes notes. Cheap to clone.
@@ -97,7 +111,7 @@ impl Writer {
     }
 
     async fn write(&mut self, note: Note) -> Result<(), kube::Error> {
-        let events: Api<k8s::Event> = Api::namespaced(self.client.clone(), &note.namespace);
+        let events: Api<k8s::Event> = Api::namespaced(self.client.clone(), note.home());
         if let Some((name, count)) = self.known.get_mut(&note) {
             *count = count.saturating_add(1);
             if *count > EVENT_WRITES_MAX && *count % 10 != 0 {
@@ -111,7 +125,7 @@ impl Writer {
             }
         }
         self.written += 1;
-        let name = format!("{}.{:x}{:x}", note.pod, Timestamp::now().as_nanosecond(), self.written);
+        let name = format!("{}.{:x}{:x}", note.name, Timestamp::now().as_nanosecond(), self.written);
         let created = events.create(&PostParams::default(), &self.event(&note, name.clone())).await;
         self.remember(note, name);
         created.map(drop)
@@ -129,13 +143,14 @@ impl Writer {
     }
 
     fn event(&self, note: &Note, name: String) -> k8s::Event {
+        let kind = if note.namespace.is_empty() { k8s::Node::kind(&()) } else { k8s::Pod::kind(&()) };
         k8s::Event {
-            metadata: ObjectMeta { name: Some(name), namespace: Some(note.namespace.clone()), ..ObjectMeta::default() },
+            metadata: ObjectMeta { name: Some(name), namespace: Some(note.home().to_owned()), ..ObjectMeta::default() },
             involved_object: k8s::ObjectReference {
                 api_version: Some(k8s::Pod::api_version(&()).into_owned()),
-                kind: Some(k8s::Pod::kind(&()).into_owned()),
-                namespace: Some(note.namespace.clone()),
-                name: Some(note.pod.clone()),
+                kind: Some(kind.into_owned()),
+                namespace: Some(note.namespace.clone()).filter(|namespace| !namespace.is_empty()),
+                name: Some(note.name.clone()),
                 uid: Some(note.uid.clone()),
                 field_path: note.field_path.clone(),
                 ..k8s::ObjectReference::default()
@@ -195,7 +210,7 @@ mod tests {
         let text = |text: &str| text.to_owned();
         let note = |reason, message: &str| Note {
             namespace: text("default"),
-            pod: text("web"),
+            name: text("web"),
             uid: text("u1"),
             field_path: Some(text("spec.containers{web}")),
             severity: "Normal",

@@ -38,17 +38,27 @@ impl Capacity {
 
 /// Bytes of the disk under a folder, as the node offers them to its pods.
 pub(crate) fn disk_bytes(folder: &Path) -> u64 {
-    disk(folder).unwrap_or(DISK_BYTES_UNKNOWN)
+    disk(folder).map_or(DISK_BYTES_UNKNOWN, |disk| disk.bytes)
 }
 
+/// The disk under a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Disk {
+    pub(crate) bytes: u64,
+    /// What may still be written.
+    pub(crate) available_bytes: u64,
+}
+
+/// The disk under a folder, where the system says.
 #[cfg(unix)]
-fn disk(folder: &Path) -> Option<u64> {
+pub(crate) fn disk(folder: &Path) -> Option<Disk> {
     let found = rustix::fs::statvfs(folder).ok()?;
-    found.f_blocks.checked_mul(found.f_frsize)
+    let bytes = |blocks: u64| blocks.checked_mul(found.f_frsize);
+    Some(Disk { bytes: bytes(found.f_blocks)?, available_bytes: bytes(found.f_bavail)? })
 }
 
 #[cfg(not(unix))]
-fn disk(_folder: &Path) -> Option<u64> {
+pub(crate) fn disk(_folder: &Path) -> Option<Disk> {
     None
 }
 

@@ -31,6 +31,7 @@ mod exec;
 mod ground;
 mod hooks;
 mod host;
+mod image_gc;
 pub mod ingress;
 mod kubelet;
 pub mod limits;

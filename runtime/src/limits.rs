@@ -68,6 +68,17 @@ pub const FORWARD_PIECE_BYTES: usize = 32 << 10;
 /// How long a volume may show an old ConfigMap or Secret (the kubelet's sync period).
 pub const VOLUMES_REFRESH: Duration = Duration::from_secs(60);
 
+/// The kubelet's own settings: from this share of the disk on, images go that nobody uses, until so much is left in use.
+pub const IMAGE_GC_HIGH_PERCENT: u64 = 85;
+/// See [`IMAGE_GC_HIGH_PERCENT`].
+pub const IMAGE_GC_LOW_PERCENT: u64 = 80;
+
+/// How often the node looks at the disk under its images, beside after every pull (the kubelet's period).
+pub const IMAGE_GC_LOOK: Duration = Duration::from_secs(300);
+
+/// An image that was used within this stays (the kubelet's `imageMinimumGCAge`).
+pub const IMAGE_GC_AGE_MIN: Duration = Duration::from_secs(120);
+
 /// Images fetched at once. More only share the same line, and each holds a file open.
 pub const PULLS_MAX: usize = 4;
 

@@ -22,7 +22,7 @@ use crate::limits;
 use crate::pull::Pulls;
 use crate::roster::Roster;
 use crate::toolbox::Toolbox;
-use crate::{ground, pods, reclaim, registration};
+use crate::{ground, image_gc, pods, reclaim, registration};
 
 /// What a node is made of.
 #[derive(Clone)]
@@ -178,6 +178,7 @@ impl Node {
                 () = registration::keep_alive(client, &agent.config, &uid, agent.capacity) => {}
                 () = pods::run(agent.clone(), stop) => {}
                 () = Box::pin(reclaim::run(agent.clone())) => {}
+                () = Box::pin(image_gc::run(agent.clone())) => {}
             }
         }
         // The writer ends with `stop`; a panic in it was reported when it happened.

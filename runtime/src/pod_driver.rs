@@ -53,7 +53,7 @@ enum Outcome {
     Measured(Option<String>),
     ImageFound {
         container: String,
-        image: Resolved,
+        image: Arc<Resolved>,
         fetched: Option<Fetched>,
     },
     Prepared {
@@ -85,7 +85,7 @@ struct Driver {
     outcomes: JoinSet<Outcome>,
     ground: Option<Ground>,
     address: Option<IpAddr>,
-    images: HashMap<String, Resolved>,
+    images: HashMap<String, Arc<Resolved>>,
     live: HashMap<String, Live>,
     outputs: Arc<BTreeMap<String, Arc<ContainerOutput>>>,
     rooms: Rooms,
@@ -478,10 +478,10 @@ impl Driver {
     fn note(&self, severity: &'static str, reason: &'static str, message: String, container: Option<String>) -> Note {
         let meta = &self.pod.metadata;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let (namespace, pod, uid) = (text(&meta.namespace), text(&meta.name), text(&meta.uid));
+        let (namespace, name, uid) = (text(&meta.namespace), text(&meta.name), text(&meta.uid));
         let list = container.as_deref().map(|name| list_of(&self.pod, name));
-        let field_path = list.zip(container).map(|(list, name)| format!("spec.{list}{{{name}}}"));
-        Note { namespace, pod, uid, field_path, severity, reason, message }
+        let field_path = list.zip(container).map(|(list, container)| format!("spec.{list}{{{container}}}"));
+        Note { namespace, name, uid, field_path, severity, reason, message }
     }
 }
 

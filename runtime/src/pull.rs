@@ -11,7 +11,7 @@ use image::{ImageError, Images, Keyring, Remote, Resolved};
 use k8s_openapi::api::core::v1 as k8s;
 use kube::api::Api;
 use pod::{Fetched, ImageFault};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::events::Note;
 use crate::limits::{PULLS_MAX, REQUEST_TIME_MAX};
@@ -30,12 +30,20 @@ pub(crate) struct Pulls {
     /// One lock per image that is being fetched.
     busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     places: Semaphore,
+    /// Something has come.
+    pulled: Notify,
 }
 
 impl Pulls {
     pub(crate) fn new(images: Images, plain_registries: Vec<String>) -> Self {
         let places = Semaphore::new(PULLS_MAX);
-        Self { images, plain_registries, remote: OnceLock::new(), busy: Mutex::default(), places }
+        let pulled = Notify::new();
+        Self { images, plain_registries, remote: OnceLock::new(), busy: Mutex::default(), places, pulled }
+    }
+
+    /// Waits until something has been fetched since the last time. For one who waits.
+    pub(crate) async fn pulled(&self) {
+        self.pulled.notified().await;
     }
 
     /// The container's image, fetched if its policy wants that. `pulling` is told when a transfer begins.
@@ -45,7 +53,7 @@ impl Pulls {
         pod: &k8s::Pod,
         container: &k8s::Container,
         pulling: Note,
-    ) -> Result<(Resolved, Option<Fetched>), Failure> {
+    ) -> Result<(Arc<Resolved>, Option<Fetched>), Failure> {
         let reference = container.image.clone().unwrap_or_default();
         if toolbox::is_meant(&reference) {
             let image = agent.toolbox.image().await.cloned();
@@ -80,7 +88,7 @@ impl Pulls {
     }
 
     /// What is here and may be used under this policy; `None` when it has to be fetched.
-    async fn here(&self, reference: &str, policy: &str) -> Result<Option<Resolved>, Failure> {
+    async fn here(&self, reference: &str, policy: &str) -> Result<Option<Arc<Resolved>>, Failure> {
         let (images, reference, always) = (self.images.clone(), reference.to_owned(), policy == "Always");
         let looked = tokio::task::spawn_blocking(move || {
             let put = images.is_put(&reference)?;
@@ -108,7 +116,7 @@ impl Pulls {
         pod: &k8s::Pod,
         reference: &str,
         asked: Instant,
-    ) -> Result<(Resolved, Fetched), Failure> {
+    ) -> Result<(Arc<Resolved>, Fetched), Failure> {
         let missing = |error: &dyn std::fmt::Display| (ImageFault::Missing, error.to_string());
         let begun = Instant::now();
         let config = &agent.config;
@@ -131,11 +139,17 @@ impl Pulls {
     }
 
     /// What has just been fetched, and what that took.
-    async fn fetched(&self, reference: &str, begun: Instant, asked: Instant) -> Result<(Resolved, Fetched), Failure> {
+    async fn fetched(
+        &self,
+        reference: &str,
+        begun: Instant,
+        asked: Instant,
+    ) -> Result<(Arc<Resolved>, Fetched), Failure> {
         let missing = |error: &dyn std::fmt::Display| (ImageFault::Missing, error.to_string());
         let (images, name) = (self.images.clone(), reference.to_owned());
         let found = tokio::task::spawn_blocking(move || images.resolve(&name)).await;
         let found = found.map_err(|error| missing(&error))?.map_err(|error| missing(&error))?;
+        self.pulled.notify_one();
         let fetched =
             Fetched { took_ms: millis(begun.elapsed()), waited_ms: millis(asked.elapsed()), bytes: found.size };
         Ok((found, fetched))

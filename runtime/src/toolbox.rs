@@ -20,7 +20,7 @@ static COMPONENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/toolbox.wasm
 #[derive(Debug)]
 pub(crate) struct Toolbox {
     images: Images,
-    found: OnceCell<Resolved>,
+    found: OnceCell<Arc<Resolved>>,
 }
 
 impl Toolbox {
@@ -32,7 +32,7 @@ impl Toolbox {
     ///
     /// # Errors
     /// A sentence: this build has none, or the images cannot be written.
-    pub(crate) async fn image(&self) -> Result<&Resolved, String> {
+    pub(crate) async fn image(&self) -> Result<&Arc<Resolved>, String> {
         if COMPONENT.is_empty() {
             let why = "this kogia was built without its toolbox, because the Rust target wasm32-wasip2 was missing";
             return Err(why.to_owned());

@@ -5,6 +5,8 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::harness::{Cluster, eventually, guests, root, run};
+#[cfg(target_os = "linux")]
+use crate::store_damage::SmallDisk;
 
 /// Builds the batch-job example on a cluster, as a user would: `batch-job:0.1.0`.
 fn build(cluster: &Cluster) {
@@ -121,4 +123,84 @@ fn a_stock_tool_copies_between_registries() {
     let mut tags = Command::new("skopeo");
     tags.args(["list-tags", "--tls-verify=false"]).arg(format!("docker://{}/tools/batch", registry(&away)));
     assert!(run(&mut tags).ok().contains("\"1\""));
+}
+
+/// A component with megabytes that mean nothing, different for each number: a custom section at its end.
+#[cfg(target_os = "linux")]
+fn padded(wasm: &[u8], number: u8) -> Vec<u8> {
+    let mut padded = wasm.to_vec();
+    // Its id, the length that follows (4,194,304, in LEB128), and a name of no letters.
+    padded.extend([0, 0x80, 0x80, 0x80, 0x02, 0]);
+    padded.extend((1..4_194_304_u32).map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[3] ^ number));
+    padded
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_costs_images_that_nobody_uses() {
+    let Some(disk) = SmallDisk::new(23) else {
+        eprintln!("no file system can be mounted here (root is needed): this test shows nothing");
+        return;
+    };
+    let (home, mut away) = (Cluster::start(), Cluster::start());
+    build(&home);
+    let wasm = std::fs::read(guests().join("wasm32-wasip2/release/batch-job.wasm")).unwrap();
+    for number in 1..=5 {
+        let file = home.scratch().join("padded.wasm");
+        std::fs::write(&file, padded(&wasm, number)).unwrap();
+        run(home.command(&["build"]).arg(&file).args(["--tag", &format!("padded:{number}")])).ok();
+    }
+    let images = away.data_dir().join("images");
+    away.kill();
+    std::fs::remove_dir_all(&images).unwrap();
+    std::os::unix::fs::symlink(disk.path(), &images).unwrap();
+    away.up();
+
+    let image = |number: u8| format!("{}/padded:{number}", registry(&home));
+    let runs = |away: &Cluster, number: u8| {
+        let name = format!("padded-{number}");
+        away.apply(&pod(&name, &image(number), "IfNotPresent")).ok();
+        succeeds(away, &name);
+    };
+    let goes = |away: &Cluster, number: u8| {
+        away.kogia(&["delete", "pod", &format!("padded-{number}")]).ok();
+        let gone = || away.find("pod", &format!("padded-{number}")).is_none().then_some(());
+        eventually("the pod to be gone", gone);
+    };
+    (1..=4).for_each(|number| runs(&away, number));
+    (2..=4).for_each(|number| goes(&away, number));
+    // All of it an hour ago, at the same moment.
+    let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    for folder in ["blobs/sha256", "used"] {
+        for entry in std::fs::read_dir(images.join(folder)).unwrap() {
+            let file = std::fs::File::options().write(true).open(entry.unwrap().path()).unwrap();
+            file.set_modified(hour_ago).unwrap();
+        }
+    }
+    let there = |away: &Cluster| {
+        let listed = away.kogia(&["images"]).ok();
+        (1..=5).filter(|number| listed.contains(&image(*number))).collect::<Vec<u8>>()
+    };
+    assert_eq!(there(&away), [1, 2, 3, 4]);
+    runs(&away, 5);
+    // One is enough: the first that nobody uses.
+    eventually("room on the disk", || (there(&away) == [1, 3, 4, 5]).then_some(()));
+
+    // What is not an image cannot be removed, and what was just used is not.
+    std::fs::write(disk.path().join("ballast"), vec![7; 4_000_000]).unwrap();
+    goes(&away, 1);
+    [1, 3, 4].into_iter().for_each(|number| runs(&away, number));
+    away.kill();
+    away.up();
+    let said = eventually("the node to say that its disk is full", || {
+        let events = away.kogia(&["get", "events", "-o", "json"]).ok();
+        let events: Value = serde_json::from_str(&events).unwrap();
+        let about = |event: &&Value| event["reason"] == "FreeDiskSpaceFailed";
+        events["items"].as_array().unwrap().iter().find(about).cloned()
+    });
+    assert_eq!((&said["involvedObject"]["kind"], &said["type"]), (&Value::from("Node"), &Value::from("Warning")));
+    assert!(
+        said["message"].as_str().unwrap().starts_with("Failed to garbage collect required amount of images."),
+        "{said}"
+    );
 }

@@ -87,16 +87,21 @@ fn a_damaged_member_without_peers_says_what_is_lost_and_goes_on_from_what_is_who
 
 /// A small file system of its own (`tmpfs`); gone with the test.
 #[cfg(target_os = "linux")]
-struct SmallDisk(tempfile::TempDir);
+pub struct SmallDisk(tempfile::TempDir);
 
 #[cfg(target_os = "linux")]
 impl SmallDisk {
     /// `None` where this machine does not let us mount one.
-    fn new(megabytes: u64) -> Option<Self> {
+    pub fn new(megabytes: u64) -> Option<Self> {
         let dir = tempfile::Builder::new().prefix("kogia-store-").tempdir().unwrap();
         let size = format!("size={megabytes}m");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
         mounted.is_ok_and(|output| output.status.success()).then_some(Self(dir))
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.0.path()
     }
 }
 

@@ -265,20 +265,42 @@ impl Artefact {
 
 /// Deletes the artefacts used longest ago. What runs keeps its mapping.
 fn prune(dir: &Path, most: usize) -> io::Result<()> {
+    let mut artefacts = artefacts(dir)?;
+    artefacts.sort_unstable_by(|(path, one), (other, another)| {
+        (one.modified().ok(), path).cmp(&(another.modified().ok(), other))
+    });
+    let surplus = artefacts.len().saturating_sub(most);
+    artefacts.drain(..surplus).try_for_each(|(path, _)| remove(&path))
+}
+
+/// Deletes the artefacts of components that are not kept, named by their digests. What runs keeps its mapping. Returns how
+/// many bytes that were.
+pub(crate) fn remove_others(dir: &Path, is_kept: impl Fn(&str) -> bool) -> io::Result<u64> {
+    let mut bytes = 0;
+    for (path, found) in artefacts(dir)? {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !name.split_once('-').is_some_and(|(digest, _)| is_kept(digest)) {
+            remove(&path)?;
+            bytes += found.len();
+        }
+    }
+    Ok(bytes)
+}
+
+fn artefacts(dir: &Path) -> io::Result<Vec<(PathBuf, std::fs::Metadata)>> {
     let mut artefacts = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         if entry.path().extension().is_some_and(|extension| extension == "cwasm") {
-            artefacts.push((entry.metadata()?.modified()?, entry.path()));
+            artefacts.push((entry.path(), entry.metadata()?));
         }
     }
-    artefacts.sort_unstable();
-    let surplus = artefacts.len().saturating_sub(most);
-    for (_, path) in artefacts.drain(..surplus) {
-        std::fs::remove_file(path.with_extension("sha256"))?;
-        std::fs::remove_file(path)?;
-    }
-    Ok(())
+    Ok(artefacts)
+}
+
+fn remove(artefact: &Path) -> io::Result<()> {
+    std::fs::remove_file(artefact.with_extension("sha256"))?;
+    std::fs::remove_file(artefact)
 }
 
 fn hex_digest(bytes: &[u8]) -> String {

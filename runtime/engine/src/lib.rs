@@ -203,6 +203,15 @@ impl Engine {
         cell.get_or_try_init(|| load).await.cloned()
     }
 
+    /// Deletes the compiled code of components that are not kept, named by the 64 hexadecimal digits of their SHA-256. What
+    /// runs goes on. Returns how many bytes that were. Blocks.
+    ///
+    /// # Errors
+    /// When the cache directory cannot be read, or a file in it cannot be removed.
+    pub fn remove_code(&self, is_kept: impl Fn(&str) -> bool) -> std::io::Result<u64> {
+        compile::remove_others(&self.inner.config.cache_dir, is_kept)
+    }
+
     /// Runs a command to its end or until `stop`. Dropping the returned future ends it too.
     pub fn run(&self, code: &Arc<Code>, spec: ContainerSpec, stop: CancellationToken) -> Running {
         Running::start(Container::new(code, spec), stop)

@@ -13,6 +13,7 @@ use crate::error::ImageError;
 use crate::incoming::Incoming;
 use crate::layout::{self, Layout};
 use crate::reference::Reference;
+use crate::uses::{InUse, Use};
 use crate::{limits, packed};
 
 /// What every WebAssembly file begins with.
@@ -22,10 +23,11 @@ const WASM_MAGIC: [u8; 4] = *b"\0asm";
 #[derive(Clone, Debug)]
 pub struct Images {
     layout: Arc<Layout>,
+    in_use: Arc<InUse>,
 }
 
-/// An image found, checked and ready to be compiled.
-#[derive(Clone, Debug, PartialEq)]
+/// An image found, checked and ready to be compiled. It is in use until it is dropped, and stays on this node so long.
+#[derive(Debug)]
 pub struct Resolved {
     /// `sha256:…` of the component's bytes: what compiled code is kept under.
     pub digest: String,
@@ -37,6 +39,15 @@ pub struct Resolved {
     pub id: String,
     /// The image's config document; `Null` for a bare file.
     pub config: Value,
+    pub(crate) _held: Option<Use>,
+}
+
+impl Resolved {
+    /// Whether another says the same.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let said = |one: &Self| (one.digest.clone(), one.path.clone(), one.size, one.id.clone());
+        said(self) == said(other) && self.config == other.config
+    }
 }
 
 /// One line of [`Images::list`].
@@ -67,7 +78,7 @@ impl Images {
     /// # Errors
     /// [`ImageError::Io`] when the folder cannot be made or written.
     pub fn open(folder: &Path) -> Result<Self, ImageError> {
-        Ok(Self { layout: Arc::new(Layout::create(folder)?) })
+        Ok(Self { layout: Arc::new(Layout::create(folder)?), in_use: Arc::default() })
     }
 
     /// Puts a component under a name, replacing what the name meant before, and returns the manifest's digest.
@@ -164,6 +175,12 @@ impl Images {
         Ok(index.manifests.iter().filter_map(|entry| Reference::parse(entry.ref_name()?).ok()).collect())
     }
 
+    /// Where they are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.layout.root()
+    }
+
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -175,18 +192,20 @@ impl Images {
 
     /// Finds an image and checks every digest on the way to its component.
     ///
-    /// A `file:` image is copied into the store, so that what was hashed is what will run.
+    /// A `file:` image is copied into the store, so that what was hashed is what will run. Who has one of several equal
+    /// answers has the same one.
     ///
     /// # Errors
     /// See [`ImageError`]: [`ImageError::NotFound`] may heal when the image is put, the others need a person.
-    pub fn resolve(&self, reference: &str) -> Result<Resolved, ImageError> {
+    pub fn resolve(&self, reference: &str) -> Result<Arc<Resolved>, ImageError> {
         let parsed = Reference::parse(reference)?;
-        match &parsed {
+        let found = match &parsed {
             Reference::File { path, digest } => self.resolve_file(reference, path, digest.as_deref()),
             Reference::Named { name, digest, .. } => {
                 self.resolve_entry(&self.layout, reference, name, &self.find(&parsed, digest.as_ref())?)
             }
-        }
+        };
+        self.in_use.share(&self.layout, found?)
     }
 
     /// Every named image, sorted by name.
@@ -243,7 +262,7 @@ impl Images {
         }
         let id = format!("file://{}@{found}", path.display());
         let path = self.layout.blob_path(&found);
-        Ok(Resolved { digest: found, path, size: bytes.len() as u64, id, config: Value::Null })
+        Ok(Resolved { digest: found, path, size: bytes.len() as u64, id, config: Value::Null, _held: None })
     }
 
     /// An image in somebody else's layout folder: the only one there, or the one with that digest.
@@ -284,11 +303,11 @@ impl Images {
         };
         if packed::is_packed(&manifest, &config) {
             let (digest, size) = packed::unpack(layout, &self.layout, reference, &manifest, &config)?;
-            return Ok(Resolved { path: self.layout.check_blob(&digest)?, digest, size, id, config });
+            return Ok(Resolved { path: self.layout.check_blob(&digest)?, digest, size, id, config, _held: None });
         }
         let layer = manifest.component(reference)?;
         let path = layout.check_blob(&layer.digest)?;
-        Ok(Resolved { digest: layer.digest.clone(), path, size: layer.size, id, config })
+        Ok(Resolved { digest: layer.digest.clone(), path, size: layer.size, id, config, _held: None })
     }
 }
 
@@ -320,4 +339,4 @@ fn not_found(reference: &Reference) -> ImageError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

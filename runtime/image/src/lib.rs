@@ -18,6 +18,7 @@
 mod artifact;
 mod credentials;
 mod error;
+mod gc;
 mod images;
 mod incoming;
 mod layout;
@@ -28,9 +29,11 @@ mod reference;
 mod registry;
 mod remote;
 mod session;
+mod uses;
 
 pub use credentials::{Credential, Keyring};
 pub use error::ImageError;
+pub use gc::Collected;
 pub use images::{Images, Listed, Resolved};
 pub use pull::{Answer, PullError, Pulled, Source};
 pub use reference::Reference;

@@ -24,6 +24,12 @@ pub const LAYERS_MAX: usize = 127;
 /// Blobs whose digest is remembered as checked; beyond it the memory starts anew and they are hashed once more.
 pub const CHECKED_BLOBS_MAX: usize = 4096;
 
+/// Blobs that no name leads to are left for this long: a push or a pull brings its blobs first and the name last.
+pub const UNNAMED_AGE_MIN: Duration = Duration::from_secs(3600);
+
+/// Half-written files of a process that was killed are left for this long; no transfer takes a tenth of it.
+pub const LEFTOVER_AGE_MIN: Duration = Duration::from_secs(24 * 3600);
+
 /// Registry credentials of one pod: a Secret holds 1 MiB, a person a handful.
 pub const CREDENTIALS_MAX: usize = 256;
 

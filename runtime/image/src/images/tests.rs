@@ -4,11 +4,11 @@ use super::*;
 
 const EMPTY_COMPONENT: &str = "(component)";
 
-fn component(marker: &str) -> Vec<u8> {
+pub(crate) fn component(marker: &str) -> Vec<u8> {
     wat::parse_str(format!("(component (core module (func (export {marker:?}))))")).unwrap()
 }
 
-fn store() -> (tempfile::TempDir, Images) {
+pub(crate) fn store() -> (tempfile::TempDir, Images) {
     let folder = tempfile::tempdir().unwrap();
     let images = Images::open(folder.path()).unwrap();
     (folder, images)
@@ -61,7 +61,7 @@ fn a_changed_blob_is_refused_and_putting_it_again_heals_it() {
     let wasm = component("a");
     let manifest = put(&images, "hello:1", &wasm);
     let resolved = images.resolve("hello:1").unwrap();
-    for digest in [resolved.digest, manifest] {
+    for digest in [resolved.digest.clone(), manifest] {
         let path = images.layout.blob_path(&digest);
         let mut bytes = fs::read(&path).unwrap();
         bytes.push(b' ');
