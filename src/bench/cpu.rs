@@ -18,8 +18,11 @@ use super::{Metric, median};
 use crate::client::{Client, text};
 use crate::{apply, build, delete, limits};
 
-/// Limits that one looping guest can use up, in thousandths of a processor.
-const LIMITS: [u32; 3] = [100, 250, 500];
+/// Limits, in thousandths of a processor. Those above one are used up by several programs of one container; those above
+/// what the machine has are left out.
+const LIMITS: [u32; 5] = [100, 250, 500, 1500, 2000];
+/// How long such a program may take: longer than any span.
+const SECONDS_MAX: u32 = 3600;
 /// How long a guest runs before its span begins: what it may save up while it starts is spent.
 const SETTLE: Duration = Duration::from_millis(500);
 /// Requests of those that share; as many pods have each as there are processors, so that all of them want all there is.
@@ -40,16 +43,17 @@ pub async fn measure(options: &Options<'_>) -> anyhow::Result<Vec<Metric>> {
     let metric = |name: String, values, unit| Metric { bench: "cpu", name, value: median(values), unit, peer: None };
 
     let mut metrics = Vec::new();
-    for limit in LIMITS {
+    let count = std::thread::available_parallelism()?.get();
+    for limit in LIMITS.into_iter().filter(|limit| *limit as usize <= count * 1000) {
         let mut held = Vec::new();
         for _ in 0..options.rounds {
-            let pod = world.pod("held", &json!({"requests": {"cpu": "10m"}, "limits": {"cpu": format!("{limit}m")}}));
+            let resources = json!({"requests": {"cpu": "10m"}, "limits": {"cpu": format!("{limit}m")}});
+            let pod = if limit > 1000 { world.pod_of_three("held", &resources) } else { world.pod("held", &resources) };
             let used = world.used(&[pod], span).await?;
             held.push(used["held"] * 1000.0 / f64::from(limit));
         }
         metrics.push(metric(format!("cpu.held_{limit}m_ratio"), held, "× the limit"));
     }
-    let count = std::thread::available_parallelism()?.get();
     let mut shared = Vec::new();
     for _ in 0..options.rounds {
         let pods: Vec<Value> = SHARES
@@ -84,6 +88,16 @@ impl World {
         let container = json!({"name": "loop", "image": self.image, "args": ["loop"], "resources": resources});
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
             "restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container]}})
+    }
+
+    /// The same, and two more programs that loop in the same container: its probes, which never answer.
+    fn pod_of_three(&self, name: &str, resources: &Value) -> Value {
+        let mut pod = self.pod(name, resources);
+        let probe = json!({"exec": {"command": ["misbehave", "loop"]}, "periodSeconds": SECONDS_MAX,
+            "timeoutSeconds": SECONDS_MAX});
+        let container = &mut pod["spec"]["containers"][0];
+        (container["livenessProbe"], container["readinessProbe"]) = (probe.clone(), probe);
+        pod
     }
 
     /// Runs pods beside each other for a span; returns how many processors each had.
