@@ -4,36 +4,45 @@
 //! required, `name[]` a list; then a type (`string`, `integer`, `boolean`, `date`, `map`, `any`, `condition`; none is an
 //! object), a default after `=`, choices between `|`, a range with `..`.
 //!
-//! Definitions that exist are left as they are: whoever brings the upstream ones keeps them.
+//! Definitions that exist are left as they are, since whoever brings the upstream ones keeps them; but for fields that ours
+//! have gained since, where nobody else has written them (see `bootstrap`).
 
 use std::iter::Peekable;
 
 use api::Status;
-use objects::{Objects, User, WriteOptions};
+use objects::Objects;
 use serde_json::{Map, Value, json};
+
+use crate::bootstrap;
 
 const TABLES: [&str; 2] = [include_str!("definitions/gateway.txt"), include_str!("definitions/certificates.txt")];
 
 /// Creates the definitions that are not there, and the objects of them that every cluster begins with.
 pub(crate) async fn install(objects: Objects) {
-    let who = User::system("system:apiserver");
     for body in TABLES.into_iter().flat_map(definitions).chain([gateway_class()]) {
         let name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        if let Err(status) = create(&objects, &who, body).await
-            && status.reason != "AlreadyExists"
+        if let Err(status) = create(&objects, body).await
+            && !["AlreadyExists", "Conflict"].contains(&status.reason)
         {
             tracing::warn!(name, status = %status.message, "a definition that comes with the program is not there");
         }
     }
 }
 
-async fn create(objects: &Objects, who: &User, body: Value) -> Result<(), Status> {
+async fn create(objects: &Objects, body: Value) -> Result<(), Status> {
+    let (who, options) = bootstrap::writer();
     let resource = served(objects, &body).await?;
     let name = body["metadata"]["name"].as_str().unwrap_or_default();
-    if objects.view().get(&resource.name, "", name).is_some() {
+    let Some(kept) = objects.view().get(&resource.name, "", name).cloned() else {
+        return objects.create(&who, &resource, "", body, &options).await.map(drop);
+    };
+    let mut more = kept.whole().into_owned();
+    if !resource.name.starts_with("customresourcedefinitions.") || !bootstrap::is_behind(&more, &body) {
         return Ok(());
     }
-    objects.create(who, &resource, "", body, &WriteOptions::default()).await.map(drop)
+    more["spec"] = body["spec"].clone();
+    tracing::info!(name, "completed a definition that an earlier version made");
+    objects.update(&who, &resource, "", name, None, more, &options).await.map(drop)
 }
 
 /// The resource of an object, once it is served: a definition of this moment becomes one when its controller has
@@ -187,6 +196,8 @@ fn condition() -> Value {
 
 #[cfg(test)]
 mod tests {
+    use objects::{User, WriteOptions};
+
     use super::*;
     use crate::house::{house, put, status_of};
 
@@ -205,6 +216,30 @@ mod tests {
         assert_eq!(*weight, json!({"type": "integer", "default": 1, "minimum": 0, "maximum": 1_000_000}));
         assert_eq!(backend["properties"]["group"]["default"], "");
         assert_eq!(schema["required"], json!(["spec"]));
+    }
+
+    #[tokio::test]
+    async fn definitions_of_an_earlier_version_gain_fields_unless_somebody_else_wrote_them() {
+        let (objects, _directory, _stop) = house().await;
+        let served = "orders.acme.cert-manager.io";
+        let resource =
+            objects.catalog().by_kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition").unwrap().clone();
+        let spec = || objects.view().get(&resource.name, "", served).unwrap().field("spec").clone();
+        let whole = spec();
+        let fields = "/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+        // As it was before it knew of that field.
+        let forget = async |manager: &str| {
+            let mut before = objects.view().get(&resource.name, "", served).unwrap().whole().into_owned();
+            before["spec"].pointer_mut(fields).unwrap().as_object_mut().unwrap().remove("dnsNames").unwrap();
+            let (who, options) = (User::system("somebody"), WriteOptions::manager(manager));
+            objects.update(&who, &resource, "", served, None, before, &options).await.unwrap();
+        };
+        forget(&bootstrap::writer().1.field_manager).await;
+        install(objects.clone()).await;
+        assert_eq!(spec(), whole);
+        forget("kubectl").await;
+        install(objects.clone()).await;
+        assert!(spec().pointer(fields).unwrap().get("dnsNames").is_none());
     }
 
     fn reasons(conditions: &Value) -> Vec<String> {

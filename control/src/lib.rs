@@ -10,6 +10,7 @@
 //! * [`controllers_driver`], [`scheduler_driver`]: what runs the deciders; `workqueue`: who is next;
 //!   `issuance`: keys and signatures for custom resources that ask for them.
 
+mod bootstrap;
 mod certificates;
 mod clock;
 pub mod controllers_driver;

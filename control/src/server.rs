@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use api::{Resource, Status};
+use api::Status;
 use futures::FutureExt;
 use http::{Request, Response};
 use http_api::{ApiService, Body, BoxError, Measured, Relay, ServiceAccountTokens};
-use objects::{Objects, User, WriteOptions};
+use objects::{Objects, User};
 use raft_store::Store;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -23,7 +23,8 @@ use crate::member::{self, Record};
 use crate::pki::{Authority, Identity, PkiError};
 use crate::snapshot::Snapshots;
 use crate::{
-    certificates, controllers_driver, definitions, issuance, join, membership, pki, scheduler_driver, store, term,
+    bootstrap, certificates, controllers_driver, definitions, issuance, join, membership, pki, scheduler_driver, store,
+    term,
 };
 
 /// The names under which clients inside and outside know the API server.
@@ -33,8 +34,6 @@ const NAMES: [&str; 5] =
 const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 1);
 /// The number of the member that founds a cluster.
 pub const FOUNDER: u64 = 1;
-/// The objects every cluster begins with.
-const BOOTSTRAP: &str = include_str!("bootstrap.yaml");
 
 /// What a control plane is started with.
 #[derive(Clone, Debug)]
@@ -126,7 +125,7 @@ impl ControlPlane {
         let store = Store::open(store_config(&config)?).await?;
         let objects = Objects::open(store.clone()).await?;
         check_format(&objects)?;
-        bootstrap(&objects, config.toleration_seconds).await?;
+        bootstrap::run(&objects, cluster(config.toleration_seconds)).await?;
         let (relay, measured) = (Relay::default(), Measured::default());
         let api = service(&config, &objects, &store, (&relay, &measured), tokens);
         let stop = CancellationToken::new();
@@ -406,49 +405,11 @@ fn check_format(objects: &Objects) -> Result<(), StartError> {
     }
 }
 
-/// Creates what every cluster begins with and does not have.
-async fn bootstrap(objects: &Objects, toleration_seconds: u32) -> Result<(), Status> {
-    let who = User::system("system:apiserver");
-    let catalog = objects.catalog();
-    let cluster = json!({
+/// What the members agree on about the cluster as a whole.
+fn cluster(toleration_seconds: u32) -> Value {
+    json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": objects::CLUSTER, "namespace": "kube-system"},
         "data": {"format": FORMAT.to_string(), "tolerationSeconds": toleration_seconds.to_string()},
-    });
-    for body in api::yaml::documents(BOOTSTRAP.as_bytes())?.into_iter().chain([cluster]) {
-        let Some(resource) = resource_of(&catalog, &body) else {
-            return Err(Status::internal(format!("no resource for {body}")));
-        };
-        let text = |field: &str| body["metadata"][field].as_str().unwrap_or_default().to_owned();
-        let (namespace, name) = (text("namespace"), text("name"));
-        if objects.view().get(&resource.name, &namespace, &name).is_some() {
-            continue;
-        }
-        match objects.create(&who, &resource, &namespace, body, &WriteOptions::default()).await {
-            Err(status) if status.reason != "AlreadyExists" => return Err(status),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn resource_of(catalog: &api::catalog::Catalog, body: &Value) -> Option<Arc<Resource>> {
-    let (version, kind) = (body["apiVersion"].as_str()?, body["kind"].as_str()?);
-    let (group, version) = version.split_once('/').unwrap_or(("", version));
-    catalog.by_kind(group, version, kind).cloned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_bootstrap_object_has_a_resource() {
-        let catalog = api::catalog::Catalog::builtin();
-        let documents = api::yaml::documents(BOOTSTRAP.as_bytes()).unwrap();
-        assert!(documents.len() > 10);
-        for body in documents {
-            assert!(resource_of(&catalog, &body).is_some(), "{body}");
-        }
-    }
+    })
 }

@@ -123,8 +123,12 @@ impl Desk {
     pub(super) fn order(&self, driver: &Driver, certificate: &Arc<Object>, wish: Wish, acme: Acme) {
         let (driver, certificate) = (driver.clone(), certificate.clone());
         self.begin(&certificate.clone(), async move {
-            let message = format!("Issuing certificate ({})", wish.reason);
-            driver.say(&certificate, ("False", "Issuing", &message), json!({})).await;
+            // One that is good still is ready while it is renewed.
+            let is_good = || wish.good_until_ms.is_some_and(|end_ms| end_ms > clock::now_ms());
+            if !is_good() {
+                let message = format!("Issuing certificate ({})", wish.reason);
+                driver.say(&certificate, ("False", "Issuing", &message), json!({})).await;
+            }
             let record = Record::open(&driver, &certificate).await;
             let signed = obtain(&record, &wish, &acme).await;
             record.close(signed.as_ref().map(|signed| signed.certificate_pem.as_str())).await;
@@ -143,7 +147,10 @@ impl Desk {
                     let more = json!({
                         "lastFailureTime": api::time::rfc3339(clock::now_ms()), "failedIssuanceAttempts": attempts,
                     });
-                    driver.say(&current, ("False", "Failed", &message), more).await;
+                    match is_good() {
+                        true => driver.patch_status(&current, more).await,
+                        false => driver.say(&current, ("False", "Failed", &message), more).await,
+                    }
                     driver.tell(&certificate, Severity::Warning, "Failed", message).await;
                 }
             }

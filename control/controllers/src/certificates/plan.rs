@@ -43,6 +43,9 @@ pub enum Plan {
 pub struct Wish {
     /// Why: cert-manager's reason.
     pub reason: &'static str,
+    /// Until when the certificate that is to be renewed is good, in milliseconds since 1970; `None` when there is none that
+    /// is what is asked for.
+    pub good_until_ms: Option<i64>,
     /// Who signs.
     pub signer: Signer,
     /// How long it is to be valid, in milliseconds.
@@ -77,10 +80,14 @@ pub fn plan(view: &View, certificate: &Object, now_ms: i64) -> Plan {
     let key_pem = secret.and_then(|secret| decoded(&secret.value["data"]["tls.key"]));
     let kept = key_pem.clone().filter(|_| spec["privateKey"]["rotationPolicy"] == "Never");
     let later = matches!(signer, Signer::Acme(_)).then(|| later(certificate)).flatten().filter(|at| *at > now_ms);
-    let issue = |reason| match later {
+    let wish = |reason, good_until_ms| match later {
         Some(at_ms) => Plan::Later(at_ms),
-        None => Plan::Issue(Box::new(Wish { reason, signer: signer.clone(), duration_ms, key_pem: kept.clone() })),
+        None => {
+            let (signer, key_pem) = (signer.clone(), kept.clone());
+            Plan::Issue(Box::new(Wish { reason, good_until_ms, signer, duration_ms, key_pem }))
+        }
     };
+    let issue = |reason| wish(reason, None);
     let Some(secret) = secret else { return issue("DoesNotExist") };
     let validity = decoded(&secret.value["data"]["tls.crt"]).as_deref().and_then(validity);
     let (Some((not_before_ms, not_after_ms)), Some(_)) = (validity, key_pem) else { return issue("MissingData") };
@@ -94,7 +101,10 @@ pub fn plan(view: &View, certificate: &Object, now_ms: i64) -> Plan {
         return issue("IncorrectIssuer");
     }
     let renewal_ms = not_after_ms - before_ms.min((not_after_ms - not_before_ms) * 2 / 3);
-    if renewal_ms <= now_ms { issue("Renewing") } else { Plan::Ready { not_before_ms, not_after_ms, renewal_ms } }
+    match renewal_ms <= now_ms {
+        true => wish("Renewing", Some(not_after_ms)),
+        false => Plan::Ready { not_before_ms, not_after_ms, renewal_ms },
+    }
 }
 
 /// When a Certificate that could not be issued as it is now is tried again.
