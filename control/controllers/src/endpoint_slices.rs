@@ -8,25 +8,32 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::selector::LabelSelector;
-use api::{Action, Change, Key, Object, Precondition, View};
+use api::{Action, Change, ChangeKind, Key, Object, Precondition, View};
 use serde_json::{Value, json};
 
 use crate::owner::{self, Kind};
-use crate::{World, limits, pods, status};
+use crate::{World, limits, pods, status, zones};
 
 const SERVICE: Kind = Kind { resource: "services", api_version: "v1", kind: "Service" };
 const SLICES: &str = "endpointslices.discovery.k8s.io";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-/// The label of a node that says in which zone it is.
-const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// A Service wakes with itself, with its slices, with the pods it selects or selected, and when a node changes its zone.
+/// A Service wakes with itself, with its slices, with the pods it selects or selected, when a node changes its zone, and where
+/// zones get shares, when a node's processors change.
 pub(crate) fn keys(change: &Change, view: &View) -> Vec<Key> {
     let object = &change.object;
     match &*object.key.resource {
         SLICES => owner::controller_key(object, &SERVICE).into_iter().collect(),
-        "nodes" if change.previous.as_ref().and_then(|old| zone(old)) != zone(object) => {
-            view.list("services").map(|service| service.key.clone()).collect()
+        "nodes" => {
+            let old = change.previous.as_deref();
+            let (moved, resized) = match change.kind {
+                ChangeKind::Deleted => (zones::of(object).is_some(), true),
+                _ => {
+                    (old.and_then(zones::of) != zones::of(object), old.and_then(zones::weight) != zones::weight(object))
+                }
+            };
+            let concerned = |service: &&Arc<Object>| moved || (resized && zones::is_auto(service));
+            view.list("services").filter(concerned).map(|service| service.key.clone()).collect()
         }
         _ => keys_of_service(change, view),
     }
@@ -139,6 +146,7 @@ pub(crate) fn reconcile(world: &World<'_>, key: &Key) -> Vec<Action> {
                 groups.entry(json!(ports).to_string()).or_insert_with(|| Group { ports, endpoints: Vec::new() });
             group.endpoints.push(endpoint(world.view, service, &backend));
         }
+        zones::hint(world.view, service, groups.values_mut().flat_map(|group| &mut group.endpoints));
         if groups.is_empty() {
             // A slice without endpoints says that the Service is known and has none.
             groups.insert(String::new(), Group { ports: ports(service, None), endpoints: Vec::new() });
@@ -177,10 +185,6 @@ fn contains(stored: &Value, wanted: &Value) -> bool {
     wanted.as_object().is_some_and(|fields| fields.iter().all(|(name, value)| stored[name] == *value))
 }
 
-fn zone(node: &Object) -> Option<&str> {
-    node.value["metadata"]["labels"][ZONE].as_str().filter(|zone| !zone.is_empty())
-}
-
 fn endpoint(view: &View, service: &Object, backend: &Backend<'_>) -> Value {
     let pod = backend.pod;
     let leaving = pod.deletion_timestamp().is_some();
@@ -191,12 +195,8 @@ fn endpoint(view: &View, service: &Object, backend: &Backend<'_>) -> Value {
     });
     if let Some(node) = pods::node(pod) {
         endpoint["nodeName"] = json!(node);
-        if let Some(zone) = view.get("nodes", "", node).and_then(|node| zone(node)) {
+        if let Some(zone) = view.get("nodes", "", node).and_then(|node| zones::of(node)) {
             endpoint["zone"] = json!(zone);
-            // For callers of the same zone (KEP-4444); whether all endpoints have a hint is for the caller to see.
-            if backend.ready && service.field("spec.trafficDistribution") == "PreferClose" {
-                endpoint["hints"] = json!({"forZones": [{ "name": zone }]});
-            }
         }
     }
     if let Some(name) = host_name(service, pod) {

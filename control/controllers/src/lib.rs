@@ -62,6 +62,7 @@ mod statefulset;
 mod status;
 mod storage;
 mod taint_eviction;
+mod zones;
 
 use std::sync::Arc;
 
