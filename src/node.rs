@@ -14,7 +14,7 @@ use runtime::ingress::metrics::Metrics;
 use runtime::ingress::tls::{Certificates, certified_key};
 use runtime::ingress::{self, Ingress};
 use runtime::network::{self, Fabric};
-use runtime::{KubeletService, NodeConfig, network_driver, registry_driver};
+use runtime::{KubeletService, MembersCode, NodeConfig, network_driver, registry_driver};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -78,6 +78,7 @@ impl Node {
         let engine = Engine::new(EngineConfig {
             compiler: std::env::current_exe().ok(),
             wasi_0_3: config.wasi_0_3,
+            source: Some(MembersCode::new(config.client.clone())),
             memory_max_bytes: Some(runtime::Capacity::read().guest_memory_bytes()),
             ..EngineConfig::new(config.shared_dir.join("cache"))
         })?;

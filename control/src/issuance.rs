@@ -14,8 +14,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use controllers::certificates::{self, Acme, CERTIFICATES, Plan, REQUESTS, RequestPlan, Signer, Wish, ready};
 use objects::{ChangesEnd, Objects, User};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::acme::Desk;
 use crate::clock;
+use crate::subject::{Attribute, Subject};
 
 /// Certificates begin to be valid this long ago, for clocks that are a little late.
 const CLOCK_SKEW: Duration = Duration::minutes(5);
@@ -279,9 +280,10 @@ fn key_of(spec: &Value, wish: &Wish) -> Result<KeyPair, String> {
 /// Makes a key and a certificate for what a Certificate asks.
 fn sign(spec: &Value, wish: &Wish) -> Result<Signed, String> {
     let text = |error: rcgen::Error| error.to_string();
+    let broken = |error: crate::pki::PkiError| error.to_string();
     let key = key_of(spec, wish)?;
     let mut params = CertificateParams::default();
-    params.distinguished_name = subject(spec);
+    let subject = subject(spec);
     params.subject_alt_names = alternatives(spec)?;
     if params.subject_alt_names.is_empty() && spec["commonName"].as_str().is_none_or(str::is_empty) {
         return Err("a certificate needs a common name, a DNS name or an IP address".to_owned());
@@ -290,13 +292,16 @@ fn sign(spec: &Value, wish: &Wish) -> Result<Signed, String> {
     valid_for(&mut params, wish.duration_ms);
     let (certificate_pem, authority_pem) = match &wish.signer {
         Signer::Own => {
-            let own = params.self_signed(&key).map_err(text)?.pem();
+            let made = params.self_signed(&key).map_err(text)?;
+            let own = subject.certify(&made, &subject, &key).map_err(broken)?;
             (own.clone(), own)
         }
         Signer::Authority { certificate_pem, key_pem } => {
             params.use_authority_key_identifier_extension = true;
             let authority = authority(certificate_pem, key_pem)?;
-            (params.signed_by(&key, &authority).map_err(text)?.pem(), certificate_pem.clone())
+            let (made, by) = (params.signed_by(&key, &authority).map_err(text)?, Subject::of(certificate_pem));
+            let signed = by.and_then(|by| subject.certify(&made, &by, authority.key()));
+            (signed.map_err(broken)?, certificate_pem.clone())
         }
         Signer::Acme(acme) => return Err(format!("{} is asked in an order", acme.server)),
     };
@@ -314,12 +319,16 @@ fn countersign(asked: &str, signer: &Signer, duration_ms: i64) -> Result<(String
     let Signer::Authority { certificate_pem, key_pem } = signer else {
         return Err("a selfSigned issuer signs with the key of a Certificate, not a request".to_owned());
     };
-    let mut asked =
-        CertificateSigningRequestParams::from_pem(asked).map_err(|error| format!("spec.request: {error}"))?;
+    let unreadable = |error: &dyn std::fmt::Display| format!("spec.request: {error}");
+    let subject = Subject::asked(asked).map_err(|error| unreadable(&error))?;
+    let mut asked = CertificateSigningRequestParams::from_pem(asked).map_err(|error| unreadable(&error))?;
     valid_for(&mut asked.params, duration_ms);
     asked.params.is_ca = IsCa::NoCa;
-    let signed = asked.signed_by(&authority(certificate_pem, key_pem)?).map_err(|error| error.to_string())?;
-    Ok((signed.pem(), certificate_pem.clone()))
+    let authority = authority(certificate_pem, key_pem)?;
+    let made = asked.signed_by(&authority).map_err(|error| error.to_string())?;
+    let by = Subject::of(certificate_pem);
+    let signed = by.and_then(|by| subject.certify(&made, &by, authority.key())).map_err(|error| error.to_string())?;
+    Ok((signed, certificate_pem.clone()))
 }
 
 fn valid_for(params: &mut CertificateParams, duration_ms: i64) {
@@ -328,23 +337,18 @@ fn valid_for(params: &mut CertificateParams, duration_ms: i64) {
     params.not_after = now + Duration::milliseconds(duration_ms);
 }
 
-fn subject(spec: &Value) -> DistinguishedName {
-    let mut name = DistinguishedName::new();
-    if let Some(common) = spec["commonName"].as_str().filter(|text| !text.is_empty()) {
-        name.push(DnType::CommonName, common);
-    }
+fn subject(spec: &Value) -> Subject {
     let parts = [
-        ("organizations", DnType::OrganizationName),
-        ("organizationalUnits", DnType::OrganizationalUnitName),
-        ("countries", DnType::CountryName),
+        ("countries", Attribute::Country),
+        ("organizations", Attribute::Organization),
+        ("organizationalUnits", Attribute::OrganizationalUnit),
     ];
-    for (field, type_) in parts {
-        // One of each is what this encoder writes; the first is the one people mean.
-        if let Some(text) = spec["subject"][field][0].as_str() {
-            name.push(type_, text);
-        }
-    }
-    name
+    let listed = parts.iter().flat_map(|(field, kind)| {
+        let values = spec["subject"][field].as_array().into_iter().flatten().filter_map(Value::as_str);
+        values.map(|value| (*kind, value))
+    });
+    let common = spec["commonName"].as_str().filter(|text| !text.is_empty());
+    Subject::new(listed.chain(common.map(|name| (Attribute::CommonName, name))))
 }
 
 fn alternatives(spec: &Value) -> Result<Vec<SanType>, String> {

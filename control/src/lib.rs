@@ -28,6 +28,7 @@ pub mod scheduler_driver;
 pub mod server;
 mod snapshot;
 pub mod store;
+mod subject;
 mod term;
 pub mod token;
 pub mod trust;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, DnValue,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls::RootCertStore;
@@ -21,6 +21,7 @@ use rustls::server::WebPkiClientVerifier;
 use time::{Duration, OffsetDateTime};
 
 use crate::private;
+use crate::subject::{Attribute, Subject};
 
 /// How long the authority's own certificate is valid.
 const AUTHORITY_DAYS: i64 = 3650;
@@ -49,6 +50,12 @@ pub enum PkiError {
     /// A certificate could not be made.
     #[error("cannot make a certificate: {0}")]
     Make(#[from] rcgen::Error),
+    /// A certificate that was just made cannot be read.
+    #[error("cannot make a certificate: {0}")]
+    Encoding(#[from] yasna::ASN1Error),
+    /// A request cannot be read.
+    #[error("the request cannot be read: {0}")]
+    Request(String),
     /// TLS does not accept what was made.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
@@ -101,11 +108,8 @@ impl Authority {
     /// # Errors
     /// When the certificate cannot be made.
     pub fn client(&self, user: &str, groups: &[&str]) -> Result<Identity, PkiError> {
-        let mut params = leaf(user, ExtendedKeyUsagePurpose::ClientAuth, LEAF_DAYS);
-        for group in groups {
-            params.distinguished_name.push(DnType::OrganizationName, *group);
-        }
-        self.sign(&params)
+        let params = leaf(user, ExtendedKeyUsagePurpose::ClientAuth, LEAF_DAYS);
+        self.sign_as(&params, &person(user, groups.iter().copied()))
     }
 
     /// A server certificate for these names and addresses.
@@ -128,6 +132,16 @@ impl Authority {
     /// When the name is not a DNS name, or the certificate cannot be made.
     pub fn node(&self, name: &str) -> Result<Identity, PkiError> {
         self.sign(&node_params(name, LEAF_DAYS)?)
+    }
+
+    /// The certificate of a member's own node, which other nodes believe more than each other: it is in the group
+    /// `system:kogia-members` too.
+    ///
+    /// # Errors
+    /// As [`Authority::node`].
+    pub fn member_node(&self, name: &str) -> Result<Identity, PkiError> {
+        let groups = [http_api::MEMBERS, NODES];
+        self.sign_as(&node_params(name, LEAF_DAYS)?, &person(&format!("{NODE_USER}{name}"), groups))
     }
 
     /// Signs the key of a request (PKCS #10, PEM) as [`Authority::node`] does; what else the request asks for is not
@@ -155,11 +169,9 @@ impl Authority {
         let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
         let mut params = leaf(user, ExtendedKeyUsagePurpose::ClientAuth, LEAF_DAYS);
         params.not_after = OffsetDateTime::now_utc() + Duration::seconds(seconds);
-        for group in groups {
-            params.distinguished_name.push(DnType::OrganizationName, group.as_str());
-        }
         request.params = params;
-        Ok(request.signed_by(&self.issuer)?.pem())
+        let subject = person(user, groups.iter().map(String::as_str));
+        subject.certify(&request.signed_by(&self.issuer)?, &Subject::of(&self.certificate_pem)?, self.issuer.key())
     }
 
     /// What a join token pins: the SHA-256 of the authority's public key (SubjectPublicKeyInfo), as kubeadm's
@@ -202,6 +214,23 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
+
+    fn sign_as(&self, params: &CertificateParams, subject: &Subject) -> Result<Identity, PkiError> {
+        let key = KeyPair::generate()?;
+        let (made, authority) = (params.signed_by(&key, &self.issuer)?, Subject::of(&self.certificate_pem)?);
+        let certificate_pem = subject.certify(&made, &authority, self.issuer.key())?;
+        Ok(Identity { certificate_pem, key_pem: key.serialize_pem() })
+    }
+}
+
+/// What a node's user name begins with, and the group of all nodes.
+const NODE_USER: &str = "system:node:";
+const NODES: &str = "system:nodes";
+
+/// Whom Kubernetes reads in a certificate: the common name is the user, the organisations are the groups.
+fn person<'a>(user: &'a str, groups: impl IntoIterator<Item = &'a str>) -> Subject {
+    let groups = groups.into_iter().map(|group| (Attribute::Organization, group));
+    Subject::new(groups.chain([(Attribute::CommonName, user)]))
 }
 
 fn make_authority() -> Result<Identity, PkiError> {
@@ -248,20 +277,10 @@ pub(crate) struct RequestedSubject {
 /// Reads a request (PKCS #10, PEM) whose signature fits its key.
 pub(crate) fn requested_subject(request_pem: &str) -> Result<RequestedSubject, PkiError> {
     let params = CertificateSigningRequestParams::from_pem(request_pem)?.params;
-    let text = |value: &DnValue| match value {
-        DnValue::Utf8String(text) => text.clone(),
-        DnValue::PrintableString(text) => text.as_str().to_owned(),
-        DnValue::Ia5String(text) => text.as_str().to_owned(),
-        DnValue::TeletexString(text) => text.as_str().to_owned(),
-        _ => String::new(),
-    };
-    let of = |type_: DnType| {
-        let entries = params.distinguished_name.iter().filter(move |(found, _)| **found == type_);
-        entries.map(|(_, value)| text(value)).collect::<Vec<_>>()
-    };
+    let subject = Subject::asked(request_pem)?;
     Ok(RequestedSubject {
-        user: of(DnType::CommonName).into_iter().next().unwrap_or_default(),
-        groups: of(DnType::OrganizationName),
+        user: subject.all(Attribute::CommonName).into_iter().next().unwrap_or_default(),
+        groups: subject.all(Attribute::Organization),
         has_names: !params.subject_alt_names.is_empty(),
     })
 }
@@ -299,8 +318,8 @@ pub fn import(folder: &Path, files: impl Fn(&str) -> Option<String>) -> Result<(
 
 fn node_name(name: &str) -> DistinguishedName {
     let mut distinguished = DistinguishedName::new();
-    distinguished.push(DnType::OrganizationName, "system:nodes");
-    distinguished.push(DnType::CommonName, format!("system:node:{name}"));
+    distinguished.push(DnType::OrganizationName, NODES);
+    distinguished.push(DnType::CommonName, format!("{NODE_USER}{name}"));
     distinguished
 }
 
@@ -393,7 +412,8 @@ mod tests {
         let identity = Identity { certificate_pem: signed, key_pem: key };
         authority.server_tls(&identity).unwrap();
         assert!(authority.sign_node("nonsense", "n1").is_err());
-        assert!(authority.sign_client(&request, "anna", &["team".into()], 600).is_ok());
+        let signed = authority.sign_client(&request, "anna", &["team".into(), "whales".into()], 600).unwrap();
+        assert!(signed.starts_with("-----BEGIN CERTIFICATE-----"));
         let subject = requested_subject(&request).unwrap();
         assert_eq!(
             (subject.user.as_str(), subject.groups.as_slice()),

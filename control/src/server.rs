@@ -8,7 +8,7 @@ use std::sync::Arc;
 use api::Status;
 use futures::FutureExt;
 use http::{Request, Response};
-use http_api::{ApiService, Body, BoxError, Measured, Relay, ServiceAccountTokens};
+use http_api::{ApiService, Body, BoxError, Measured, Relay, ServiceAccountTokens, Standing};
 use objects::{Objects, User};
 use raft_store::Store;
 use serde_json::{Value, json};
@@ -191,7 +191,7 @@ impl ControlPlane {
     /// # Errors
     /// When the certificate cannot be made.
     pub fn node_identity(&self, name: &str) -> Result<Identity, PkiError> {
-        self.authority.node(name)
+        self.authority.member_node(name)
     }
 
     /// The certificate that the Ingress shows for names without one of their own: `localhost` and what is under it.
@@ -210,7 +210,7 @@ impl ControlPlane {
         S::Error: Into<BoxError>,
         S::Future: Send + 'static,
     {
-        self.relay.attach(name, BoxCloneSyncService::new(service.map_err(Into::into)));
+        self.relay.attach(name, Standing::Own, BoxCloneSyncService::new(service.map_err(Into::into)));
     }
 
     /// Waits until a part ends that should have gone on, and names it.

@@ -1,8 +1,8 @@
 //! What the API asks a node about its containers, on the kubelet's paths.
 //!
 //! `GET /containerLogs/NAMESPACE/POD/CONTAINER` with the query of `pods/log`, `GET /stats/summary`, `GET /pods`,
-//! `GET /metrics`, `GET /healthz`, `GET /images/v2/…` (the reading half of the OCI distribution API, images under their full names), and
-//! the conversations, whose two directions are the bodies of request and answer: `POST /portForward/NAMESPACE/POD/PORT`,
+//! `GET /metrics`, `GET /healthz`, `GET /images/v2/…` (the reading half of the OCI distribution API, images under their full
+//! names), `GET /code/…` (machine code, for other nodes), and the conversations, whose two directions are the bodies of request and answer: `POST /portForward/NAMESPACE/POD/PORT`,
 //! a connection to a pod; `POST /exec/NAMESPACE/POD/CONTAINER` and `POST /attach/…`, with the query of `pods/exec` and
 //! frames of [`api::channels`] in both. Who may ask was decided before: this service is reachable only through the API
 //! server.
@@ -32,7 +32,7 @@ use crate::node::Agent;
 use crate::output::{Reader, Wanted};
 use crate::rooms::Room;
 use crate::roster::Tenant;
-use crate::{exec, stats};
+use crate::{code, exec, stats};
 
 /// The node's endpoints as a service: give it to whoever carries requests to this node.
 #[derive(Clone)]
@@ -56,7 +56,8 @@ impl KubeletService {
             ["healthz"] => Ok(reply("text/plain; charset=utf-8", network::body::full("ok"))),
             // Prometheus' text format, as the kubelet's own.
             ["metrics"] => {
-                Ok(reply("text/plain; version=0.0.4", network::body::full(self.agent.config.metrics.text())))
+                let text = self.agent.config.metrics.text() + &code::metrics(&self.agent.config.engine);
+                Ok(reply("text/plain; version=0.0.4", network::body::full(text)))
             }
             ["pods"] => {
                 let list =
@@ -184,6 +185,10 @@ where
             }
             if let Some(path) = head.uri.path().strip_prefix("/images") {
                 return Ok(service.registry.answer_node(&head.method, path).await);
+            }
+            if let Some(name) = head.uri.path().strip_prefix("/code/") {
+                let absent = || Refusal(StatusCode::NOT_FOUND, format!("there is no {name} here")).into_response();
+                return Ok(code::answer(&service.agent.config.engine, name).await?.unwrap_or_else(absent));
             }
             // Finding the files takes a few system calls.
             let answer = move || service.answer(&head.method, head.uri.path(), head.uri.query());

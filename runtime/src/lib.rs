@@ -10,7 +10,7 @@
 //! * `ground`: a pod's address and folders; `container`: from image to running code; `environment`, `settings`,
 //!   `volumes`, `output`: what it sees and prints.
 //! * `terms`: what a pod asks in `kogia.dev/…` annotations; `storage`: how much of the disk it uses.
-//! * `reclaim`: the end of persistent volumes.
+//! * `reclaim`: the end of persistent volumes. `pull`, `peers`, `code`: images and machine code from elsewhere.
 //! * `events`, `probes`, `addresses`, `roster`: told, asked, given out, known.
 //! * `rooms`, `console`, `outlet`: running containers seen from inside, and those who are connected to them; `exec`: what
 //!   is run in them; `toolbox`, `terminal`: what a component has no `/bin` and no tty for.
@@ -21,6 +21,7 @@
 //!   other nodes.
 
 mod addresses;
+mod code;
 mod console;
 mod container;
 pub mod dns;
@@ -61,6 +62,7 @@ mod terms;
 mod toolbox;
 mod volumes;
 
+pub use code::MembersCode;
 pub use engine;
 pub use host::Capacity;
 pub use image;

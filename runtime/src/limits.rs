@@ -15,6 +15,13 @@ pub const LEASE_SECONDS: i32 = 40;
 /// How often an unchanged node status is written again (the kubelet's interval).
 pub const NODE_STATUS_RENEW: Duration = Duration::from_secs(300);
 
+/// Services that a pod is told of by variables: each is seven or more of them in every container of the namespace, and a
+/// program that wants one of so many asks for its name.
+pub const SERVICE_LINKS_MAX: usize = 256;
+
+/// How long a pod that is to be told of Services waits until they have been read: the node reads them when it starts.
+pub const SERVICES_WAIT: Duration = Duration::from_secs(10);
+
 /// First wait after a request to the API failed.
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 
@@ -97,6 +104,15 @@ pub const PEERS_ASKED_MAX: usize = 8;
 
 /// How long another node may be silent in the middle of an image.
 pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// How long the members may take to say whether one of them has some machine code. The API asks them one after the other.
+pub const CODE_ASKED_MAX: Duration = Duration::from_secs(5);
+
+/// How long machine code may be on its way: in this time nearly everything is compiled here.
+pub const CODE_FETCH_MAX: Duration = Duration::from_secs(60);
+
+/// Largest machine code that is fetched: some five times the largest component.
+pub const CODE_BYTES_MAX: usize = 2 << 30;
 
 /// Images a node lists in its status: the kubelet lists 50, and ours are smaller.
 pub const IMAGES_LISTED_MAX: usize = 100;

@@ -1,11 +1,12 @@
 //! Joining from another machine, here another directory: who may, who may not, and that a node needs its token once.
 
 use std::net::TcpListener;
+use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{eventually, run, run_with_input};
+use crate::harness::{Kubectl, eventually, run, run_with_input};
 use crate::machines::{Machine, is_ready, kogia};
 
 const SERVER: [&str; 13] = [
@@ -88,6 +89,47 @@ fn a_token_opens_the_door_it_is_for() {
         assert_ne!(far["status"]["phase"], "Failed", "{far}");
         (far["status"]["phase"] == "Succeeded").then_some(())
     });
+}
+
+#[test]
+fn machine_code_comes_from_members_and_from_nobody_else() {
+    if Kubectl::newest().is_none() {
+        return;
+    }
+    let dir = tempfile::Builder::new().prefix("kogia-join-").tempdir().unwrap();
+    let (first, api) = found(&dir);
+    let token = first.kogia(&["token", "create"]).ok().trim().to_owned();
+    let join = |name: &str| {
+        let agent = ["agent", "--join", &api, "--name", name, "--token", &token];
+        let machine = Machine::start(&dir.path().join(name), &agent);
+        eventually("the node to be ready", || is_ready(&first, name).filter(|ready| *ready));
+        machine
+    };
+    // Every machine has images and code of its own. The toolbox is a component like any other.
+    let run_on = |node: &str| {
+        let container = "{name: main, image: toolbox, command: ['true']}";
+        let spec = format!("{{nodeName: {node}, restartPolicy: Never, containers: [{container}]}}");
+        let pod = format!("{{apiVersion: v1, kind: Pod, metadata: {{name: on-{node}}}, spec: {spec}}}");
+        run_with_input(&mut kogia(&first.folder, &["apply", "-f", "-"]), &pod).ok();
+        eventually("the pod to end well", || {
+            let read = first.kogia(&["get", "pod", &format!("on-{node}"), "-o", "json"]);
+            let pod: Value = serde_json::from_str(&read.out).ok()?;
+            assert_ne!(pod["status"]["phase"], "Failed", "{pod}");
+            (pod["status"]["phase"] == "Succeeded").then_some(())
+        });
+        let mut kubectl = Command::new("kubectl");
+        kubectl.env("KUBECONFIG", first.folder.join("kubeconfig")).env("HOME", dir.path());
+        let metrics = run(kubectl.args(["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/metrics")])).ok();
+        ["compiler", "member"].map(|from| {
+            let line = format!("kogia_components_total{{from=\"{from}\"}} ");
+            let count = metrics.lines().find_map(|found| found.strip_prefix(&line));
+            count.unwrap_or_else(|| panic!("{metrics}")).to_owned()
+        })
+    };
+    let _workers = (join("early"), join("late"));
+    assert_eq!(run_on("early"), ["1", "0"], "nobody has it yet");
+    assert_eq!(run_on("first"), ["1", "0"], "what a worker made is not taken");
+    assert_eq!(run_on("late"), ["0", "1"], "what a member made is");
 }
 
 #[test]

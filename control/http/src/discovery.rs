@@ -250,11 +250,17 @@ pub(crate) async fn non_resource(inner: &Inner, call: &Call, body: Body, path: &
             paths.extend(["/openapi/v3", KEYS_PATH, "/readyz", "/version"].map(String::from));
             Ok(Reply::value(StatusCode::OK, &json!({"paths": paths})))
         }
-        _ => match (path.strip_prefix("/openapi/v3/"), path.strip_prefix("/kogia/nodes/")) {
-            (Some(group_version), _) => crate::openapi::v3(inner, call, group_version).await,
-            (None, Some(node_path)) => images::relay(inner, call, node_path).await,
-            (None, None) => Err(Status::no_such_path()),
-        },
+        _ => {
+            if let Some(group_version) = path.strip_prefix("/openapi/v3/") {
+                crate::openapi::v3(inner, call, group_version).await
+            } else if let Some(node_path) = path.strip_prefix("/kogia/nodes/") {
+                images::relay(inner, call, node_path).await
+            } else if let Some(name) = path.strip_prefix("/kogia/code/") {
+                images::code(inner, call, name).await
+            } else {
+                Err(Status::no_such_path())
+            }
+        }
     }
 }
 

@@ -39,7 +39,7 @@ mod webhooks;
 use bytes::Bytes;
 
 pub use auth::{Authenticator, KeyError, ServiceAccountTokens, StaticTokens};
-pub use relay::{Lost, NodeService, Relay};
+pub use relay::{Lost, MEMBERS, NodeService, Relay, Standing};
 pub use serve::serve;
 pub use service::{ApiService, Config, InProcess, in_process, service};
 pub use usage::{Measured, measure};

@@ -124,6 +124,9 @@ pub(crate) fn relay_patience(nodes: usize) -> (Duration, Duration) {
     (every, every * 2)
 }
 
+/// How long a member may take to say whether it has some machine code: most components compile in less than a second.
+pub(crate) const CODE_ASKED_MAX: Duration = Duration::from_secs(1);
+
 /// How often nodes are asked what their pods use: metrics-server's `--metric-resolution`.
 pub(crate) const USAGE_EVERY: Duration = Duration::from_secs(15);
 

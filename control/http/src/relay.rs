@@ -45,9 +45,24 @@ const PROTOCOL: &str = "kogia-relay";
 /// A node's answer to come.
 type Answer = BoxFuture<'static, Result<Response<Body>, BoxError>>;
 
+/// The group of the nodes whose processes are members of the cluster. Only a member can give a certificate for it.
+pub const MEMBERS: &str = "system:kogia-members";
+
+/// What a node is to the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Its process is this one.
+    Own,
+    /// Its process is another member.
+    Member,
+    /// Any other.
+    Worker,
+}
+
 /// One way to a node.
 struct Way {
     service: NodeService,
+    standing: Standing,
     /// Which attachment this is, so that the end of an older one does not take it away.
     number: u64,
 }
@@ -68,11 +83,11 @@ pub struct Relay {
 impl Relay {
     /// Makes a node reachable; a service attached earlier under the name is replaced. The number is for
     /// [`Relay::detach`].
-    pub fn attach(&self, node: &str, service: NodeService) -> u64 {
+    pub fn attach(&self, node: &str, standing: Standing, service: NodeService) -> u64 {
         let mut attached = self.attached.write().unwrap_or_else(PoisonError::into_inner);
         attached.last += 1;
         let number = attached.last;
-        attached.nodes.insert(node.to_owned(), Way { service, number });
+        attached.nodes.insert(node.to_owned(), Way { service, standing, number });
         self.lost.send_if_modified(|lost| {
             let known = lost.contains_key(node);
             if known {
@@ -117,6 +132,15 @@ impl Relay {
         self.attached.read().unwrap_or_else(PoisonError::into_inner).nodes.keys().cloned().collect()
     }
 
+    /// The names of the attached nodes that belong to members, this process' own first.
+    pub(crate) fn members(&self) -> Vec<String> {
+        let attached = self.attached.read().unwrap_or_else(PoisonError::into_inner);
+        let members = attached.nodes.iter().filter(|(_, way)| way.standing != Standing::Worker);
+        let mut members: Vec<_> = members.map(|(name, way)| (way.standing, name.clone())).collect();
+        members.sort_unstable();
+        members.into_iter().map(|(_, name)| name).collect()
+    }
+
     /// Sends a request to a node; `None` when no such node is attached.
     pub(crate) fn send(&self, node: &str, request: Request<Body>) -> Option<Answer> {
         let attached = self.attached.read().unwrap_or_else(PoisonError::into_inner);
@@ -142,11 +166,12 @@ pub(crate) fn offered(inner: &Inner, call: &Call) -> Result<Reply, Status> {
     }
     let connection = call.upgrade.clone();
     let connection = connection.ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
+    let standing = if call.user.is_in(MEMBERS) { Standing::Member } else { Standing::Worker };
     let (relay, node, stop) = (inner.config.node_relay.clone(), node.to_owned(), call.stop.clone());
     tokio::spawn(async move {
         let talk = async {
             match connection.await {
-                Ok(upgraded) => keep(&relay, &node, upgraded).await,
+                Ok(upgraded) => keep(&relay, &node, standing, upgraded).await,
                 Err(error) => debug!(node, %error, "a node's connection was not upgraded"),
             }
         };
@@ -161,7 +186,7 @@ pub(crate) fn offered(inner: &Inner, call: &Call) -> Result<Reply, Status> {
 }
 
 /// Relays over a connection until it ends.
-async fn keep(relay: &Relay, node: &str, upgraded: Upgraded) {
+async fn keep(relay: &Relay, node: &str, standing: Standing, upgraded: Upgraded) {
     let (every, patience) = relay_patience(relay.count());
     let handshake = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -175,7 +200,7 @@ async fn keep(relay: &Relay, node: &str, upgraded: Upgraded) {
         Err(error) => return debug!(node, %error, "a node does not speak HTTP/2 on its relay"),
     };
     let service = tower::service_fn(move |request| ask(sender.clone(), request).boxed());
-    let number = relay.attach(node, BoxCloneSyncService::new(service));
+    let number = relay.attach(node, standing, BoxCloneSyncService::new(service));
     info!(node, "the node can be reached");
     let ended = connection.await;
     relay.detach(node, number);
@@ -205,21 +230,32 @@ mod tests {
     fn the_end_of_an_older_connection_says_nothing() {
         let relay = Relay::default();
         let lost = relay.lost();
-        let first = relay.attach("n1", service());
-        let second = relay.attach("n1", service());
+        let first = relay.attach("n1", Standing::Worker, service());
+        let second = relay.attach("n1", Standing::Worker, service());
         relay.detach("n1", first);
         assert!(relay.count() == 1 && lost.borrow().is_empty(), "it came back before the old connection ended");
         relay.detach("n1", second);
         assert!(relay.count() == 0 && lost.borrow().contains_key("n1"));
-        relay.attach("n1", service());
+        relay.attach("n1", Standing::Worker, service());
         assert!(lost.borrow().is_empty());
+    }
+
+    #[test]
+    fn members_are_told_from_workers() {
+        let relay = Relay::default();
+        for (name, standing) in
+            [("w1", Standing::Worker), ("b", Standing::Member), ("own", Standing::Own), ("a", Standing::Member)]
+        {
+            relay.attach(name, standing, service());
+        }
+        assert_eq!(relay.members(), ["own", "a", "b"]);
     }
 
     #[test]
     fn what_is_remembered_of_lost_nodes_has_a_bound() {
         let relay = Relay::default();
         for node in 0..RELAY_LOST_MAX + 10 {
-            let number = relay.attach(&format!("n{node}"), service());
+            let number = relay.attach(&format!("n{node}"), Standing::Worker, service());
             relay.detach(&format!("n{node}"), number);
         }
         assert_eq!(relay.lost().borrow().len(), RELAY_LOST_MAX);

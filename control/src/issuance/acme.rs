@@ -22,7 +22,7 @@ use instant_acme::{
     Account, AuthorizationStatus, BodyWrapper, BytesResponse, ChallengeType, Error, ExternalAccountKey, HttpClient,
     Identifier, Key as AccountKey, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
 };
-use rcgen::{CertificateParams, KeyPair, SanType};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use reqwest::{Client, redirect};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{Driver, Signed, alternatives, key_of, subject};
+use super::{Driver, Signed, alternatives, key_of};
 use crate::clock;
 
 /// Orders and registrations that go on at a time.
@@ -291,7 +291,11 @@ async fn obtain(record: &Record<'_>, wish: &Wish, acme: &Acme) -> Result<Signed,
     }
     let key = key_of(spec, wish)?;
     let mut params = CertificateParams::default();
-    params.distinguished_name = subject(spec);
+    // Such a server certifies names alone (RFC 8555 §7.4): whatever else the subject says is not for it to know.
+    params.distinguished_name = DistinguishedName::new();
+    if let Some(common) = spec["commonName"].as_str().filter(|name| !name.is_empty()) {
+        params.distinguished_name.push(DnType::CommonName, common);
+    }
     params.subject_alt_names = names;
     let asked = params.serialize_request(&key).map_err(|error| error.to_string())?;
     order.finalize_csr(asked.der()).await.map_err(|error| said(&error))?;

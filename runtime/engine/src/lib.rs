@@ -12,6 +12,7 @@
 //! hold without a bound (`limits`).
 #![deny(unsafe_code)]
 
+mod artefact;
 mod call;
 mod command;
 mod compile;
@@ -36,6 +37,7 @@ mod ticker;
 mod turns;
 mod workers;
 
+pub use artefact::{CodeSource, KeptCode};
 pub use command::Running;
 pub use compile::{COMPILE_COMMAND, compile_main};
 pub use component::Code;
@@ -44,7 +46,7 @@ pub use guest::{Accounts, Usage};
 pub use http::HttpContainer;
 pub use inspect::{CodeError, Kind};
 pub use output::{Output, Stream};
-pub use parts::EngineError;
+pub use parts::{CodeCounts, EngineError};
 
 use component::Codes;
 use guest::Container;
@@ -74,6 +76,8 @@ pub struct EngineConfig {
     /// The program that compiles in a process of its own: called as `PROGRAM compile-component WASM OUT SETTINGS`, it
     /// must end in [`compile_main`]. `None` compiles in this process.
     pub compiler: Option<PathBuf>,
+    /// Who is asked for machine code before it is compiled here.
+    pub source: Option<Arc<dyn CodeSource>>,
 }
 
 impl EngineConfig {
@@ -87,6 +91,7 @@ impl EngineConfig {
             memory_max_bytes: None,
             wasi_0_3: true,
             compiler: None,
+            source: None,
         }
     }
 }
@@ -203,13 +208,27 @@ impl Engine {
         cell.get_or_try_init(|| load).await.cloned()
     }
 
+    /// Machine code that was compiled here or fetched, by the name a [`CodeSource`] is asked for; `None` when it is not here.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// When the cache directory cannot be read.
+    pub fn kept_code(&self, name: &str) -> std::io::Result<Option<KeptCode>> {
+        artefact::kept(&self.inner.config.cache_dir, name)
+    }
+
+    /// How components came to their machine code since the engine began.
+    pub fn code_counts(&self) -> CodeCounts {
+        self.inner.parts.get().map(|parts| parts.counts.read()).unwrap_or_default()
+    }
+
     /// Deletes the compiled code of components that are not kept, named by the 64 hexadecimal digits of their SHA-256. What
     /// runs goes on. Returns how many bytes that were. Blocks.
     ///
     /// # Errors
     /// When the cache directory cannot be read, or a file in it cannot be removed.
     pub fn remove_code(&self, is_kept: impl Fn(&str) -> bool) -> std::io::Result<u64> {
-        compile::remove_others(&self.inner.config.cache_dir, is_kept)
+        artefact::remove_others(&self.inner.config.cache_dir, is_kept)
     }
 
     /// Runs a command to its end or until `stop`. Dropping the returned future ends it too.

@@ -8,6 +8,7 @@ use crate::ticker::Ticker;
 use crate::{EngineConfig, limits};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
 
 /// Why there is no engine. All of them are the node's trouble, not the guest's.
@@ -29,6 +30,27 @@ pub enum EngineError {
     Wasmtime(String),
 }
 
+/// How many components were compiled, and how many came as machine code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CodeCounts {
+    /// Compiled here, or tried to be.
+    pub compiled: u64,
+    /// Had from a [`CodeSource`](crate::CodeSource).
+    pub fetched: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) compiled: AtomicU64,
+    pub(crate) fetched: AtomicU64,
+}
+
+impl Counts {
+    pub(crate) fn read(&self) -> CodeCounts {
+        CodeCounts { compiled: self.compiled.load(Ordering::Relaxed), fetched: self.fetched.load(Ordering::Relaxed) }
+    }
+}
+
 /// Shared by all code and containers of an engine.
 pub(crate) struct Parts {
     pools: Pools,
@@ -37,6 +59,7 @@ pub(crate) struct Parts {
     /// What all guests hold together.
     pub(crate) memory: Arc<Account>,
     pub(crate) compilations: Semaphore,
+    pub(crate) counts: Counts,
     /// Instances that wait for their next request, on the whole node.
     pub(crate) resting: Arc<Semaphore>,
 }
@@ -50,6 +73,7 @@ impl Parts {
             ticker,
             threads,
             memory: Account::of_node(config.memory_max_bytes),
+            counts: Counts::default(),
             compilations: Semaphore::new(limits::COMPILATIONS_MAX),
             resting: Arc::new(Semaphore::new(limits::RESTING_INSTANCES_MAX)),
         })

@@ -44,7 +44,8 @@ pub(super) fn allowed(view: &View, user: &User, attributes: &Attributes) -> bool
         // Images that lie on other nodes: what every pod may run anyway.
         let image = a.path.strip_prefix("/kogia/nodes/").and_then(|path| path.split_once('/'));
         let image = image.is_some_and(|(_, path)| path.starts_with("images/v2/"));
-        return a.verb == "get" && (image || a.path == "/kogia/relay");
+        let code = a.path.starts_with("/kogia/code/");
+        return a.verb == "get" && (image || code || a.path == "/kogia/relay");
     }
     let (verb, reads) = (a.verb.as_str(), READ.contains(&a.verb.as_str()));
     if reads && a.subresource.is_empty() && READABLE.contains(&(a.group.as_str(), a.resource.as_str())) {
@@ -154,6 +155,7 @@ mod tests {
             ("/kogia/nodes/n2/exec", false),
             ("/kogia/nodes/images/v2", false),
             ("/kogia/relay", true),
+            ("/kogia/code/0123-4567.cwasm", true),
             ("/kogia/snapshot", false),
         ] {
             let attributes = Attributes { verb: "get".into(), path: path.into(), ..Attributes::default() };

@@ -158,7 +158,7 @@ fn echo() -> BoxCloneSyncService<Request<Body>, Response<Body>, BoxError> {
 #[tokio::test]
 async fn output_comes_from_the_pods_node() {
     let relay = Relay::default();
-    let attached = relay.attach("n1", echo());
+    let attached = relay.attach("n1", http_api::Standing::Worker, echo());
     let api = Api::with(Config { node_relay: relay.clone(), ..Config::default() }).await;
     let pod = |name: &str, node: &str| json!({"metadata": {"name": name}, "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]}});
     assert_eq!(api.post(PODS, &pod("web", "n1")).await.code, 201);

@@ -66,7 +66,7 @@ fn web(client: Body) -> Body {
 
 async fn api() -> Api {
     let relay = Relay::default();
-    relay.attach("n1", BoxCloneSyncService::new(tower::service_fn(node)));
+    relay.attach("n1", http_api::Standing::Own, BoxCloneSyncService::new(tower::service_fn(node)));
     let api = Api::with(Config { node_relay: relay, ..Config::default() }).await;
     for (name, node) in [("web", Some("n1")), ("lost", Some("n2")), ("waiting", None)] {
         let spec = json!({"nodeName": node, "containers": [{"name": "c", "image": "i"}]});
