@@ -9,15 +9,15 @@ use engine::{Accounts, Code, CodeError, ContainerSpec, HttpContainer, Kind, Outp
 use image::Resolved;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as k8s;
-use network::{HttpBinding, HttpService};
+use network::{HttpBinding, HttpService, ServiceTable};
 use pod::Exit;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::console::Console;
-use crate::environment::{self, arguments};
+use crate::environment::{self, arguments, links};
 use crate::ground::{Ground, Sight};
-use crate::limits::EXECS_MAX;
+use crate::limits::{EXECS_MAX, SERVICES_WAIT};
 use crate::node::Agent;
 use crate::output::ContainerOutput;
 use crate::rooms::{self, Room};
@@ -79,7 +79,10 @@ pub(crate) async fn prepare(
     let names = environment::references(container);
     let settings = settings::fetch(&agent.config.client, namespace, names).await.map_err(StartError::config)?;
     let place = agent.place(ground.network.addresses());
-    let env = environment::environment(pod, container, &settings, &place).map_err(StartError::config)?;
+    let services = known_services(agent, pod).await.map_err(StartError::config)?;
+    let linked = services.as_ref().map_or_else(Vec::new, |services| links::linked(services, namespace));
+    let env = environment::environment(pod, container, &settings, &place, &linked).map_err(StartError::config)?;
+    drop(linked);
     let stage = ground.folder.join("files").join(&container.name);
     let terms = pod.metadata.annotations.as_ref().map(terms).transpose().map_err(StartError::config)?;
     let terms = terms.unwrap_or_default();
@@ -126,6 +129,17 @@ pub(crate) async fn prepare(
     };
     let (ports, programs, sight) = (ports(container), exec::programs(container), ground.sight.clone());
     Ok(Prepared { code, spec, ports, console, programs, root, sight })
+}
+
+/// The Services a pod wants to be told of, if it wants that (its default): as they are now, once they have been read.
+async fn known_services(agent: &Agent, pod: &k8s::Pod) -> Result<Option<Arc<ServiceTable>>, String> {
+    if pod.spec.as_ref().and_then(|spec| spec.enable_service_links) != Some(true) {
+        return Ok(None);
+    }
+    let read = tokio::time::timeout(SERVICES_WAIT, agent.config.fabric.services_read()).await;
+    // The kubelet's sentence.
+    let unread = |_| "services have not yet been read at least once, cannot construct envvars".to_owned();
+    read.map(Some).map_err(unread)
 }
 
 fn limit(container: &k8s::Container, name: &str) -> Option<Quantity> {

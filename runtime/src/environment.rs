@@ -2,23 +2,19 @@
 //!
 //! Pure: [`references`] says what must be fetched, [`environment`] does the rest. Messages are the kubelet's.
 
-use std::collections::{BTreeMap, BTreeSet};
+pub(crate) mod links;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use api::quantity::Quantity;
 use k8s_openapi::api::core::v1 as k8s;
+use network::services::Service;
 
 use crate::limits::VOLUMES_REFRESH;
 
 /// The ConfigMap that holds the authority of the API's certificate, in every namespace.
 const AUTHORITY: &str = "kube-root-ca.crt";
-
-/// Where a program finds the API. The address is the Service's own, for which the API has a certificate.
-const API: [(&str, &str); 3] = [
-    ("KUBERNETES_SERVICE_HOST", "10.43.0.1"),
-    ("KUBERNETES_SERVICE_PORT", "443"),
-    ("KUBERNETES_SERVICE_PORT_HTTPS", "443"),
-];
 
 /// The ConfigMaps, Secrets and claims a pod names, as far as they exist, and its tokens.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +82,8 @@ pub(crate) fn references(container: &k8s::Container) -> References {
     found
 }
 
-/// The environment, in order; later definitions of a name replace earlier ones.
+/// The environment, in order; later definitions of a name replace earlier ones. `linked` are the Services the pod is told
+/// of, beside the API.
 ///
 /// # Errors
 /// The sentence for `CreateContainerConfigError`: what is missing, by name.
@@ -95,10 +92,13 @@ pub(crate) fn environment(
     container: &k8s::Container,
     settings: &Settings,
     place: &Place,
+    linked: &[&Service],
 ) -> Result<Vec<(String, String)>, String> {
     let mut variables = Variables::default();
     variables.set("HOSTNAME".to_owned(), host_name(pod).to_owned());
-    API.iter().for_each(|(name, value)| variables.set((*name).to_owned(), (*value).to_owned()));
+    for service in linked.iter().copied().chain([&links::api()]) {
+        links::variables(service).into_iter().for_each(|(name, value)| variables.set(name, value));
+    }
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         for (name, value) in all_of(source, settings)? {
@@ -125,7 +125,7 @@ pub(crate) fn arguments(
     program: Option<&str>,
     environment: &[(String, String)],
 ) -> Vec<String> {
-    let variables = Variables { in_order: environment.to_vec() };
+    let variables = Variables::from(environment);
     let command = container.command.clone().filter(|command| !command.is_empty());
     let command = command.unwrap_or_else(|| vec![program.unwrap_or(&container.name).to_owned()]);
     command.iter().chain(container.args.iter().flatten()).map(|word| variables.expand(word)).collect()
@@ -133,7 +133,7 @@ pub(crate) fn arguments(
 
 /// Replaces `$(NAME)` by the environment's values (`subPathExpr`).
 pub(crate) fn expand(text: &str, environment: &[(String, String)]) -> String {
-    Variables { in_order: environment.to_vec() }.expand(text)
+    Variables::from(environment).expand(text)
 }
 
 /// What the pod calls itself: `spec.hostname`, or its name.
@@ -145,18 +145,31 @@ pub(crate) fn host_name(pod: &k8s::Pod) -> &str {
 #[derive(Default)]
 struct Variables {
     in_order: Vec<(String, String)>,
+    /// Where in it each name is.
+    places: HashMap<String, usize>,
+}
+
+impl From<&[(String, String)]> for Variables {
+    fn from(environment: &[(String, String)]) -> Self {
+        let mut variables = Self::default();
+        environment.iter().for_each(|(name, value)| variables.set(name.clone(), value.clone()));
+        variables
+    }
 }
 
 impl Variables {
     fn set(&mut self, name: String, value: String) {
-        match self.in_order.iter_mut().find(|(known, _)| *known == name) {
-            Some(known) => known.1 = value,
-            None => self.in_order.push((name, value)),
+        match self.places.get(&name) {
+            Some(at) => self.in_order[*at].1 = value,
+            None => {
+                self.places.insert(name.clone(), self.in_order.len());
+                self.in_order.push((name, value));
+            }
         }
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.in_order.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+        self.places.get(name).map(|at| &*self.in_order[*at].1)
     }
 
     /// Replaces `$(NAME)`; a name nobody defined stays as it is, and `$$` is one `$` that begins nothing.

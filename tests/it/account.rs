@@ -88,6 +88,41 @@ fn a_pod_finds_the_api_and_shows_who_it_is() {
 }
 
 #[test]
+fn a_pod_is_told_where_the_services_of_its_namespace_are() {
+    let Some(kubectl) = Kubectl::newest() else { return };
+    let cluster = Cluster::start();
+    cluster
+        .apply(
+            "{apiVersion: v1, kind: Service, metadata: {name: shop-front}, \
+             spec: {ports: [{name: http, port: 8765}]}}",
+        )
+        .ok();
+    let pod = |name: &str, links: &str| {
+        let container = "{name: main, image: toolbox, command: [sleep, infinity]}";
+        let pod = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{{links} containers: [{container}]}}}}"
+        );
+        cluster.apply(&pod).ok();
+        eventually("the pod to run", || (cluster.find("pod", name)?["status"]["phase"] == "Running").then_some(()));
+        kubectl.run(&cluster, &["exec", name, "--", "env"]).ok()
+    };
+    let address = cluster.get("service", "shop-front")["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    let told = pod("told", "");
+    for line in [
+        format!("SHOP_FRONT_SERVICE_HOST={address}"),
+        "SHOP_FRONT_SERVICE_PORT=8765".into(),
+        "SHOP_FRONT_SERVICE_PORT_HTTP=8765".into(),
+        format!("SHOP_FRONT_PORT=tcp://{address}:8765"),
+        format!("SHOP_FRONT_PORT_8765_TCP_ADDR={address}"),
+        "KUBERNETES_SERVICE_HOST=10.43.0.1".into(),
+    ] {
+        assert!(told.lines().any(|found| found == line), "{line}: {told}");
+    }
+    let alone = pod("alone", "enableServiceLinks: false,");
+    assert!(alone.contains("KUBERNETES_SERVICE_HOST=10.43.0.1") && !alone.contains("SHOP_FRONT"), "{alone}");
+}
+
+#[test]
 fn a_pod_reads_its_names_in_etc() {
     let Some(kubectl) = Kubectl::newest() else { return };
     let cluster = with_pods();

@@ -118,6 +118,12 @@ pub enum PortRef {
     Name(String),
 }
 
+/// Namespace and name of a Service.
+pub type ServiceName = (String, String);
+
+/// A Service as it is now, with its EndpointSlices.
+pub type Present = (Service, Vec<EndpointSlice>);
+
 /// What the table knows of one Service.
 #[derive(Debug)]
 pub struct ServiceEntry {
@@ -184,13 +190,15 @@ pub struct NodePort {
     pub balancer: Arc<Balancer>,
 }
 
-/// All Services of the cluster, as a connection looks them up.
-#[derive(Debug, Default)]
+/// All Services of the cluster, as a connection looks them up. A copy shares its entries with the original.
+#[derive(Clone, Debug, Default)]
 pub struct ServiceTable {
-    by_name: HashMap<String, HashMap<String, ServiceEntry>>,
+    by_name: HashMap<Arc<str>, HashMap<Arc<str>, Arc<ServiceEntry>>>,
     by_address: HashMap<(IpAddr, u16, Protocol), Arc<Balancer>>,
     addresses: HashSet<IpAddr>,
     node_ports: HashMap<(u16, Protocol), NodePort>,
+    /// Whether it was made of what the API has; the one before the first was not.
+    pub(crate) is_read: bool,
 }
 
 impl ServiceTable {
@@ -208,7 +216,7 @@ impl ServiceTable {
         for slice in slices {
             slices_of.entry((&slice.namespace, &slice.service)).or_default().push(slice);
         }
-        let mut table = Self::default();
+        let mut table = Self { is_read: true, ..Self::default() };
         for service in services {
             let key = (service.namespace.as_str(), service.name.as_str());
             let slices = slices_of.get(&key).cloned().unwrap_or_default();
@@ -217,11 +225,47 @@ impl ServiceTable {
         table
     }
 
+    /// Has some Services be what they are now, each with its EndpointSlices and as seen from the same node as all others;
+    /// `None` for one that is gone. What it costs does not depend on how many others there are, unless a node's port changes
+    /// hands.
+    pub fn update(&mut self, here: Here<'_>, changes: Vec<(ServiceName, Option<Present>)>) {
+        // An address may pass from one to another.
+        changes.iter().for_each(|((namespace, name), _)| self.remove(namespace, name));
+        for (service, slices) in changes.into_iter().filter_map(|(_, now)| now) {
+            self.insert(service, &slices.iter().collect::<Vec<_>>(), here);
+        }
+    }
+
+    fn remove(&mut self, namespace: &str, name: &str) {
+        let Some(names) = self.by_name.get_mut(namespace) else { return };
+        let Some(entry) = names.remove(name) else { return };
+        if names.is_empty() {
+            self.by_name.remove(namespace);
+        }
+        let service = &entry.service;
+        for ip in &service.cluster_ips {
+            self.addresses.remove(ip);
+            for port in &service.ports {
+                self.by_address.remove(&(*ip, port.port, port.protocol));
+            }
+        }
+        if exposed(&entry).next().is_some() {
+            // Another load balancer may have wanted the same port.
+            self.node_ports.clear();
+            let all = self.by_name.values().flat_map(HashMap::values);
+            all.for_each(|entry| expose(&mut self.node_ports, entry));
+        }
+    }
+
     /// Lets every balancer go on where its predecessor in `old` was. Without this, a cluster whose tables change more
     /// often than a Service is called would send all calls to the first endpoint.
     pub(crate) fn continue_turns(&self, old: &Self) {
         for entry in self.by_name.values().flat_map(HashMap::values) {
-            let Some(before) = old.service(&entry.service.namespace, &entry.service.name) else { continue };
+            let names = old.by_name.get(&*entry.service.namespace);
+            let Some(before) = names.and_then(|names| names.get(&*entry.service.name)) else { continue };
+            if Arc::ptr_eq(entry, before) {
+                continue;
+            }
             let own = entry.balancers.iter().chain(&entry.outer).flatten();
             for (new, old) in own.zip(before.balancers.iter().chain(&before.outer).flatten()) {
                 new.go_on(old);
@@ -241,37 +285,34 @@ impl ServiceTable {
             balance(service.external_local)
         };
         self.addresses.extend(&service.cluster_ips);
-        for ((port, [v4, v6]), [outer_v4, outer_v6]) in service.ports.iter().zip(&balancers).zip(&outer) {
+        for (port, [v4, v6]) in service.ports.iter().zip(&balancers) {
             for ip in &service.cluster_ips {
                 let balancer = if ip.is_ipv4() { v4 } else { v6 };
                 self.by_address.insert((*ip, port.port, port.protocol), balancer.clone());
             }
-            let balancer = if outer_v4.endpoints().is_empty() { outer_v6 } else { outer_v4 };
-            for number in port.node_port.into_iter().chain(service.load_balancer.then_some(port.port)) {
-                let name = format!("{}/{}", service.namespace, service.name);
-                let exposed = NodePort { service: name, balancer: balancer.clone() };
-                // Node ports are unique; of two load balancers with one port the first by name has it.
-                let holder = self.node_ports.entry((number, port.protocol)).or_insert_with(|| exposed.clone());
-                if exposed.service < holder.service {
-                    *holder = exposed;
-                }
-            }
         }
         let everybody = slices.iter().flat_map(|slice| &slice.endpoints);
         let published = everybody.filter(|endpoint| endpoint.ready || service.publish_not_ready).cloned().collect();
-        let names = self.by_name.entry(service.namespace.clone()).or_default();
-        names.insert(service.name.clone(), ServiceEntry { service, balancers, outer, published });
+        let names = self.by_name.entry(service.namespace.as_str().into()).or_default();
+        let entry = Arc::new(ServiceEntry { service, balancers, outer, published });
+        expose(&mut self.node_ports, &entry);
+        names.insert(entry.service.name.as_str().into(), entry);
     }
 
     /// One Service.
     #[must_use]
     pub fn service(&self, namespace: &str, name: &str) -> Option<&ServiceEntry> {
-        self.by_name.get(namespace)?.get(name)
+        self.by_name.get(namespace)?.get(name).map(|entry| &**entry)
     }
 
     /// All Services, in no order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &ServiceEntry> {
-        self.by_name.values().flat_map(HashMap::values)
+        self.by_name.values().flat_map(HashMap::values).map(|entry| &**entry)
+    }
+
+    /// The Services of a namespace, in no order.
+    pub fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = &ServiceEntry> {
+        self.by_name.get(namespace).into_iter().flat_map(HashMap::values).map(|entry| &**entry)
     }
 
     /// Whether some Service is in this namespace.
@@ -300,6 +341,27 @@ impl ServiceTable {
     #[must_use]
     pub fn node_port(&self, port: u16, protocol: Protocol) -> Option<&NodePort> {
         self.node_ports.get(&(port, protocol))
+    }
+}
+
+/// The ports that every node offers for a Service, and who balances what comes in there.
+fn exposed(entry: &ServiceEntry) -> impl Iterator<Item = ((u16, Protocol), &Arc<Balancer>)> {
+    let service = &entry.service;
+    service.ports.iter().zip(&entry.outer).flat_map(|(port, [v4, v6])| {
+        let balancer = if v4.endpoints().is_empty() { v6 } else { v4 };
+        let numbers = port.node_port.into_iter().chain(service.load_balancer.then_some(port.port));
+        numbers.map(move |number| ((number, port.protocol), balancer))
+    })
+}
+
+/// Node ports are unique; of two load balancers with one port the first by name has it.
+fn expose(node_ports: &mut HashMap<(u16, Protocol), NodePort>, entry: &ServiceEntry) {
+    for (port, balancer) in exposed(entry) {
+        let service = format!("{}/{}", entry.service.namespace, entry.service.name);
+        let holder = node_ports.get(&port);
+        if holder.is_none_or(|holder| service < holder.service) {
+            node_ports.insert(port, NodePort { service, balancer: balancer.clone() });
+        }
     }
 }
 
@@ -436,6 +498,46 @@ mod tests {
     }
 
     const HERE: Here<'_> = Here { node: "here", zone: Some("a") };
+
+    #[test]
+    fn a_table_that_is_kept_up_is_the_table_made_anew() {
+        let service = |name: &str, ip: &str, load_balancer: bool| Service {
+            name: name.into(),
+            cluster_ips: vec![ip.parse().unwrap()],
+            load_balancer,
+            ports: vec![ServicePort { node_port: None, ..web(&[("", 80)]).ports.remove(0) }],
+            ..web(&[])
+        };
+        let behind = |name: &str, address: &str| EndpointSlice {
+            service: name.into(),
+            ..slice(&[("", 8080)], vec![endpoint(address, true, false)])
+        };
+        let name = |name: &str| ("default".to_owned(), name.to_owned());
+        let with = |name: &str, ip: &str, balanced: bool, address: &str| {
+            Some((service(name, ip, balanced), vec![behind(name, address)]))
+        };
+        let mut table = ServiceTable::of_node(HERE, vec![service("idle", "10.43.0.9", false)], &[]);
+        let idle = Arc::as_ptr(&table.by_name["default"]["idle"]);
+        // Two load balancers want one port; the first by name goes, and its address passes on.
+        let steps = [
+            (vec![(name("b"), with("b", "10.43.0.2", true, "10.42.0.2"))], "b", "10.42.0.2:8080"),
+            (vec![(name("a"), with("a", "10.43.0.1", true, "10.42.0.1"))], "a", "10.42.0.1:8080"),
+            (vec![(name("a"), with("a", "10.43.0.1", true, "10.42.0.7"))], "a", "10.42.0.7:8080"),
+            (vec![(name("c"), with("c", "10.43.0.1", false, "10.42.0.3")), (name("a"), None)], "b", "10.42.0.2:8080"),
+        ];
+        for (changes, holder, behind) in steps {
+            table.update(HERE, changes);
+            let port = table.node_port(80, Protocol::Tcp).unwrap();
+            assert_eq!(port.service, format!("default/{holder}"));
+            assert_eq!(port.balancer.endpoints(), [behind.parse().unwrap()]);
+        }
+        assert_eq!(at(&table, "10.43.0.1:80"), ["10.42.0.3:8080"]);
+        assert!(table.service("default", "a").is_none() && table.service("default", "c").is_some());
+        assert_eq!(Arc::as_ptr(&table.by_name["default"]["idle"]), idle, "what nothing happened to is not made anew");
+        table.update(HERE, ["b", "c", "idle"].map(|gone| (name(gone), None)).into());
+        assert!(table.by_name.is_empty() && table.by_address.is_empty() && table.addresses.is_empty());
+        assert!(table.node_ports.is_empty());
+    }
 
     #[test]
     fn hints_keep_traffic_in_its_zone_while_all_endpoints_have_them() {

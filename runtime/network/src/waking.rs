@@ -14,7 +14,7 @@ use crate::conn::Conn;
 use crate::fabric::{DialError, Fabric, NetError};
 use crate::http::HttpTarget;
 use crate::limits::{HELD_MAX, HELD_RETRY, HELD_TIMEOUT};
-use crate::services::{PortRef, Protocol};
+use crate::services::{PortRef, Protocol, ServiceTable};
 use crate::sleepers::{DeploymentName, Door, Visit};
 
 /// What those who wait and those who wake know of each other.
@@ -53,6 +53,19 @@ impl Waking {
 }
 
 impl Fabric {
+    /// The Services in force, once a table has been installed.
+    pub async fn services_read(&self) -> Arc<ServiceTable> {
+        loop {
+            let mut changed = std::pin::pin!(self.waking().changed.notified());
+            changed.as_mut().enable();
+            let services = self.services();
+            if services.is_read {
+                return services;
+            }
+            changed.await;
+        }
+    }
+
     /// Waits until somebody calls Deployments that have no endpoint, and names them. Asking again forgets them.
     pub async fn wanted(&self) -> BTreeSet<DeploymentName> {
         loop {

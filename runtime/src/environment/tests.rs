@@ -33,7 +33,7 @@ fn place() -> Place {
 
 fn resolve(container: &Value) -> Result<Vec<(String, String)>, String> {
     let pod = pod(container);
-    environment(&pod, &pod.spec.as_ref().unwrap().containers[0], &settings(), &place())
+    environment(&pod, &pod.spec.as_ref().unwrap().containers[0], &settings(), &place(), &[])
 }
 
 #[test]
@@ -91,8 +91,7 @@ fn whole_maps_come_first_and_single_variables_win() {
         "args": ["--size=$(SIZE)"],
     });
     let found = resolve(&container).unwrap();
-    let found: Vec<(String, String)> =
-        found.into_iter().filter(|(name, _)| !name.starts_with("KUBERNETES_SERVICE_")).collect();
+    let found: Vec<(String, String)> = found.into_iter().filter(|(name, _)| !name.starts_with("KUBERNETES_")).collect();
     let expected = [("HOSTNAME", "web-1"), ("P_TOKEN", "hush"), ("COLOR", "blue"), ("SIZE", "s"), ("BOTH", "s hush")];
     assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let container = pod(&container).spec.unwrap().containers.remove(0);
@@ -101,4 +100,65 @@ fn whole_maps_come_first_and_single_variables_win() {
     assert_eq!(names.config_maps.into_iter().collect::<Vec<_>>(), ["ghost", "settings"]);
     let container = json!({"name": "web", "envFrom": [{"configMapRef": {"name": "ghost"}}]});
     assert_eq!(resolve(&container), Err("configmap \"ghost\" not found".to_owned()));
+}
+
+#[test]
+fn services_as_variables() {
+    let read = |name: &str, spec: Value| {
+        let object = json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec});
+        crate::network_driver::objects::service(&serde_json::from_value(object).unwrap())
+    };
+    let many = (0..300).map(|number| read(&format!("z{number:03}"), json!({"clusterIP": "10.43.1.1"})));
+    let services = [
+        read("redis-primary", json!({"clusterIP": "10.43.0.11", "ports": [{"port": 6379, "protocol": "TCP"}]})),
+        read(
+            "dns",
+            json!({"clusterIPs": ["fd43::9"], "clusterIP": "fd43::9", "ports": [
+                {"name": "dns-udp", "port": 53, "protocol": "UDP"}, {"name": "dns", "port": 53, "protocol": "TCP"}]}),
+        ),
+        read("headless", json!({"clusterIP": "None", "ports": [{"port": 80}]})),
+        read("elsewhere", json!({"type": "ExternalName", "externalName": "example.com"})),
+    ];
+    let table = network::ServiceTable::build(services.into_iter().chain(many).collect(), &[]);
+    let linked = links::linked(&table, "default");
+    assert_eq!(linked.len(), crate::limits::SERVICE_LINKS_MAX);
+    assert!(links::linked(&table, "other").is_empty());
+    let container = json!({"name": "web", "env": [{"name": "WHERE", "value": "$(REDIS_PRIMARY_SERVICE_HOST):$(DNS_PORT)"},
+                                                  {"name": "DNS_PORT", "value": "mine"}]});
+    let pod = pod(&container);
+    let found = environment(&pod, &pod.spec.as_ref().unwrap().containers[0], &settings(), &place(), &linked[..2]);
+    let found: BTreeMap<String, String> = found.unwrap().into_iter().collect();
+    let expected = [
+        ("DNS_PORT", "mine"),
+        ("DNS_PORT_53_TCP", "tcp://[fd43::9]:53"),
+        ("DNS_PORT_53_TCP_ADDR", "fd43::9"),
+        ("DNS_PORT_53_TCP_PORT", "53"),
+        ("DNS_PORT_53_TCP_PROTO", "tcp"),
+        ("DNS_PORT_53_UDP", "udp://[fd43::9]:53"),
+        ("DNS_PORT_53_UDP_ADDR", "fd43::9"),
+        ("DNS_PORT_53_UDP_PORT", "53"),
+        ("DNS_PORT_53_UDP_PROTO", "udp"),
+        ("DNS_SERVICE_HOST", "fd43::9"),
+        ("DNS_SERVICE_PORT", "53"),
+        ("DNS_SERVICE_PORT_DNS", "53"),
+        ("DNS_SERVICE_PORT_DNS_UDP", "53"),
+        ("HOSTNAME", "web-1"),
+        ("KUBERNETES_PORT", "tcp://10.43.0.1:443"),
+        ("KUBERNETES_PORT_443_TCP", "tcp://10.43.0.1:443"),
+        ("KUBERNETES_PORT_443_TCP_ADDR", "10.43.0.1"),
+        ("KUBERNETES_PORT_443_TCP_PORT", "443"),
+        ("KUBERNETES_PORT_443_TCP_PROTO", "tcp"),
+        ("KUBERNETES_SERVICE_HOST", "10.43.0.1"),
+        ("KUBERNETES_SERVICE_PORT", "443"),
+        ("KUBERNETES_SERVICE_PORT_HTTPS", "443"),
+        ("REDIS_PRIMARY_PORT", "tcp://10.43.0.11:6379"),
+        ("REDIS_PRIMARY_PORT_6379_TCP", "tcp://10.43.0.11:6379"),
+        ("REDIS_PRIMARY_PORT_6379_TCP_ADDR", "10.43.0.11"),
+        ("REDIS_PRIMARY_PORT_6379_TCP_PORT", "6379"),
+        ("REDIS_PRIMARY_PORT_6379_TCP_PROTO", "tcp"),
+        ("REDIS_PRIMARY_SERVICE_HOST", "10.43.0.11"),
+        ("REDIS_PRIMARY_SERVICE_PORT", "6379"),
+        ("WHERE", "10.43.0.11:udp://[fd43::9]:53"),
+    ];
+    assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
 }

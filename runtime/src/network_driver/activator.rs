@@ -5,7 +5,8 @@
 //! controller knows of traffic is the `renewTime` of a Lease beside the Deployment, which every node that sees calls
 //! moves on.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::time::parse_duration;
@@ -58,8 +59,24 @@ pub(super) fn sleeper(deployment: &Deployment) -> Option<Sleeper> {
     Some(Sleeper { namespace: deployment.namespace()?, name: deployment.name_any(), labels })
 }
 
+/// The Services that may stand for one of them: most stand for none, and are not read further.
+pub(super) fn callers(services: &[Arc<Service>], sleepers: &[Sleeper]) -> Vec<Caller> {
+    let label = |sleeper: &'_ Sleeper| {
+        let namespace = sleeper.namespace.clone();
+        sleeper.labels.clone().into_iter().map(move |(key, value)| (namespace.clone(), key, value)).collect::<Vec<_>>()
+    };
+    let labels: HashSet<(String, String, String)> = sleepers.iter().flat_map(label).collect();
+    let fits = |service: &&Arc<Service>| {
+        let first = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()?.first_key_value());
+        first.is_some_and(|(key, value)| {
+            labels.contains(&(service.namespace().unwrap_or_default(), key.clone(), value.clone()))
+        })
+    };
+    services.iter().filter(fits).map(|service| caller(service)).collect()
+}
+
 /// A Service, for the same.
-pub(super) fn caller(service: &Service) -> Caller {
+fn caller(service: &Service) -> Caller {
     let spec = service.spec.as_ref();
     let ips = spec.and_then(|spec| spec.cluster_ips.clone().or(spec.cluster_ip.clone().map(|ip| vec![ip])));
     Caller {

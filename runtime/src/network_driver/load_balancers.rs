@@ -56,7 +56,11 @@ impl LoadBalancers {
         table: &ServiceTable,
         is_open: impl Fn(u16, Protocol) -> bool,
     ) {
-        for service in services {
+        let says = |service: &Service| {
+            let said = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+            said.is_some_and(|said| !said.is_empty())
+        };
+        for service in services.iter().filter(|service| is_balanced(service) || says(service)) {
             let name = format!("{}/{}", service.namespace().unwrap_or_default(), service.name_any());
             let served = is_served(service, |port, protocol| {
                 is_open(port, protocol)

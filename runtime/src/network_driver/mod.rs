@@ -3,10 +3,11 @@
 //!
 //! Until policies, pods and namespaces have been listed once, no pod talks to another.
 //!
-//! One task owns everything here. Changes that come together make one new table; a watch that breaks is resumed by
+//! One task owns everything here. Changes that come together make one new table; that of Services is kept up instead; a watch that breaks is resumed by
 //! `kube` with its back-off while the last table stays in force.
 
 mod activator;
+mod backends;
 mod custom;
 mod datagrams;
 mod gateways;
@@ -35,13 +36,14 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource};
 use network::routes::gateway::Gateways;
-use network::services::Here;
-use network::{Fabric, Policies, RouteTable, ServiceTable, SleeperTable};
+use network::services::{Here, ServiceName};
+use network::{Fabric, Policies, RouteTable, SleeperTable};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::activator::Activator;
+use self::backends::{Backends, Touched, place};
 use self::custom::{Challenge, Gateway, HTTPRoute, ReferenceGrant};
 use self::load_balancers::LoadBalancers;
 use self::node_ports::NodePorts;
@@ -59,9 +61,13 @@ const BUILD_SHARE: u32 = 10;
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Which table a change concerns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Changed {
+    /// All of them: a list, or the node's zone.
     Services,
+    Service(ServiceName),
+    /// Namespace and name.
+    Slice((String, String)),
     Ingresses,
     Secrets,
     Policies,
@@ -74,7 +80,7 @@ enum Changed {
 /// The tables that are out of date.
 #[derive(Default)]
 struct Stale {
-    services: bool,
+    services: Touched,
     ingresses: bool,
     secrets: bool,
     policies: bool,
@@ -85,7 +91,9 @@ struct Stale {
 impl Stale {
     fn mark(&mut self, changed: Changed) {
         match changed {
-            Changed::Services => self.services = true,
+            Changed::Services => self.services.all = true,
+            Changed::Service(name) => drop(self.services.services.insert(name)),
+            Changed::Slice(slice) => drop(self.services.slices.insert(slice)),
             Changed::Ingresses => self.ingresses = true,
             Changed::Secrets => self.secrets = true,
             Changed::Policies => self.policies = true,
@@ -100,8 +108,7 @@ impl Stale {
 struct Driver {
     fabric: Fabric,
     certificates: Option<Arc<Certificates>>,
-    services: Store<Service>,
-    slices: Store<EndpointSlice>,
+    backends: Backends,
     /// The node itself, for its zone.
     node: Store<Node>,
     ingresses: Store<Ingress>,
@@ -149,8 +156,10 @@ pub async fn run(config: Config, stop: CancellationToken) {
     fabric.set_policies(Policies::unread());
     let everything = watcher::Config::default();
     let certificates_only = watcher::Config::default().fields("type=kubernetes.io/tls");
-    let (services, a) = follow(Api::all(client.clone()), everything.clone(), Changed::Services);
-    let (slices, b) = follow(Api::all(client.clone()), everything.clone(), Changed::Services);
+    let of_service = |service: Option<&Service>| service.map_or(Changed::Services, |one| Changed::Service(place(one)));
+    let of_slice = |slice: Option<&EndpointSlice>| slice.map_or(Changed::Services, |one| Changed::Slice(place(one)));
+    let (services, a) = follow_each(Api::all(client.clone()), everything.clone(), of_service, |_| ());
+    let (slices, b) = follow_each(Api::all(client.clone()), everything.clone(), of_slice, |_| ());
     let own = watcher::Config::default().fields(&format!("metadata.name={}", fabric.config().node));
     let (node, own) = match fabric.config().node.is_empty() {
         true => nothing(),
@@ -177,8 +186,7 @@ pub async fn run(config: Config, stop: CancellationToken) {
     let mut driver = Driver {
         fabric,
         certificates,
-        services,
-        slices,
+        backends: Backends::new(services, slices),
         node,
         ingresses,
         classes,
@@ -239,6 +247,19 @@ fn follow_slim<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
+    follow_each(api, config, move |_| changed.clone(), slim)
+}
+
+/// [`follow_slim`], where it depends on the object what changed; without one, a list was read.
+fn follow_each<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    changed: impl Fn(Option<&K>) -> Changed + Send + Sync + 'static,
+    slim: impl Fn(&mut K) + Send + 'static,
+) -> (Store<K>, BoxStream<'static, Changed>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
     let (store, writer) = reflector::store();
     // Who wrote which field is of no use here and often half of an object.
     let slim = watch(api, config).default_backoff().modify(move |object| {
@@ -250,7 +271,8 @@ where
         let seen = match event {
             // A list is taken over whole when it is complete.
             Ok(Event::Init | Event::InitApply(_)) => None,
-            Ok(Event::Apply(_) | Event::Delete(_) | Event::InitDone) => Some(changed),
+            Ok(Event::Apply(object) | Event::Delete(object)) => Some(changed(Some(&object))),
+            Ok(Event::InitDone) => Some(changed(None)),
             Err(error) => {
                 tracing::debug!(kind = %K::kind(&()), %error, "watch interrupted");
                 None
@@ -332,20 +354,18 @@ impl Driver {
     }
 
     fn install(&mut self, stale: &Stale) {
-        if stale.services {
-            let objects = self.services.state();
-            let slices: Vec<_> = self.slices.state().iter().filter_map(|slice| objects::slice(slice)).collect();
-            let services = objects.iter().map(|service| objects::service(service)).collect();
+        if stale.services.is_any() && self.backends.is_read() {
             let zone = zone(&self.node);
             let here = Here { node: &self.fabric.config().node, zone: zone.as_deref() };
-            self.fabric.set_services(ServiceTable::of_node(here, services, &slices));
+            self.fabric.set_services(self.backends.table(&self.fabric.services(), here, &stale.services));
             if let Some((node_ports, balancers)) = &mut self.node_ports {
                 let table = self.fabric.services();
                 node_ports.follow(&table);
+                let objects = self.backends.services().state();
                 balancers.follow(&objects, &table, |port, protocol| node_ports.is_open(port, protocol));
             }
         }
-        if stale.services || stale.sleepers {
+        if stale.services.is_services() || stale.sleepers {
             self.install_sleepers();
         }
         if stale.ingresses {
@@ -379,7 +399,7 @@ impl Driver {
         if sleepers.is_empty() && old.is_empty() {
             return;
         }
-        let services: Vec<_> = self.services.state().iter().map(|service| activator::caller(service)).collect();
+        let services = activator::callers(&self.backends.services().state(), &sleepers);
         self.fabric.set_sleepers(SleeperTable::build(&services, &sleepers, &old));
     }
 

@@ -69,13 +69,18 @@ pub fn service(object: &core::Service) -> Service {
     }
 }
 
+/// The name of the Service that an EndpointSlice belongs to.
+pub(super) fn service_of(object: &discovery::EndpointSlice) -> Option<&str> {
+    object.metadata.labels.as_ref()?.get(SERVICE_NAME).map(String::as_str)
+}
+
 /// An EndpointSlice of addresses; `None` when it belongs to no Service or holds names (`addressType: FQDN`).
 #[must_use]
 pub fn slice(object: &discovery::EndpointSlice) -> Option<EndpointSlice> {
     if object.address_type == "FQDN" {
         return None;
     }
-    let service = object.metadata.labels.as_ref()?.get(SERVICE_NAME)?.clone();
+    let service = service_of(object)?.to_owned();
     let ports = object.ports.iter().flatten().filter_map(|entry| {
         Some((entry.name.clone().unwrap_or_default(), protocol(entry.protocol.as_deref())?, port(entry.port?)?))
     });
