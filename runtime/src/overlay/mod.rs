@@ -42,7 +42,7 @@ pub use identity::Identity;
 pub use nodes::ENDPOINTS_ANNOTATION;
 
 use self::identity::Identities;
-use self::limits::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, HANDSHAKES_UNPROVEN_MAX, SOCKET_BUFFER_BYTES};
+use self::limits::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, HANDSHAKES_UNPROVEN_MAX, PACKET_BYTES_MAX, SOCKET_BUFFER_BYTES};
 use self::link::{Dialler, Link};
 use self::relay::Relay;
 use self::standing::{Course, Made, Standing};
@@ -162,7 +162,9 @@ impl Overlay {
         let socket = socket(config.bind).map_err(|error| StartError::Listen(config.bind, error))?;
         let runtime = Arc::new(TokioRuntime);
         let server = ServerConfig::clone(&identities.current().server);
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime.clone());
+        let mut own = EndpointConfig::default();
+        own.max_udp_payload_size(PACKET_BYTES_MAX).expect("the bound is larger than QUIC's smallest packet");
+        let endpoint = Endpoint::new(own, Some(server), socket, runtime.clone());
         let endpoint = endpoint.map_err(|error| StartError::Listen(config.bind, error))?;
         let address = endpoint.local_addr().map_err(|error| StartError::Listen(config.bind, error))?;
         let links = Arc::new(Links { own: config.name.as_str().into(), known: Mutex::default() });
