@@ -22,6 +22,7 @@ pub mod catalog;
 pub mod cel;
 pub mod channels;
 pub mod check;
+pub mod claims;
 pub mod custom;
 pub mod decoded;
 pub mod defaults;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use serde_json::Value;
 
+use crate::claims::{self, Claim};
 use crate::meta;
 use crate::object::{Key, Object};
 use crate::selector::{LabelSelector, Operator};
@@ -52,7 +53,10 @@ type Place = (Arc<str>, Arc<str>);
 /// Resources whose objects are looked for by label all the time: by every Service, budget and autoscaler.
 const LABELLED: [&str; 2] = ["endpointslices.discovery.k8s.io", "pods"];
 
-/// A label with its value, of one resource: `pods app=web`.
+/// Services are looked for by what they select, with every change of a pod, and by what they hold.
+const SERVICES: &str = "services";
+
+/// A label with its value, of one resource: `pods app=web`; or the first label that a Service wants.
 type Term = Arc<str>;
 
 /// Every object of the cluster at one revision.
@@ -66,9 +70,11 @@ pub struct View {
     dependents: OrdMap<Arc<str>, OrdSet<Key>>,
     /// `spec.nodeName` → keys of the pods bound there.
     on_node: OrdMap<Arc<str>, OrdSet<Key>>,
-    /// One entry per label of each object of [`LABELLED`], sorted as the objects are. One flat tree: most labels are
-    /// shared by few objects, and a tree of trees would cost more than the objects.
+    /// One entry per label of each object of [`LABELLED`], and one per Service that selects, sorted as the objects are. One
+    /// flat tree: most labels are shared by few objects, and a tree of trees would cost more than the objects.
     labelled: OrdSet<(Term, Place)>,
+    /// Who holds what is there once: the addresses and node ports of Services.
+    claims: OrdMap<Claim, Place>,
 }
 
 impl View {
@@ -152,6 +158,31 @@ impl View {
         Box::new(places.filter_map(|(_, place)| objects.get(place)).filter(wanted))
     }
 
+    /// The Services of a namespace that select an object with these labels (`metadata.labels`); those that select nothing are
+    /// not among them.
+    pub fn selecting<'a>(&'a self, namespace: &str, labels: &'a Value) -> impl Iterator<Item = &'a Arc<Object>> {
+        let namespace: Arc<str> = namespace.into();
+        let terms = labels.as_object().into_iter().flatten();
+        let terms = terms.filter_map(|(key, value)| Some(term(SERVICES, key, value.as_str()?)));
+        let places = terms.flat_map(move |term| {
+            let from = (term.clone(), (namespace.clone(), Arc::from("")));
+            let namespace = namespace.clone();
+            let places = self.labelled.range((Bound::Included(from), Bound::Unbounded));
+            places.take_while(move |(other, place)| *other == term && place.0 == namespace).map(|(_, place)| place)
+        });
+        let services = places.filter_map(|place| self.resources.get(SERVICES)?.get(place));
+        services.filter(|service| {
+            let wanted = service.field("spec.selector").as_object();
+            wanted.is_some_and(|wanted| wanted.iter().all(|(key, value)| labels[key] == *value))
+        })
+    }
+
+    /// What Services hold, from one claim on, with the namespace and the name of the holder; in order.
+    pub fn claims_from(&self, from: Claim) -> impl Iterator<Item = (&Claim, (&str, &str))> {
+        let held = self.claims.range((Bound::Included(from), Bound::Unbounded));
+        held.map(|(claim, (namespace, name))| (claim, (&**namespace, &**name)))
+    }
+
     /// How many objects of a resource there are.
     #[must_use]
     pub fn count(&self, resource: &str) -> usize {
@@ -198,6 +229,7 @@ impl View {
         }
         let lives = kind != ChangeKind::Deleted;
         self.relabel(previous.as_deref(), lives.then_some(&**object));
+        self.reclaim(previous.as_deref(), lives.then_some(&**object));
         let key = &object.key;
         let place = (key.namespace.clone(), key.name.clone());
         if kind == ChangeKind::Deleted {
@@ -230,22 +262,43 @@ impl View {
 
     /// Most changes leave an object's labels as they are, and cost nothing here.
     fn relabel(&mut self, old: Option<&Object>, new: Option<&Object>) {
-        let Some(one) = new.or(old).filter(|one| LABELLED.contains(&&*one.key.resource)) else { return };
-        let labels = |of: Option<&Object>| of.map_or(&Value::Null, |of| meta::labels(&of.value)).clone();
+        let Some(one) = new.or(old) else { return };
+        let read: fn(&Object) -> &Value = match &*one.key.resource {
+            resource if LABELLED.contains(&resource) => |object| meta::labels(&object.value),
+            SERVICES => |object| object.field("spec.selector"),
+            _ => return,
+        };
+        let labels = |of: Option<&Object>| of.map_or(&Value::Null, read).clone();
         let (before, after) = (labels(old), labels(new));
         if before == after {
             return;
         }
         let place = (one.key.namespace.clone(), one.key.name.clone());
+        // A Service stands under one label that it wants: whatever it selects has that one.
+        let most = if &*one.key.resource == SERVICES { 1 } else { usize::MAX };
         let terms = |labels: &Value| -> Vec<Term> {
             let labels = labels.as_object().into_iter().flatten();
-            labels.filter_map(|(key, value)| Some(term(&one.key.resource, key, value.as_str()?))).collect()
+            let terms = labels.filter_map(|(key, value)| Some(term(&one.key.resource, key, value.as_str()?)));
+            terms.take(most).collect()
         };
         for gone in terms(&before) {
             self.labelled.remove(&(gone, place.clone()));
         }
         for come in terms(&after) {
             self.labelled.insert((come, place.clone()));
+        }
+    }
+
+    fn reclaim(&mut self, old: Option<&Object>, new: Option<&Object>) {
+        let Some(one) = new.or(old).filter(|one| &*one.key.resource == SERVICES) else { return };
+        let place = (one.key.namespace.clone(), one.key.name.clone());
+        for gone in old.map(|old| claims::of(&old.value)).into_iter().flatten() {
+            if self.claims.get(&gone) == Some(&place) {
+                self.claims.remove(&gone);
+            }
+        }
+        for held in new.map(|new| claims::of(&new.value)).into_iter().flatten() {
+            self.claims.insert(held, place.clone());
         }
     }
 
@@ -326,6 +379,38 @@ mod tests {
         assert_eq!(names(view.dependents("u2")), ["y"]);
         assert_eq!(view.find("uid-x").map(|object| object.revision), Some(2));
         assert_eq!(names(view.list_in("pods", "a")), ["x"]);
+    }
+
+    #[test]
+    fn services_are_found_by_what_they_select() {
+        let mut view = View::default();
+        let mut revision = 0;
+        let mut put = |view: &mut View, namespace: &str, name: &str, selector: Value, kind: ChangeKind| {
+            revision += 1;
+            let value = json!({"metadata": {"name": name, "namespace": namespace}, "spec": {"selector": selector}});
+            view.apply(kind, &Arc::new(Object::new(Key::new("services", namespace, name), revision, value)));
+        };
+        put(&mut view, "a", "web", json!({"app": "web"}), ChangeKind::Added);
+        put(&mut view, "a", "both", json!({"app": "web", "tier": "front"}), ChangeKind::Added);
+        put(&mut view, "a", "other", json!({"app": "db"}), ChangeKind::Added);
+        put(&mut view, "ab", "web", json!({"app": "web"}), ChangeKind::Added);
+        put(&mut view, "a", "nobody", json!({}), ChangeKind::Added);
+        put(&mut view, "a", "outside", Value::Null, ChangeKind::Added);
+        let found = |view: &View, labels: Value| {
+            let mut found = names(view.selecting("a", &labels)).into_iter().map(str::to_owned).collect::<Vec<_>>();
+            found.sort();
+            found
+        };
+        assert_eq!(found(&view, json!({"app": "web"})), ["web"]);
+        assert_eq!(found(&view, json!({"x": "y", "app": "web", "tier": "front"})), ["both", "web"]);
+        assert_eq!(found(&view, json!({"tier": "front"})), [""; 0]);
+        assert_eq!(found(&view, Value::Null), [""; 0]);
+        put(&mut view, "a", "web", json!({"app": "shop"}), ChangeKind::Modified);
+        put(&mut view, "a", "both", json!({"app": "web"}), ChangeKind::Modified);
+        assert_eq!(found(&view, json!({"app": "web"})), ["both"]);
+        put(&mut view, "a", "both", json!({"app": "web"}), ChangeKind::Deleted);
+        assert_eq!(found(&view, json!({"app": "web"})), [""; 0]);
+        assert_eq!(found(&view, json!({"app": "shop"})), ["web"]);
     }
 
     #[test]

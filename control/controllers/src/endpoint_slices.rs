@@ -45,13 +45,15 @@ pub(crate) fn keys_of_service(change: &Change, view: &View) -> Vec<Key> {
     match &*object.key.resource {
         "services" => vec![object.key.clone()],
         "pods" if pods::matters(change) => {
-            let concerned = |service: &&Arc<Object>| {
-                selector(service).is_some_and(|selector| {
-                    let selects = |pod: &Arc<Object>| selector.matches(&pod.value["metadata"]["labels"]);
-                    selects(object) || change.previous.as_ref().is_some_and(selects)
-                })
+            let one = |pod: &Object| -> Vec<Key> {
+                let services = view.selecting(pod.namespace(), &pod.value["metadata"]["labels"]);
+                services.filter(|service| selector(service).is_some()).map(|service| service.key.clone()).collect()
             };
-            view.list_in("services", object.namespace()).filter(concerned).map(|service| service.key.clone()).collect()
+            let mut keys = one(object);
+            keys.extend(change.previous.iter().flat_map(|old| one(old)));
+            keys.sort_unstable();
+            keys.dedup();
+            keys
         }
         _ => Vec::new(),
     }

@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use api::{Cause, Object, View};
+use api::claims::{self, Claim, number};
+use api::{Cause, Key, Object, View};
 use serde_json::{Value, json};
 
 use crate::cluster_ips;
@@ -25,24 +26,47 @@ pub(crate) fn claims(resource: &str, value: &Value) -> BTreeSet<String> {
     if !may_claim(resource) {
         return BTreeSet::new();
     }
-    let addresses = cluster_ips::held(&value["spec"]).map(|address| format!("/claims/services/address/{address}"));
-    let ports =
-        node_ports(value).into_iter().map(|(port, protocol)| format!("/claims/services/port/{port}/{protocol}"));
-    addresses.chain(ports).collect()
+    let key = |claim| match claim {
+        Claim::Address(address) => format!("/claims/services/address/{address}"),
+        Claim::NodePort(port, protocol) => format!("/claims/services/port/{port}/{protocol}"),
+    };
+    claims::of(value).into_iter().map(key).collect()
 }
 
-fn node_ports(value: &Value) -> BTreeSet<(u16, String)> {
-    let ports = value["spec"]["ports"].as_array().into_iter().flatten();
-    let ports = ports.filter_map(|port| {
-        let protocol = port["protocol"].as_str().unwrap_or("TCP");
-        Some((number(&port["nodePort"])?, protocol.to_owned()))
-    });
-    let health = number(&value["spec"]["healthCheckNodePort"]).map(|port| (port, "TCP".to_owned()));
-    ports.chain(health).collect()
+/// What all Services but one hold.
+#[derive(Clone, Copy)]
+pub(crate) struct Others<'a> {
+    pub(crate) view: &'a View,
+    /// The one that does not count.
+    pub(crate) own: Option<&'a Key>,
 }
 
-fn number(value: &Value) -> Option<u16> {
-    value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0)
+impl<'a> Others<'a> {
+    /// From one claim on, in order.
+    fn from(self, claim: Claim) -> impl Iterator<Item = &'a Claim> {
+        let own = self.own.map(|key| (&*key.namespace, &*key.name));
+        self.view.claims_from(claim).filter(move |(_, holder)| Some(*holder) != own).map(|(claim, _)| claim)
+    }
+
+    /// The addresses from one on, in order.
+    pub(crate) fn addresses_from(self, address: IpAddr) -> impl Iterator<Item = IpAddr> + 'a {
+        self.from(Claim::Address(address)).map_while(|claim| match claim {
+            Claim::Address(address) => Some(*address),
+            Claim::NodePort(..) => None,
+        })
+    }
+
+    pub(crate) fn has_address(self, address: IpAddr) -> bool {
+        self.addresses_from(address).next() == Some(address)
+    }
+
+    fn node_ports(self) -> BTreeSet<(u16, &'a str)> {
+        let held = self.from(Claim::NodePort(0, "".into())).filter_map(|claim| match claim {
+            Claim::NodePort(port, protocol) => Some((*port, &**protocol)),
+            Claim::Address(_) => None,
+        });
+        held.collect()
+    }
 }
 
 /// Fills in what a Service gets from the cluster: `clusterIP(s)`, `ipFamilies`, `ipFamilyPolicy`, `nodePort`s.
@@ -59,13 +83,12 @@ pub(crate) fn service(view: &View, old: Option<&Object>, new: &mut Value, skip: 
         return Ok(());
     }
     keep_allocated(before, &mut new["spec"]);
-    let others = || view.list("services").filter(|other| old.is_none_or(|old| old.key != other.key));
+    let others = Others { view, own: old.map(|old| &old.key) };
     cluster_ips::shorten(before, &mut new["spec"]);
-    let used: BTreeSet<IpAddr> = others().flat_map(|other| cluster_ips::held(&other.value["spec"])).collect();
-    cluster_ips::assign(&used, &mut new["spec"], skip)?;
+    cluster_ips::assign(others, &mut new["spec"], skip)?;
     if matches!(new["spec"]["type"].as_str(), Some("NodePort" | "LoadBalancer")) {
         let allocated = new["spec"]["type"] == "NodePort" || new["spec"]["allocateLoadBalancerNodePorts"] != false;
-        assign_node_ports(others(), &mut new["spec"], allocated.then_some(skip))?;
+        assign_node_ports(others, &mut new["spec"], allocated.then_some(skip))?;
     } else {
         for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
             remove(port, "nodePort");
@@ -111,12 +134,8 @@ fn nth_or_last<T>(free: impl Iterator<Item = T>, skip: usize) -> Option<T> {
 }
 
 /// Gives every port that has none a node port, unless `skip` is `None`; checks those that are asked for.
-fn assign_node_ports<'a>(
-    others: impl Iterator<Item = &'a std::sync::Arc<Object>>,
-    spec: &mut Value,
-    skip: Option<usize>,
-) -> Result<(), Vec<Cause>> {
-    let used: BTreeSet<(u16, String)> = others.flat_map(|other| node_ports(&other.value)).collect();
+fn assign_node_ports(others: Others<'_>, spec: &mut Value, skip: Option<usize>) -> Result<(), Vec<Cause>> {
+    let used = others.node_ports();
     let mut taken: BTreeSet<u16> = used.iter().map(|(port, _)| *port).collect();
     let ports = spec["ports"].as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
     for (index, port) in ports.iter().enumerate() {
@@ -125,7 +144,7 @@ fn assign_node_ports<'a>(
         if !NODE_PORTS.contains(&number) {
             return Err(refuse("provided port is not in the valid range. The range of valid ports is 30000-32767"));
         }
-        if used.contains(&(number, port["protocol"].as_str().unwrap_or("TCP").to_owned())) {
+        if used.contains(&(number, port["protocol"].as_str().unwrap_or("TCP"))) {
             return Err(refuse("provided port is already allocated"));
         }
         taken.insert(number);
@@ -149,7 +168,7 @@ fn assign_node_ports<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::{ChangeKind, Key};
+    use api::ChangeKind;
     use std::sync::Arc;
 
     fn stored(view: &mut View, name: &str, spec: &Value) -> Arc<Object> {

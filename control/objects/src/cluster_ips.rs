@@ -4,11 +4,12 @@
 //! address, `PreferDualStack` and `RequireDualStack` mean both families here, and the order of `ipFamilies` and
 //! `clusterIPs` is the user's.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use api::Cause;
 use serde_json::{Value, json};
+
+use crate::allocate::Others;
 
 /// The Service networks: `10.43.0.0/16` and `fd43::/112`. Offsets are the last 16 bits of both.
 const V4_NETWORK: u32 = u32::from_be_bytes([10, 43, 0, 0]);
@@ -82,18 +83,13 @@ impl Family {
     }
 }
 
-/// The addresses a Service holds.
-pub(crate) fn held(spec: &Value) -> impl Iterator<Item = IpAddr> {
-    texts(&spec["clusterIPs"]).into_iter().filter_map(|text| text.parse().ok())
-}
-
 fn texts(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
-/// Fills in `ipFamilyPolicy`, `ipFamilies`, `clusterIP` and `clusterIPs`. `used` are the addresses of all other Services;
-/// the first `skip` that are free are left to others.
-pub(crate) fn assign(used: &BTreeSet<IpAddr>, spec: &mut Value, skip: usize) -> Result<(), Vec<Cause>> {
+/// Fills in `ipFamilyPolicy`, `ipFamilies`, `clusterIP` and `clusterIPs`. What `others` have is taken; the first `skip`
+/// addresses that are free are left to others still.
+pub(crate) fn assign(others: Others<'_>, spec: &mut Value, skip: usize) -> Result<(), Vec<Cause>> {
     let mut asked = texts(&spec["clusterIPs"]);
     let first = spec["clusterIP"].as_str().filter(|ip| !ip.is_empty()).map(str::to_owned);
     if asked.is_empty() {
@@ -112,7 +108,7 @@ pub(crate) fn assign(used: &BTreeSet<IpAddr>, spec: &mut Value, skip: usize) -> 
     }
     let mut addresses = Vec::new();
     for (index, family) in families.iter().enumerate() {
-        addresses.push(choose(*family, asked.get(index).map(String::as_str), used, skip)?.to_string());
+        addresses.push(choose(*family, asked.get(index).map(String::as_str), others, skip)?.to_string());
     }
     spec["clusterIP"] = json!(addresses[0]);
     spec["clusterIPs"] = json!(addresses);
@@ -186,10 +182,17 @@ pub(crate) fn shorten(before: &Value, spec: &mut Value) {
     }
 }
 
-fn choose(family: Family, asked: Option<&str>, used: &BTreeSet<IpAddr>, skip: usize) -> Result<IpAddr, Vec<Cause>> {
+fn choose(family: Family, asked: Option<&str>, others: Others<'_>, skip: usize) -> Result<IpAddr, Vec<Cause>> {
     let Some(asked) = asked else {
-        let free = (ASKED_FOR..END).chain(1..ASKED_FOR).filter(|offset| !RESERVED.contains(offset));
-        let free = free.map(|offset| family.address(offset)).filter(|address| !used.contains(address));
+        let addresses = |offsets: std::ops::Range<u32>| {
+            let mut taken = others.addresses_from(family.address(offsets.start)).peekable();
+            let all = offsets.filter(|offset| !RESERVED.contains(offset)).map(move |offset| family.address(offset));
+            all.filter(move |address| {
+                while taken.next_if(|other| other < address).is_some() {}
+                taken.peek() != Some(address)
+            })
+        };
+        let free = addresses(ASKED_FOR..END).chain(addresses(1..ASKED_FOR));
         return free.take(skip + 1).last().ok_or_else(|| {
             vec![Cause::invalid(FIELDS[2], &json!([]), "failed to allocate a serviceIP: range is full")]
         });
@@ -201,7 +204,7 @@ fn choose(family: Family, asked: Option<&str>, used: &BTreeSet<IpAddr>, skip: us
         let why = format!("failed to allocate IP {address}: the provided IP is not in the valid range {network}");
         return Err(refuse(&why));
     }
-    if used.contains(&address) {
+    if others.has_address(address) {
         return Err(refuse(&format!("failed to allocate IP {address}: provided IP is already allocated")));
     }
     Ok(address)
@@ -210,11 +213,18 @@ fn choose(family: Family, asked: Option<&str>, used: &BTreeSet<IpAddr>, skip: us
 #[cfg(test)]
 mod tests {
     use super::*;
+    use api::{ChangeKind, Key, Object, View};
+    use std::sync::Arc;
 
     fn given(spec: &Value) -> Result<Value, String> {
-        let used = ["10.43.1.0", "fd43::100", "fd43::7"].iter().map(|ip| ip.parse().unwrap()).collect();
+        let mut view = View::default();
+        for (number, ips) in [json!(["10.43.1.0", "fd43::100"]), json!(["fd43::7"])].into_iter().enumerate() {
+            let key = Key::new("services", "default", format!("other-{number}"));
+            let object = Object::new(key, number as u64 + 1, json!({"spec": {"clusterIPs": ips}}));
+            view.apply(ChangeKind::Added, &Arc::new(object));
+        }
         let mut spec = spec.clone();
-        assign(&used, &mut spec, 0).map_err(|causes| causes[0].message.clone())?;
+        assign(Others { view: &view, own: None }, &mut spec, 0).map_err(|causes| causes[0].message.clone())?;
         assert_eq!(spec["clusterIP"], spec["clusterIPs"][0]);
         Ok(json!([spec["ipFamilyPolicy"], spec["ipFamilies"], spec["clusterIPs"]]))
     }

@@ -22,7 +22,7 @@ use crate::pod::{Pod, PodIdentity, PodNet};
 use crate::policy::Policies;
 use crate::resolver::Resolver;
 use crate::routes::RouteTable;
-use crate::services::ServiceTable;
+use crate::services::{Here, Present, ServiceName, ServiceTable};
 use crate::sleepers::SleeperTable;
 use crate::tls::Trust;
 use crate::topology::Topology;
@@ -243,6 +243,14 @@ impl Fabric {
     /// Installs the Services.
     pub fn set_services(&self, services: ServiceTable) {
         services.continue_turns(&self.services());
+        self.0.services.set(services);
+        self.0.waking.note_change();
+    }
+
+    /// Has some Services be what they are now, as [`ServiceTable::update`] does; all others stay.
+    pub fn update_services(&self, here: Here<'_>, changes: Vec<(ServiceName, Option<Present>)>) {
+        let mut services = ServiceTable::clone(&self.services());
+        services.update(here, changes);
         self.0.services.set(services);
         self.0.waking.note_change();
     }

@@ -172,6 +172,14 @@ impl ServiceEntry {
         self.position(port).is_some_and(|index| self.service.ports[index].h2c)
     }
 
+    /// Lets its balancers go on where those of its predecessor were.
+    fn go_on(&self, before: &Self) {
+        let own = self.balancers.iter().chain(&self.outer).flatten();
+        for (new, old) in own.zip(before.balancers.iter().chain(&before.outer).flatten()) {
+            new.go_on(old);
+        }
+    }
+
     fn position(&self, port: &PortRef) -> Option<usize> {
         let matches = |candidate: &ServicePort| match port {
             PortRef::Number(number) => candidate.port == *number,
@@ -230,15 +238,19 @@ impl ServiceTable {
     /// hands.
     pub fn update(&mut self, here: Here<'_>, changes: Vec<(ServiceName, Option<Present>)>) {
         // An address may pass from one to another.
-        changes.iter().for_each(|((namespace, name), _)| self.remove(namespace, name));
-        for (service, slices) in changes.into_iter().filter_map(|(_, now)| now) {
+        let before: Vec<_> = changes.iter().map(|((namespace, name), _)| self.remove(namespace, name)).collect();
+        for ((name, now), before) in changes.into_iter().zip(before) {
+            let Some((service, slices)) = now else { continue };
             self.insert(service, &slices.iter().collect::<Vec<_>>(), here);
+            if let (Some(entry), Some(before)) = (self.service(&name.0, &name.1), before) {
+                entry.go_on(&before);
+            }
         }
     }
 
-    fn remove(&mut self, namespace: &str, name: &str) {
-        let Some(names) = self.by_name.get_mut(namespace) else { return };
-        let Some(entry) = names.remove(name) else { return };
+    fn remove(&mut self, namespace: &str, name: &str) -> Option<Arc<ServiceEntry>> {
+        let names = self.by_name.get_mut(namespace)?;
+        let entry = names.remove(name)?;
         if names.is_empty() {
             self.by_name.remove(namespace);
         }
@@ -255,20 +267,15 @@ impl ServiceTable {
             let all = self.by_name.values().flat_map(HashMap::values);
             all.for_each(|entry| expose(&mut self.node_ports, entry));
         }
+        Some(entry)
     }
 
     /// Lets every balancer go on where its predecessor in `old` was. Without this, a cluster whose tables change more
     /// often than a Service is called would send all calls to the first endpoint.
     pub(crate) fn continue_turns(&self, old: &Self) {
-        for entry in self.by_name.values().flat_map(HashMap::values) {
-            let names = old.by_name.get(&*entry.service.namespace);
-            let Some(before) = names.and_then(|names| names.get(&*entry.service.name)) else { continue };
-            if Arc::ptr_eq(entry, before) {
-                continue;
-            }
-            let own = entry.balancers.iter().chain(&entry.outer).flatten();
-            for (new, old) in own.zip(before.balancers.iter().chain(&before.outer).flatten()) {
-                new.go_on(old);
+        for entry in self.entries() {
+            if let Some(before) = old.service(&entry.service.namespace, &entry.service.name) {
+                entry.go_on(before);
             }
         }
     }

@@ -61,16 +61,14 @@ pub(super) fn sleeper(deployment: &Deployment) -> Option<Sleeper> {
 
 /// The Services that may stand for one of them: most stand for none, and are not read further.
 pub(super) fn callers(services: &[Arc<Service>], sleepers: &[Sleeper]) -> Vec<Caller> {
-    let label = |sleeper: &'_ Sleeper| {
-        let namespace = sleeper.namespace.clone();
-        sleeper.labels.clone().into_iter().map(move |(key, value)| (namespace.clone(), key, value)).collect::<Vec<_>>()
-    };
-    let labels: HashSet<(String, String, String)> = sleepers.iter().flat_map(label).collect();
+    let labels: HashSet<(&str, &str, &str)> = sleepers
+        .iter()
+        .flat_map(|sleeper| sleeper.labels.iter().map(|(key, value)| (&*sleeper.namespace, &**key, &**value)))
+        .collect();
     let fits = |service: &&Arc<Service>| {
         let first = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()?.first_key_value());
-        first.is_some_and(|(key, value)| {
-            labels.contains(&(service.namespace().unwrap_or_default(), key.clone(), value.clone()))
-        })
+        let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+        first.is_some_and(|(key, value)| labels.contains(&(namespace, &**key, &**value)))
     };
     services.iter().filter(fits).map(|service| caller(service)).collect()
 }

@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
-use network::ServiceTable;
 use network::services::{Here, ServiceName};
+use network::{Fabric, ServiceTable};
 
 use super::objects;
 
@@ -63,10 +63,10 @@ impl Backends {
         &self.services
     }
 
-    /// The table that follows `before`.
-    pub(super) fn table(&mut self, before: &ServiceTable, here: Here<'_>, touched: &Touched) -> ServiceTable {
+    /// Has the fabric know what was touched.
+    pub(super) fn install(&mut self, fabric: &Fabric, here: Here<'_>, touched: &Touched) {
         if touched.all {
-            return self.whole(here);
+            return fabric.set_services(self.whole(here));
         }
         let mut concerned = touched.services.clone();
         for slice in &touched.slices {
@@ -81,9 +81,7 @@ impl Backends {
             Some((objects::service(&service), slices.collect()))
         };
         let changes = concerned.into_iter().map(|name| (name.clone(), now(&name))).collect();
-        let mut table = before.clone();
-        table.update(here, changes);
-        table
+        fabric.update_services(here, changes);
     }
 
     fn whole(&mut self, here: Here<'_>) -> ServiceTable {

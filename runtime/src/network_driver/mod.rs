@@ -37,6 +37,7 @@ use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource};
 use network::routes::gateway::Gateways;
 use network::services::{Here, ServiceName};
+use network::sleepers::Sleeper;
 use network::{Fabric, Policies, RouteTable, SleeperTable};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -116,6 +117,8 @@ struct Driver {
     edge: Edge,
     secrets: Store<Secret>,
     deployments: Store<Deployment>,
+    /// The Deployments that may sleep, as the table in force has them.
+    sleepers: Vec<Sleeper>,
     guarded: Guarded,
     node_ports: Option<(NodePorts, LoadBalancers)>,
 }
@@ -193,6 +196,7 @@ pub async fn run(config: Config, stop: CancellationToken) {
         edge,
         secrets,
         deployments,
+        sleepers: Vec::new(),
         guarded,
         node_ports,
     };
@@ -357,8 +361,8 @@ impl Driver {
         if stale.services.is_any() && self.backends.is_read() {
             let zone = zone(&self.node);
             let here = Here { node: &self.fabric.config().node, zone: zone.as_deref() };
-            self.fabric.set_services(self.backends.table(&self.fabric.services(), here, &stale.services));
-            if let Some((node_ports, balancers)) = &mut self.node_ports {
+            self.backends.install(&self.fabric, here, &stale.services);
+            if let (true, Some((node_ports, balancers))) = (stale.services.is_services(), &mut self.node_ports) {
                 let table = self.fabric.services();
                 node_ports.follow(&table);
                 let objects = self.backends.services().state();
@@ -366,7 +370,7 @@ impl Driver {
             }
         }
         if stale.services.is_services() || stale.sleepers {
-            self.install_sleepers();
+            self.install_sleepers(stale.services.is_services());
         }
         if stale.ingresses {
             let ingresses = self.ingresses.state().iter().map(|ingress| objects::ingress(ingress)).collect();
@@ -394,13 +398,15 @@ impl Driver {
         }
     }
 
-    fn install_sleepers(&self) {
-        let (old, sleepers) = (self.fabric.sleepers(), activator::sleepers(&self.deployments));
-        if sleepers.is_empty() && old.is_empty() {
+    /// A Deployment changes often, and seldom in whether it may sleep.
+    fn install_sleepers(&mut self, services_changed: bool) {
+        let sleepers = activator::sleepers(&self.deployments);
+        if sleepers == self.sleepers && (sleepers.is_empty() || !services_changed) {
             return;
         }
         let services = activator::callers(&self.backends.services().state(), &sleepers);
-        self.fabric.set_sleepers(SleeperTable::build(&services, &sleepers, &old));
+        self.fabric.set_sleepers(SleeperTable::build(&services, &sleepers, &self.fabric.sleepers()));
+        self.sleepers = sleepers;
     }
 
     fn certificates_by_host(&self) -> HashMap<String, Arc<rustls::sign::CertifiedKey>> {
