@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -52,6 +53,13 @@ pub(crate) enum CheckpointError {
     /// The system refused.
     #[error(transparent)]
     Io(io::Error),
+}
+
+impl CheckpointError {
+    /// What a panic of redb means.
+    pub(crate) fn contradictory() -> Self {
+        CheckpointError::Damaged("its pages contradict each other".to_owned())
+    }
 }
 
 impl<E: Into<redb::Error>> From<E> for CheckpointError {
@@ -230,8 +238,18 @@ impl Checkpoint {
         })
     }
 
-    /// One durable transaction. redb refuses everything after an I/O error, hence a full disk means opening it again.
+    /// One durable transaction. redb panics where pages that it had not read when it was opened contradict each other: that is
+    /// damage like any other.
     fn transaction(
+        &mut self,
+        fill: impl FnOnce(&WriteTransaction) -> Result<(), CheckpointError>,
+    ) -> Result<(), CheckpointError> {
+        let written = catch_unwind(AssertUnwindSafe(|| self.write(fill)));
+        written.unwrap_or_else(|_| Err(CheckpointError::contradictory()))
+    }
+
+    /// redb refuses everything after an I/O error, hence a full disk means opening it again.
+    fn write(
         &mut self,
         fill: impl FnOnce(&WriteTransaction) -> Result<(), CheckpointError>,
     ) -> Result<(), CheckpointError> {

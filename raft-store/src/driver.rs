@@ -51,6 +51,8 @@ pub(crate) enum Envelope {
     Introduced(u64, String, OwnedSemaphorePermit),
     /// The disk failed, or nobody is left to ask: end now.
     End(String),
+    /// What is kept on disk turned out not to be believed.
+    Damaged(String),
 }
 
 pub(crate) enum LogWork {
@@ -128,8 +130,8 @@ impl Driver {
                     ended = self.take(next, &mut inputs);
                 }
             }
-            if let Some(reason) = ended {
-                return Ended::Over(reason);
+            if let Some(ended) = ended {
+                return ended;
             }
             self.member.step(self.clock.now(), inputs.drain(..), &mut outputs);
             for output in outputs.drain(..) {
@@ -156,7 +158,7 @@ impl Driver {
         }
     }
 
-    fn take(&mut self, envelope: Envelope, inputs: &mut Vec<Input>) -> Option<String> {
+    fn take(&mut self, envelope: Envelope, inputs: &mut Vec<Input>) -> Option<Ended> {
         match envelope {
             Envelope::Request(request, reply) => {
                 self.last_id += 1;
@@ -178,7 +180,8 @@ impl Driver {
                     transport.introduce(member, address);
                 }
             }
-            Envelope::End(reason) => return Some(reason),
+            Envelope::End(reason) => return Some(Ended::Over(reason)),
+            Envelope::Damaged(what) => return Some(Ended::Damaged(what)),
         }
         None
     }
@@ -373,7 +376,10 @@ pub(crate) fn checkpoint_thread(
                 CheckpointWork::CheckSpace => Ok(()),
             };
             if let Err(error) = done {
-                report(Envelope::End(format!("the checkpoint cannot be written: {error}")));
+                report(match error {
+                    CheckpointError::Damaged(_) => Envelope::Damaged(error.to_string()),
+                    error => Envelope::End(format!("the checkpoint cannot be written: {error}")),
+                });
                 break;
             }
             if matches!(item, CheckpointWork::Commit(_) | CheckpointWork::Install(_)) {

@@ -152,6 +152,8 @@ impl Home {
                     drop(reply.to.send(Err(StoreError::Busy("the member begins anew; ask again"))));
                 }
                 Envelope::Input(Input::StopRequested) | Envelope::End(_) => over = true,
+                // That life is over anyway.
+                Envelope::Damaged(_) => {}
                 Envelope::Capture(_) | Envelope::Input(_) | Envelope::Peer(..) | Envelope::Introduced(..) => {}
             }
         }

@@ -167,7 +167,7 @@ fn read(disk: &Arc<dyn Disk>, identity: Identity, initial: &Membership, known: b
     // A database that is damaged may panic, which ends the opening like any other error.
     let read = || Checkpoint::open(disk.clone(), identity, initial, known);
     let (mut checkpoint, boot, state) = catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(CheckpointError::Damaged("its pages contradict each other".to_owned())))
+        .unwrap_or_else(|_| Err(CheckpointError::contradictory()))
         .map_err(|error| match error {
             CheckpointError::Foreign { member, cluster } => {
                 Forgotten::Refused(foreign(identity, Identity { member, cluster }))

@@ -8,7 +8,7 @@ use crate::driver::{CheckpointWork, LogWork};
 use crate::limits::MARK_MS;
 use crate::log::LogError;
 use crate::member::{Batch, Input};
-use crate::roster::Stage;
+use crate::roster::{Roster, Stage};
 
 impl Cluster {
     pub(super) fn queue_log(&mut self, id: u64, life: u64, work: LogWork) {
@@ -106,6 +106,12 @@ impl Cluster {
                 live.checkpoint_queue.push_front(work);
                 self.after(200, Event::Checkpoint(id, life));
                 return self.step(id, vec![Input::SpaceChecked { full: true }]);
+            }
+            Err(CheckpointError::Damaged(what)) => {
+                let roster = Roster { stage: Stage::Damaged, damage: what, ..live.roster.clone() };
+                // Where even that cannot be written, the next start finds out by itself.
+                drop(roster.write(&disk));
+                return self.crash(id);
             }
             Err(_) => {
                 self.summary.failed_syncs += 1;
