@@ -299,8 +299,8 @@ fn sign(spec: &Value, wish: &Wish) -> Result<Signed, String> {
         Signer::Authority { certificate_pem, key_pem } => {
             params.use_authority_key_identifier_extension = true;
             let authority = authority(certificate_pem, key_pem)?;
-            let (made, by) = (params.signed_by(&key, &authority).map_err(text)?, Subject::of(certificate_pem));
-            let signed = by.and_then(|by| subject.certify(&made, &by, authority.key()));
+            let made = params.signed_by(&key, &authority).map_err(text)?;
+            let signed = subject.certify_by(&made, certificate_pem, &authority);
             (signed.map_err(broken)?, certificate_pem.clone())
         }
         Signer::Acme(acme) => return Err(format!("{} is asked in an order", acme.server)),
@@ -326,8 +326,7 @@ fn countersign(asked: &str, signer: &Signer, duration_ms: i64) -> Result<(String
     asked.params.is_ca = IsCa::NoCa;
     let authority = authority(certificate_pem, key_pem)?;
     let made = asked.signed_by(&authority).map_err(|error| error.to_string())?;
-    let by = Subject::of(certificate_pem);
-    let signed = by.and_then(|by| subject.certify(&made, &by, authority.key())).map_err(|error| error.to_string())?;
+    let signed = subject.certify_by(&made, certificate_pem, &authority).map_err(|error| error.to_string())?;
     Ok((signed, certificate_pem.clone()))
 }
 

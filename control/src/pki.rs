@@ -53,9 +53,9 @@ pub enum PkiError {
     /// A certificate that was just made cannot be read.
     #[error("cannot make a certificate: {0}")]
     Encoding(#[from] yasna::ASN1Error),
-    /// A request cannot be read.
-    #[error("the request cannot be read: {0}")]
-    Request(String),
+    /// A request, or an authority's certificate, cannot be read.
+    #[error("a certificate or request cannot be read: {0}")]
+    Unreadable(String),
     /// TLS does not accept what was made.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
@@ -171,7 +171,7 @@ impl Authority {
         params.not_after = OffsetDateTime::now_utc() + Duration::seconds(seconds);
         request.params = params;
         let subject = person(user, groups.iter().map(String::as_str));
-        subject.certify(&request.signed_by(&self.issuer)?, &Subject::of(&self.certificate_pem)?, self.issuer.key())
+        subject.certify_by(&request.signed_by(&self.issuer)?, &self.certificate_pem, &self.issuer)
     }
 
     /// What a join token pins: the SHA-256 of the authority's public key (SubjectPublicKeyInfo), as kubeadm's
@@ -217,8 +217,8 @@ impl Authority {
 
     fn sign_as(&self, params: &CertificateParams, subject: &Subject) -> Result<Identity, PkiError> {
         let key = KeyPair::generate()?;
-        let (made, authority) = (params.signed_by(&key, &self.issuer)?, Subject::of(&self.certificate_pem)?);
-        let certificate_pem = subject.certify(&made, &authority, self.issuer.key())?;
+        let made = params.signed_by(&key, &self.issuer)?;
+        let certificate_pem = subject.certify_by(&made, &self.certificate_pem, &self.issuer)?;
         Ok(Identity { certificate_pem, key_pem: key.serialize_pem() })
     }
 }

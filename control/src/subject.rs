@@ -2,7 +2,7 @@
 //! organisation as a group; the encoder of our certificates keeps one value per type. So a subject is read and written
 //! here, and put into a certificate before it is signed.
 
-use rcgen::{Certificate, KeyPair, SigningKey as _};
+use rcgen::{Certificate, Issuer, KeyPair, SigningKey as _};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use x509_parser::certification_request::X509CertificationRequest;
@@ -49,9 +49,8 @@ impl Subject {
 
     /// What a request (PKCS #10, PEM) asks for, as it stands there. Its signature is not looked at.
     pub(crate) fn asked(request_pem: &str) -> Result<Self, PkiError> {
-        let unreadable = |error: &dyn std::fmt::Display| PkiError::Request(error.to_string());
-        let der = CertificateSigningRequestDer::from_pem_slice(request_pem.as_bytes()).map_err(|e| unreadable(&e))?;
-        let (_, request) = X509CertificationRequest::from_der(&der).map_err(|error| unreadable(&error))?;
+        let der = CertificateSigningRequestDer::from_pem_slice(request_pem.as_bytes()).map_err(unreadable)?;
+        let (_, request) = X509CertificationRequest::from_der(&der).map_err(unreadable)?;
         Ok(Self(request.certification_request_info.subject.as_raw().to_vec()))
     }
 
@@ -66,10 +65,19 @@ impl Subject {
 
     /// The subject of a certificate (PEM).
     pub(crate) fn of(certificate_pem: &str) -> Result<Self, PkiError> {
-        let unreadable = |error: &dyn std::fmt::Display| PkiError::Request(error.to_string());
-        let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|error| unreadable(&error))?;
-        let (_, read) = x509_parser::parse_x509_certificate(&der).map_err(|error| unreadable(&error))?;
+        let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(unreadable)?;
+        let (_, read) = x509_parser::parse_x509_certificate(&der).map_err(unreadable)?;
         Ok(Self(read.subject().as_raw().to_vec()))
+    }
+
+    /// A certificate that an authority (its own certificate, PEM) has made, with this subject instead of its own; PEM.
+    pub(crate) fn certify_by(
+        &self,
+        made: &Certificate,
+        authority_pem: &str,
+        issuer: &Issuer<'_, KeyPair>,
+    ) -> Result<String, PkiError> {
+        self.certify(made, &Self::of(authority_pem)?, issuer.key())
     }
 
     /// A certificate with this subject instead of its own, by an issuer of exactly this name; PEM.
@@ -96,6 +104,10 @@ impl Subject {
     }
 }
 
+fn unreadable(error: impl std::fmt::Display) -> PkiError {
+    PkiError::Unreadable(error.to_string())
+}
+
 /// The three parts of a certificate: what is signed, how, and the signature.
 fn elements(certificate: &[u8]) -> Result<[Vec<u8>; 3], ASN1Error> {
     yasna::parse_der(certificate, |reader| {
@@ -108,7 +120,7 @@ fn elements(certificate: &[u8]) -> Result<[Vec<u8>; 3], ASN1Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer};
+    use rcgen::{BasicConstraints, CertificateParams, IsCa};
     use rustls::client::WebPkiServerVerifier;
     use rustls::client::danger::ServerCertVerifier as _;
     use rustls::pki_types::{ServerName, UnixTime};
@@ -137,7 +149,7 @@ mod tests {
         assert_eq!(Subject::of(&own).unwrap(), authority);
         let issuer = Issuer::from_ca_cert_pem(&own, authority_key).unwrap();
         let params = CertificateParams::new(["a.test".to_owned()]).unwrap();
-        let pem = subject.certify(&params.signed_by(&key, &issuer).unwrap(), &authority, issuer.key()).unwrap();
+        let pem = subject.certify_by(&params.signed_by(&key, &issuer).unwrap(), &own, &issuer).unwrap();
 
         let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
         let certificate = pem.parse_x509().unwrap();

@@ -5,21 +5,24 @@
 
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 
 use engine::{CodeSource, Engine, KeptCode};
 use futures::future::BoxFuture;
+use futures::{StreamExt, TryStreamExt};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::StreamBody;
 use kube::Client;
 use network::{Body, BoxError};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tokio_util::io::ReaderStream;
 
-use crate::limits::{CODE_ASKED_MAX, CODE_BYTES_MAX, CODE_FETCH_MAX, FORWARD_PIECE_BYTES, PEER_SILENCE_MAX};
+use crate::limits::{CODE_ASKED_MAX, CODE_BYTES_MAX, CODE_FETCH_MAX, FORWARD_PIECE_BYTES};
+use crate::peers;
 
 /// The members of the cluster as a source of machine code.
 #[derive(Clone)]
@@ -44,10 +47,10 @@ impl MembersCode {
             answer.headers().get(ETAG.as_str()).and_then(|tag| tag.to_str().ok()).map(|tag| tag.trim_matches('"'));
         let sum = sum.filter(|_| answer.status().is_success()).map(str::to_owned);
         let sum = sum.ok_or_else(|| format!("it is answered with {}", answer.status()))?;
-        let (mut body, mut left) = (answer.into_body(), CODE_BYTES_MAX);
+        let (mut pieces, mut left) = (pin!(peers::pieces(answer.into_body())), CODE_BYTES_MAX);
         let mut file = tokio::fs::File::create(to).await?;
-        while let Some(frame) = timeout(PEER_SILENCE_MAX, body.frame()).await? {
-            let Ok(piece) = frame?.into_data() else { continue };
+        while let Some(piece) = pieces.next().await {
+            let piece = piece?;
             left = left.checked_sub(piece.len()).ok_or_else(|| format!("it has more than {CODE_BYTES_MAX} bytes"))?;
             file.write_all(&piece).await?;
         }
@@ -84,7 +87,7 @@ pub(crate) async fn answer(engine: &Engine, name: &str) -> io::Result<Option<Res
     let kept = tokio::task::spawn_blocking(move || engine.kept_code(&name)).await.map_err(io::Error::other)??;
     let Some(KeptCode { file, size, sum }) = kept else { return Ok(None) };
     let pieces = ReaderStream::with_capacity(tokio::fs::File::from_std(file), FORWARD_PIECE_BYTES);
-    let frames = futures::StreamExt::map(pieces, |piece| piece.map(Frame::data));
+    let frames = pieces.map_ok(Frame::data);
     let mut response = Response::new(network::body::boxed(StreamBody::new(frames)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));

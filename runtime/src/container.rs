@@ -79,10 +79,11 @@ pub(crate) async fn prepare(
     let names = environment::references(container);
     let settings = settings::fetch(&agent.config.client, namespace, names).await.map_err(StartError::config)?;
     let place = agent.place(ground.network.addresses());
-    let services = known_services(agent, pod).await.map_err(StartError::config)?;
-    let linked = services.as_ref().map_or_else(Vec::new, |services| links::linked(services, namespace));
-    let env = environment::environment(pod, container, &settings, &place, &linked).map_err(StartError::config)?;
-    drop(linked);
+    let env = {
+        let services = known_services(agent, pod).await.map_err(StartError::config)?;
+        let linked = services.as_ref().map_or_else(Vec::new, |services| links::linked(services, namespace));
+        environment::environment(pod, container, &settings, &place, &linked).map_err(StartError::config)?
+    };
     let stage = ground.folder.join("files").join(&container.name);
     let terms = pod.metadata.annotations.as_ref().map(terms).transpose().map_err(StartError::config)?;
     let terms = terms.unwrap_or_default();

@@ -3,6 +3,8 @@
 //! Only what no registry is asked for comes this way: an image named by its digest, which proves itself, and one under a
 //! plain or local name, which was built or pushed on some node. Nodes that list the image in their status are asked first.
 
+use bytes::Bytes;
+use futures::Stream;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use image::{Answer, BoxError, Images, PullError, Pulled, Reference, Source};
@@ -69,21 +71,26 @@ impl Source for Peer {
         let request = Request::get(format!("{}{path}", self.base)).body(kube::client::Body::empty())?;
         let response = timeout(REQUEST_TIME_MAX, self.client.send(request)).await??;
         let (status, body) = (response.status(), response.into_body());
-        let pieces = futures::stream::unfold(body, |mut body| async move {
-            loop {
-                let frame = match timeout(PEER_SILENCE_MAX, body.frame()).await {
-                    Ok(frame) => frame?,
-                    Err(silent) => return Some((Err(BoxError::from(silent)), body)),
-                };
-                match frame.map(http_body::Frame::into_data) {
-                    Ok(Ok(piece)) => return Some((Ok(piece), body)),
-                    // Trailers say nothing of the blob.
-                    Ok(Err(_)) => {}
-                    Err(error) => return Some((Err(BoxError::from(error)), body)),
-                }
-            }
-        });
+        let pieces = pieces(body);
         let status = StatusCode::from_u16(status.as_u16())?;
         Ok(Answer { status, pieces: Box::pin(pieces) })
     }
+}
+
+/// What another node sends, until its end; one that falls silent in the middle is an error.
+pub(crate) fn pieces(body: kube::client::Body) -> impl Stream<Item = Result<Bytes, BoxError>> + Send {
+    futures::stream::unfold(body, |mut body| async move {
+        loop {
+            let frame = match timeout(PEER_SILENCE_MAX, body.frame()).await {
+                Ok(frame) => frame?,
+                Err(silent) => return Some((Err(BoxError::from(silent)), body)),
+            };
+            match frame.map(http_body::Frame::into_data) {
+                Ok(Ok(piece)) => return Some((Ok(piece), body)),
+                // Trailers say nothing of what was sent.
+                Ok(Err(_)) => {}
+                Err(error) => return Some((Err(BoxError::from(error)), body)),
+            }
+        }
+    })
 }

@@ -25,13 +25,10 @@ pub(crate) fn keys(change: &Change, view: &View) -> Vec<Key> {
     match &*object.key.resource {
         SLICES => owner::controller_key(object, &SERVICE).into_iter().collect(),
         "nodes" => {
-            let old = change.previous.as_deref();
-            let (moved, resized) = match change.kind {
-                ChangeKind::Deleted => (zones::of(object).is_some(), true),
-                _ => {
-                    (old.and_then(zones::of) != zones::of(object), old.and_then(zones::weight) != zones::weight(object))
-                }
-            };
+            let (old, new) = (change.previous.as_deref(), Some(&**object));
+            let new = new.filter(|_| change.kind != ChangeKind::Deleted);
+            let moved = old.and_then(zones::of) != new.and_then(zones::of);
+            let resized = old.and_then(zones::weight) != new.and_then(zones::weight);
             let concerned = |service: &&Arc<Object>| moved || (resized && zones::is_auto(service));
             view.list("services").filter(concerned).map(|service| service.key.clone()).collect()
         }

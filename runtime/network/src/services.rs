@@ -239,6 +239,12 @@ impl ServiceTable {
     pub fn update(&mut self, here: Here<'_>, changes: Vec<(ServiceName, Option<Present>)>) {
         // An address may pass from one to another.
         let before: Vec<_> = changes.iter().map(|((namespace, name), _)| self.remove(namespace, name)).collect();
+        if before.iter().flatten().any(|entry| exposed(entry).next().is_some()) {
+            // Another load balancer may have wanted the same port.
+            self.node_ports.clear();
+            let all = self.by_name.values().flat_map(HashMap::values);
+            all.for_each(|entry| expose(&mut self.node_ports, entry));
+        }
         for ((name, now), before) in changes.into_iter().zip(before) {
             let Some((service, slices)) = now else { continue };
             self.insert(service, &slices.iter().collect::<Vec<_>>(), here);
@@ -248,6 +254,7 @@ impl ServiceTable {
         }
     }
 
+    /// Leaves the ports of every node to be made anew.
     fn remove(&mut self, namespace: &str, name: &str) -> Option<Arc<ServiceEntry>> {
         let names = self.by_name.get_mut(namespace)?;
         let entry = names.remove(name)?;
@@ -260,12 +267,6 @@ impl ServiceTable {
             for port in &service.ports {
                 self.by_address.remove(&(*ip, port.port, port.protocol));
             }
-        }
-        if exposed(&entry).next().is_some() {
-            // Another load balancer may have wanted the same port.
-            self.node_ports.clear();
-            let all = self.by_name.values().flat_map(HashMap::values);
-            all.for_each(|entry| expose(&mut self.node_ports, entry));
         }
         Some(entry)
     }

@@ -22,8 +22,13 @@ pub(super) fn api() -> Service {
 pub(crate) fn linked<'a>(table: &'a ServiceTable, namespace: &str) -> Vec<&'a Service> {
     let all = table.in_namespace(namespace).map(|entry| entry.service());
     let mut services: Vec<&Service> = all.filter(|service| !service.cluster_ips.is_empty()).collect();
-    services.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-    services.truncate(SERVICE_LINKS_MAX);
+    let by_name = |one: &&Service, other: &&Service| one.name.cmp(&other.name);
+    if services.len() > SERVICE_LINKS_MAX {
+        // Every container that starts comes here: what is left out is not sorted.
+        services.select_nth_unstable_by(SERVICE_LINKS_MAX, by_name);
+        services.truncate(SERVICE_LINKS_MAX);
+    }
+    services.sort_unstable_by(by_name);
     services
 }
 

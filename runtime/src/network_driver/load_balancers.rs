@@ -56,11 +56,7 @@ impl LoadBalancers {
         table: &ServiceTable,
         is_open: impl Fn(u16, Protocol) -> bool,
     ) {
-        let says = |service: &Service| {
-            let said = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
-            said.is_some_and(|said| !said.is_empty())
-        };
-        for service in services.iter().filter(|service| is_balanced(service) || says(service)) {
+        for service in services.iter().filter(|service| is_balanced(service) || !said(service).is_empty()) {
             let name = format!("{}/{}", service.namespace().unwrap_or_default(), service.name_any());
             let served = is_served(service, |port, protocol| {
                 is_open(port, protocol)
@@ -86,6 +82,12 @@ fn is_balanced(service: &Service) -> bool {
     spec.type_.as_deref() == Some("LoadBalancer") && ours
 }
 
+/// What its status says of where it is reached.
+fn said(service: &Service) -> &[LoadBalancerIngress] {
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default()
+}
+
 /// Whether every port of a Service is this machine's to serve.
 fn is_served(service: &Service, is_open: impl Fn(u16, Protocol) -> bool) -> bool {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
@@ -99,15 +101,14 @@ fn is_served(service: &Service, is_open: impl Fn(u16, Protocol) -> bool) -> bool
 /// What `status.loadBalancer.ingress` should be; `None` where it is that already. Addresses of other machines stay; `own`
 /// is whether this process has put its address there: another one of this machine may have, and it knows better.
 fn should_say(service: &Service, address: IpAddr, served: bool, own: bool) -> Option<Vec<LoadBalancerIngress>> {
-    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let said = status.and_then(|balancer| balancer.ingress.clone()).unwrap_or_default();
+    let said = said(service);
     let text = address.to_string();
     let is_said = said.iter().any(|entry| entry.ip.as_deref() == Some(&text));
     let stays = served || (is_said && !own && is_balanced(service));
     if stays == is_said {
         return None;
     }
-    let mut ingress: Vec<_> = said.into_iter().filter(|entry| entry.ip.as_deref() != Some(&text)).collect();
+    let mut ingress: Vec<_> = said.iter().filter(|entry| entry.ip.as_deref() != Some(&text)).cloned().collect();
     if stays {
         ingress.push(LoadBalancerIngress {
             ip: Some(text),

@@ -3,8 +3,8 @@
 //!
 //! Until policies, pods and namespaces have been listed once, no pod talks to another.
 //!
-//! One task owns everything here. Changes that come together make one new table; that of Services is kept up instead; a watch that breaks is resumed by
-//! `kube` with its back-off while the last table stays in force.
+//! One task owns everything here. Changes that come together make one new table; that of Services is kept up instead. A watch
+//! that breaks is resumed by `kube` with its back-off while the last table stays in force.
 
 mod activator;
 mod backends;
