@@ -65,6 +65,11 @@ mod trace;
 mod transport;
 mod watch;
 
+/// The program's allocator, since a simulated hour is mostly memory.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub use command::{Compare, Target, Txn, TxnReply, Write};
 pub use error::{Cancelled, OpenError, StoreError, WatchError};
 pub use member::MemberChange;

@@ -53,7 +53,7 @@ impl Home {
         let identity = Identity { member: config.member_id, cluster: config.cluster_id };
         let now = self.clock.now();
         let Opened { memory, roster, healing } = recovery::open(&self.disk, identity, &self.founders, now.wall_ms)?;
-        if config.transport.is_none() && (healing.is_some() || memory.state.membership.all().len() > 1) {
+        if config.transport.is_none() && (healing.is_some() || memory.state.membership.several()) {
             return Err(OpenError::Config("a member with peers needs a transport"));
         }
         let addresses = match &healing {

@@ -53,7 +53,7 @@ pub enum MemberChange {
     AddLearner {
         /// Its number, never used before in this cluster.
         member: u64,
-        /// Where its peers reach it, `host:port`.
+        /// Where its peers reach it, `host:port`; refused if another member is reached there.
         address: String,
     },
     /// Lets a learner that has caught up decide, by joint consensus.
@@ -356,7 +356,7 @@ impl Member {
     }
 
     fn has_peers(&self) -> bool {
-        self.state.membership.all().len() > 1
+        self.state.membership.several()
     }
 
     fn take(&mut self, input: Input, out: &mut Vec<Output>) {

@@ -27,8 +27,25 @@ pub(crate) struct Membership {
 impl Membership {
     /// Every member, voting or not, in ascending order.
     pub(crate) fn all(&self) -> BTreeSet<u64> {
+        self.every().collect()
+    }
+
+    /// Whether there is more than one member, voting or not.
+    pub(crate) fn several(&self) -> bool {
+        let mut every = self.every();
+        let first = every.next();
+        every.any(|member| Some(member) != first)
+    }
+
+    /// Who is reached at `address`.
+    pub(crate) fn at(&self, address: &str) -> Option<u64> {
+        let there = |(_, known): &(&u64, &String)| !address.is_empty() && *known == address;
+        self.addresses.iter().find(there).map(|(member, _)| *member)
+    }
+
+    fn every(&self) -> impl Iterator<Item = u64> {
         let parts = [&self.voters, &self.learners, &self.voters_outgoing, &self.learners_next];
-        parts.into_iter().flatten().copied().collect()
+        parts.into_iter().flatten().copied()
     }
 }
 

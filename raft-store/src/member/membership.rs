@@ -93,6 +93,10 @@ impl Member {
             {
                 invalid("the member's number is 0 or already used")
             }
+            // A wish may arrive late, when its member has begun anew under another number.
+            MemberChange::AddLearner { address, .. } if m.at(address).is_some() => {
+                invalid("there is already a member at this address")
+            }
             MemberChange::AddLearner { .. } if m.all().len() >= MEMBERS_MAX => {
                 invalid("the cluster has as many members as it can have")
             }
@@ -113,9 +117,7 @@ impl Member {
     /// lost everything may know no more of itself than where it is.
     fn replaced(&self, gone: u64, address: &str) -> Option<u64> {
         let m = &self.state.membership;
-        let all = m.all();
-        let there = |at: &&u64| !address.is_empty() && m.addresses.get(at).is_some_and(|known| known == address);
-        if all.contains(&gone) { Some(gone) } else { all.iter().find(there).copied() }
+        if m.all().contains(&gone) { Some(gone) } else { m.at(address) }
     }
 
     /// Puts a checked change into the log of this member, which leads.

@@ -34,8 +34,8 @@ mod threads;
 pub(crate) use damage::Damage;
 
 enum Event {
-    Deliver(Box<Message>),
-    DeliverSnapshot(Box<Message>, Box<State>),
+    Deliver(Message),
+    DeliverSnapshot(Message, Box<State>),
     Input(u64, u64, Input),
     Wake(u64, u64),
     LogWrite(u64, u64),
@@ -136,7 +136,8 @@ pub(crate) struct Cluster {
     rng: Rng,
     now: u64,
     sequence: u64,
-    events: BTreeMap<(u64, u64), Event>,
+    // By time and order; boxed, since the map moves what it holds.
+    events: BTreeMap<(u64, u64), Box<Event>>,
     processes: BTreeMap<u64, Process>,
     // Directed pairs that cannot talk.
     cut: Vec<(u64, u64)>,
@@ -201,7 +202,7 @@ impl Cluster {
             if !self.healed && self.now >= heal_at {
                 self.heal();
             }
-            self.happen(event);
+            self.happen(*event);
             if self.healed && self.settled() {
                 let revision =
                     self.processes.values().filter_map(|p| p.live.as_ref()).map(|l| l.member.state().mvcc.revision());
@@ -220,20 +221,21 @@ impl Cluster {
         let one = |(id, process): (&u64, &Process)| match &process.live {
             None => format!("{id}: down"),
             Some(live) => format!(
-                "{id}: term {} leader {:?} index {} voters {:?} healing {:?}",
+                "{id}: term {} leader {:?} index {} {:?} healing {:?}",
                 live.member.term(),
                 live.member.leader(),
                 live.member.state().index,
-                live.member.state().membership.voters,
+                live.member.state().membership,
                 live.member.healing()
             ),
         };
-        self.processes.iter().map(one).collect::<Vec<_>>().join("; ")
+        let members = self.processes.iter().map(one).collect::<Vec<_>>().join("; ");
+        format!("{members}; {} requests wait, of {:?}", self.waiting.len(), self.waiting)
     }
 
     fn after(&mut self, delay: u64, event: Event) {
         self.sequence += 1;
-        self.events.insert((self.now + delay, self.sequence), event);
+        self.events.insert((self.now + delay, self.sequence), Box::new(event));
     }
 
     fn heal(&mut self) {
@@ -355,12 +357,12 @@ impl Cluster {
         match event {
             Event::Deliver(message) => {
                 let to = message.to;
-                self.step(to, vec![Input::Received(*message)]);
+                self.step(to, vec![Input::Received(message)]);
             }
             Event::DeliverSnapshot(message, state) => {
                 self.summary.snapshots += 1;
                 let to = message.to;
-                self.step(to, vec![Input::SnapshotReceived(*message, state)]);
+                self.step(to, vec![Input::SnapshotReceived(message, state)]);
             }
             Event::CrashAgain(id) => {
                 if self.process(id).live.is_some() {
@@ -508,11 +510,11 @@ impl Cluster {
         self.summary.trace = crate::mvcc::mix(self.summary.trace ^ self.now ^ message.index ^ message.term << 32);
         if self.rng.chance(if self.healed { 0 } else { 2 }) {
             let delay = self.rng.below(200);
-            self.after(delay, Event::Deliver(Box::new(message.clone())));
+            self.after(delay, Event::Deliver(message.clone()));
         }
         let slow = if self.rng.chance(3) { 300 } else { self.delay_ms };
         let delay = 1 + self.rng.below(slow);
-        self.after(delay, Event::Deliver(Box::new(message)));
+        self.after(delay, Event::Deliver(message));
     }
 
     fn send_snapshot(&mut self, id: u64, life: u64, message: Message, state: &State) {
@@ -526,9 +528,9 @@ impl Cluster {
             if self.rng.chance(if self.healed { 0 } else { 5 }) {
                 // Once more, when much has happened since.
                 let late = delay + self.rng.below(3000);
-                self.after(late, Event::DeliverSnapshot(Box::new(message.clone()), copied(state)));
+                self.after(late, Event::DeliverSnapshot(message.clone(), copied(state)));
             }
-            self.after(delay, Event::DeliverSnapshot(Box::new(message), copy));
+            self.after(delay, Event::DeliverSnapshot(message, copy));
         }
         self.after(delay + 1, Event::Input(id, life, Input::SnapshotSent { to, delivered }));
     }

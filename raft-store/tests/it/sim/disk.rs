@@ -9,11 +9,11 @@ use crate::disk::{Disk, DiskFile};
 
 pub(crate) const PAGE: u64 = 512;
 
-/// Sparse content in sectors.
+/// Sparse content in sectors, which copies of it share until one of them writes.
 #[derive(Clone, Debug, Default)]
 struct Content {
     length: u64,
-    sectors: BTreeMap<u64, [u8; PAGE as usize]>,
+    sectors: BTreeMap<u64, Arc<[u8; PAGE as usize]>>,
 }
 
 impl Content {
@@ -21,9 +21,9 @@ impl Content {
         self.length = self.length.max(offset + bytes.len() as u64);
         let mut at = offset;
         for part in split(offset, bytes) {
-            let sector = self.sectors.entry(at / PAGE).or_insert([0; PAGE as usize]);
+            let sector = self.sectors.entry(at / PAGE).or_insert_with(|| Arc::new([0; PAGE as usize]));
             let within = (at % PAGE) as usize;
-            sector[within..within + part.len()].copy_from_slice(part);
+            Arc::make_mut(sector)[within..within + part.len()].copy_from_slice(part);
             at += part.len() as u64;
         }
     }
@@ -47,7 +47,7 @@ impl Content {
         if length < self.length {
             self.sectors.split_off(&length.div_ceil(PAGE));
             if let Some(last) = self.sectors.get_mut(&(length / PAGE)) {
-                last[(length % PAGE) as usize..].fill(0);
+                Arc::make_mut(last)[(length % PAGE) as usize..].fill(0);
             }
         }
         self.length = length;

@@ -4,7 +4,8 @@
 //! add-members N            founders 1 to N, on empty disks     join ID            a member that is to be added
 //! campaign ID              only its clock runs until it leads  time MS            every clock runs
 //! clock ID MS              only its clock runs
-//! propose ID KEY=VALUE · read ID KEY · compact ID REVISION · add-learner ID NEW · promote ID MEMBER · remove ID MEMBER
+//! propose ID KEY=VALUE · read ID KEY · compact ID REVISION
+//! add-learner ID NEW [PLACE] · promote ID MEMBER · remove ID MEMBER
 //! partition ID… | ID…      who cannot hear each other          heal
 //! crash ID · restart ID                                        status             who knows what
 //! kill ID          a crash of its process alone, whose connections its system closes
@@ -279,7 +280,7 @@ impl Stage {
             }
             "compact" => self.ask(number(1), propose(Operation::Compact { revision: number(2) })),
             "add-learner" => {
-                let (member, address) = (number(2), format!("m{}", words[2]));
+                let (member, address) = (number(2), format!("m{}", words.get(3).unwrap_or(&words[2])));
                 self.ask(number(1), change(MemberChange::AddLearner { member, address }));
             }
             "promote" => self.ask(number(1), change(MemberChange::Promote { member: number(2) })),
