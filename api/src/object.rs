@@ -91,6 +91,9 @@ pub struct OwnerReference {
 
 const RESOURCE_VERSION: &str = "resourceVersion";
 
+/// What writing a `resourceVersion` into an object may add to it.
+const VERSION_BYTES: usize = 48;
+
 /// One immutable version of one object.
 pub struct Object {
     /// Where it lives.
@@ -142,7 +145,7 @@ impl Object {
             metadata.insert(RESOURCE_VERSION.into(), Value::String(revision.to_string()));
         }
         let managed = metadata.is_some_and(|metadata| metadata.contains_key(MANAGED_FIELDS));
-        let json = Bytes::from(value.to_string());
+        let json = Bytes::from(serde_json::to_vec(&value).unwrap_or_default());
         if let (true, Some(metadata)) = (managed, value.get_mut(METADATA).and_then(Value::as_object_mut)) {
             metadata.remove(MANAGED_FIELDS);
         }
@@ -162,7 +165,10 @@ impl Object {
         let marks = Marks::of(|name| serde_json::from_str(metadata.get(name)?.get()).map(Cow::Owned).ok());
         let joined = RawValue::from_string(serde_json::to_string(&metadata).ok()?).ok()?;
         parts.insert(METADATA.into(), &joined);
-        let json = Bytes::from(serde_json::to_vec(&parts).ok()?);
+        // A buffer that grows by doubling would keep what it does not fill for as long as the object lives.
+        let mut json = Vec::with_capacity(encoded.len() + VERSION_BYTES);
+        serde_json::to_writer(&mut json, &parts).ok()?;
+        let json = Bytes::from(json);
         let value = Decoded::later(json.clone());
         Some(Self { key, revision, value, json, managed, marks, typed: OnceLock::new() })
     }

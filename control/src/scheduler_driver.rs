@@ -1,5 +1,7 @@
 //! Runs the scheduler: feeds it changes, writes its decisions, tells it which were refused.
 
+use std::pin::pin;
+
 use api::Key;
 use futures::stream::{self, StreamExt as _};
 use objects::{ChangesEnd, Objects, User};
@@ -22,8 +24,24 @@ pub async fn run(objects: Objects, stop: CancellationToken) {
         loop {
             let plan = scheduler.plan(clock::now_ms());
             if !plan.is_empty() {
-                for pod in carry_out(&objects, &who, plan).await {
-                    scheduler.refused(&pod, clock::now_ms());
+                let mut writing = pin!(carry_out(&objects, &who, plan));
+                // What happens meanwhile is taken in: a burst of pods would leave a scheduler that waits behind.
+                let refused = loop {
+                    tokio::select! {
+                        refused = &mut writing => break Ok(refused),
+                        batch = changes.next() => match batch {
+                            Ok(batch) => batch.iter().for_each(|change| scheduler.observe(change)),
+                            Err(end) => break Err(end),
+                        },
+                    }
+                };
+                match refused {
+                    Ok(refused) => refused.iter().for_each(|pod| scheduler.refused(pod, clock::now_ms())),
+                    Err(ChangesEnd::Lagged) => {
+                        writing.await;
+                        break;
+                    }
+                    Err(ChangesEnd::Closed) => return,
                 }
             }
             let due = scheduler.wake_at();

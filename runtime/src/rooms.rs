@@ -67,13 +67,13 @@ pub(crate) fn make_root(root: &Path, mounts: &[Mount]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The running containers of one pod, by name. Clones share them.
+/// The running containers of one pod, by name. Clones share them. Boxed: a map has places for eleven, a pod one container.
 #[derive(Clone, Default)]
-pub(crate) struct Rooms(Arc<Mutex<BTreeMap<String, Room>>>);
+pub(crate) struct Rooms(Arc<Mutex<BTreeMap<String, Box<Room>>>>);
 
 impl Rooms {
     pub(crate) fn open(&self, container: &str, room: Room) {
-        self.lock().insert(container.to_owned(), room);
+        self.lock().insert(container.to_owned(), Box::new(room));
     }
 
     /// The container has ended.
@@ -91,7 +91,7 @@ impl Rooms {
     }
 
     pub(crate) fn get(&self, container: &str) -> Option<Room> {
-        self.lock().get(container).cloned()
+        self.lock().get(container).map(|room| Room::clone(room))
     }
 
     /// What each container has used, and since when.
@@ -99,7 +99,7 @@ impl Rooms {
         self.lock().iter().map(|(name, room)| (name.clone(), room.started, room.accounts.usage())).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Room>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Box<Room>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::changes::{Changes, Ring};
 use crate::definitions::Definitions;
 use crate::error::{OpenError, refused};
-use crate::limits::{LOAD_PAGE, REST_EVERY, RETAINED_VIEW_AGE, RETAINED_VIEWS_MAX, REVISION_WAIT};
+use crate::limits::{LOAD_PAGE, REST_AFTER, REST_EVERY, RETAINED_VIEW_AGE, RETAINED_VIEWS_MAX, REVISION_WAIT};
 
 /// kube-apiserver's words for a continue token whose picture is gone.
 const TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You can start \
@@ -29,7 +29,15 @@ pub(crate) struct Cache {
     views: watch::Receiver<View>,
     catalogs: watch::Receiver<Arc<Catalog>>,
     ring: Arc<Ring>,
-    retained: Mutex<VecDeque<(Instant, View)>>,
+    retained: Arc<Mutex<VecDeque<Retained>>>,
+}
+
+/// A picture for continue tokens.
+struct Retained {
+    since: Instant,
+    view: View,
+    /// How often its decoded forms were given up: the second time none is left that was looked at for its list.
+    rests: u8,
 }
 
 impl Cache {
@@ -51,9 +59,12 @@ impl Cache {
             views: sender,
             catalogs: catalog_sender,
             ring: ring.clone(),
+            retained: Arc::default(),
+            stirred: 0,
         };
+        let retained = follower.retained.clone();
         tokio::spawn(follower.run());
-        Ok(Self { views, catalogs, ring, retained: Mutex::default() })
+        Ok(Self { views, catalogs, ring, retained })
     }
 
     /// The latest picture.
@@ -102,15 +113,15 @@ impl Cache {
         }
         let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
         forget_old(&mut retained);
-        let kept = retained.iter().find(|(_, view)| view.revision() == revision).map(|(_, view)| view.clone());
+        let kept = retained.iter().find(|kept| kept.view.revision() == revision).map(|kept| kept.view.clone());
         kept.ok_or_else(|| Status::expired(TOO_OLD))
     }
 
     /// Keeps a picture for continue tokens. Keeping the same revision again makes it young again.
     pub(crate) fn retain(&self, view: &View) {
         let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
-        retained.retain(|(_, kept)| kept.revision() != view.revision());
-        retained.push_back((Instant::now(), view.clone()));
+        retained.retain(|kept| kept.view.revision() != view.revision());
+        retained.push_back(Retained { since: Instant::now(), view: view.clone(), rests: 0 });
         forget_old(&mut retained);
     }
 
@@ -121,11 +132,22 @@ impl Cache {
     }
 }
 
-fn forget_old(retained: &mut VecDeque<(Instant, View)>) {
+/// Calls of [`View::rest`] until everything in a picture that nobody looks at any more is at rest.
+const RESTS: u8 = 2;
+
+fn forget_old(retained: &mut VecDeque<Retained>) {
     while retained.len() > RETAINED_VIEWS_MAX
-        || retained.front().is_some_and(|(since, _)| since.elapsed() > RETAINED_VIEW_AGE)
+        || retained.front().is_some_and(|kept| kept.since.elapsed() > RETAINED_VIEW_AGE)
     {
         retained.pop_front();
+    }
+}
+
+/// A list of ten thousand decodes ten thousand, and its picture stays for minutes.
+fn rest_kept(retained: &mut VecDeque<Retained>) {
+    for kept in retained.iter_mut().filter(|kept| kept.rests < RESTS) {
+        kept.rests += 1;
+        kept.view.rest();
     }
 }
 
@@ -176,6 +198,9 @@ struct Follower {
     views: watch::Sender<View>,
     catalogs: watch::Sender<Arc<Catalog>>,
     ring: Arc<Ring>,
+    retained: Arc<Mutex<VecDeque<Retained>>>,
+    /// How many changes there were since decoded forms were given up.
+    stirred: usize,
 }
 
 impl Follower {
@@ -227,13 +252,19 @@ impl Follower {
             self.catalogs.send_replace(self.definitions.catalog());
         }
         self.views.send_replace(self.view.clone());
+        self.stirred += changes.len();
         self.ring.push(changes, revision);
+        if self.stirred >= REST_AFTER {
+            self.rest();
+        }
     }
 
     /// Nobody is told: the picture is the same, only smaller.
     fn rest(&mut self) {
+        self.stirred = 0;
         let count = self.view.rest();
         self.ring.rest();
+        rest_kept(&mut self.retained.lock().unwrap_or_else(PoisonError::into_inner));
         if count > 0 {
             tracing::debug!(count, "objects are decoded no longer");
             self.views.send_if_modified(|view| {
@@ -269,6 +300,20 @@ mod tests {
     use super::*;
     use raft_store::{Config, Txn, put};
 
+    #[test]
+    fn a_picture_that_is_kept_for_a_list_gives_up_what_the_list_decoded() {
+        let object = Object::from_json(Key::new("pods", "a", "b"), 1, br#"{"metadata": {"name": "b"}}"#).unwrap();
+        let mut view = View::default();
+        view.apply(ChangeKind::Added, &Arc::new(object));
+        let mut retained = VecDeque::from([Retained { since: Instant::now(), view, rests: 0 }]);
+        let decoded = |retained: &VecDeque<Retained>| retained[0].view.list("pods").any(|pod| pod.at_rest().is_some());
+        assert_eq!(retained[0].view.list("pods").map(|pod| pod.generation()).sum::<i64>(), 0, "somebody looks");
+        rest_kept(&mut retained);
+        assert!(decoded(&retained), "somebody has just looked");
+        rest_kept(&mut retained);
+        assert!(!decoded(&retained));
+    }
+
     #[tokio::test]
     async fn a_follower_that_the_history_left_behind_loads_anew() {
         let directory = tempfile::tempdir().unwrap();
@@ -289,6 +334,8 @@ mod tests {
             views: sender,
             catalogs: watch::Sender::new(Definitions::default().catalog()),
             ring: ring.clone(),
+            retained: Arc::default(),
+            stirred: 0,
         };
         tokio::spawn(follower.run());
         let view = views.wait_for(|view| view.revision() == 2).await.unwrap().clone();

@@ -59,10 +59,7 @@ impl FieldSet {
             Entry::Vacant(place) => {
                 place.insert(child);
             }
-            Entry::Occupied(mut place) => {
-                let both = std::mem::take(place.get_mut()).union(&child);
-                place.insert(both);
-            }
+            Entry::Occupied(mut place) => place.get_mut().add(&child),
         }
     }
 
@@ -81,12 +78,19 @@ impl FieldSet {
 
     /// Members of either.
     pub(crate) fn union(mut self, other: &Self) -> Self {
+        self.add(other);
+        self
+    }
+
+    /// Puts the members of the other in.
+    pub(crate) fn add(&mut self, other: &Self) {
         self.member |= other.member;
         for (edge, theirs) in &other.children {
-            let mine = self.children.remove(edge).unwrap_or_default();
-            self.children.insert(edge.clone(), mine.union(theirs));
+            match self.children.get_mut(edge) {
+                Some(mine) => mine.add(theirs),
+                None => drop(self.children.insert(edge.clone(), theirs.clone())),
+            }
         }
-        self
     }
 
     /// Members of both.
@@ -111,14 +115,21 @@ impl FieldSet {
     }
 
     fn without(&self, other: &Self, covers: fn(&Self) -> bool) -> Self {
-        let mut set = Self { member: self.member && !covers(other), children: BTreeMap::new() };
-        for (edge, mine) in &self.children {
-            match other.children.get(edge) {
-                Some(theirs) => set.put(edge.clone(), mine.without(theirs, covers)),
-                None => set.put(edge.clone(), mine.clone()),
+        let mut set = self.clone();
+        set.take_out(other, covers);
+        set
+    }
+
+    fn take_out(&mut self, other: &Self, covers: fn(&Self) -> bool) {
+        self.member &= !covers(other);
+        for (edge, theirs) in &other.children {
+            if let Some(mine) = self.children.get_mut(edge) {
+                mine.take_out(theirs, covers);
+                if mine.is_empty() {
+                    self.children.remove(edge);
+                }
             }
         }
-        set
     }
 
     /// Every member as a person writes paths: `.spec.containers[name="web"].image`.

@@ -14,6 +14,10 @@ pub(crate) const RING_BYTES_MAX: usize = 16 << 20;
 /// in a thousand decodes it anew, in some 50 µs.
 pub(crate) const REST_EVERY: Duration = Duration::from_secs(3);
 
+/// After how many changes they are given up at once: a node that fills with pods changes thousands in a second, and each
+/// of them is looked at for a moment by the scheduler and the controllers.
+pub(crate) const REST_AFTER: usize = 4096;
+
 /// How many changes one call of `Changes::next` hands out at most, but for the rest of a revision: a watcher never
 /// holds the ring's lock for long.
 pub(crate) const BATCH_CHANGES_MAX: usize = 256;

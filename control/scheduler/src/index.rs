@@ -197,7 +197,7 @@ impl Index {
             Some(kind) => *kind,
             None => {
                 let kind = self.kinds.len();
-                let labels = wanted.object.value["metadata"]["labels"].clone();
+                let labels = wanted.labels.clone();
                 let namespace = wanted.object.namespace().to_owned();
                 self.kinds.push(Kind { namespace, labels, terms: Vec::new() });
                 self.kind_ids.insert(wanted.kind.clone(), kind);

@@ -104,7 +104,7 @@ impl PodTerm {
     /// Whether it selects a pod of the namespaces that it names.
     pub(crate) fn selects_in_place(&self, pod: &Wanted) -> bool {
         self.namespaces.iter().any(|namespace| namespace == pod.object.namespace())
-            && self.selector.matches(&pod.object.value["metadata"]["labels"])
+            && self.selector.matches(&pod.labels)
     }
 }
 
@@ -142,7 +142,10 @@ impl HostPort {
 /// What one pod asks for.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
+    /// At rest: all that is asked of it again and again stands beside it, and it stays for as long as the pod runs.
     pub(crate) object: Arc<Object>,
+    /// `metadata.labels`.
+    pub(crate) labels: Value,
     /// Equal for pods of one namespace with equal labels.
     pub(crate) kind: Arc<str>,
     pub(crate) priority: i64,
@@ -194,7 +197,8 @@ impl Wanted {
         let labels = &pod.value["metadata"]["labels"];
         let volumes = list(&spec["volumes"]);
         Self {
-            object: pod.clone(),
+            object: pod.at_rest().map_or_else(|| pod.clone(), Arc::new),
+            labels: labels.clone(),
             kind: format!("{own}/{labels}").into(),
             priority: spec["priority"].as_i64().unwrap_or(0),
             preempts: spec["preemptionPolicy"] != "Never",

@@ -50,7 +50,7 @@ impl Budgets {
         let mut spent: HashMap<&Key, i64> = HashMap::new();
         let broken = pods.iter().map(|pod| {
             let own = self.list.iter().filter(|(key, (selector, _))| {
-                *key.namespace == *pod.object.namespace() && selector.matches(&pod.object.value["metadata"]["labels"])
+                *key.namespace == *pod.object.namespace() && selector.matches(&pod.labels)
             });
             let mut breaks = false;
             for (key, (_, allowed)) in own {

@@ -61,7 +61,7 @@ impl Queue {
         if let Some(entry) = self.entries.get_mut(&key)
             && entry.wanted.object.uid() == wanted.object.uid()
             && entry.wanted.object.value["spec"] == wanted.object.value["spec"]
-            && entry.wanted.object.value["metadata"]["labels"] == wanted.object.value["metadata"]["labels"]
+            && entry.wanted.labels == wanted.labels
         {
             entry.wanted = wanted;
             return;

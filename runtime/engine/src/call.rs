@@ -4,6 +4,7 @@
 //! A client that goes away ends an instance that works for it alone. A body that an instance began and did not finish
 //! ends with an error, never as if it were whole.
 
+use crate::cpu::Meter;
 use crate::exit::Exit;
 use crate::limits;
 use crate::memory::is_crowded;
@@ -164,11 +165,13 @@ pub(crate) struct Streamed {
     behind: Option<Behind>,
     /// Bytes still to come, where the guest said how many.
     left: Option<u64>,
+    /// Pays for what is read.
+    meter: Arc<Meter>,
 }
 
 impl Streamed {
-    pub(crate) fn new(body: WasiBody, behind: Behind, left: Option<u64>) -> Streamed {
-        let mut streamed = Streamed { body, behind: Some(behind), left };
+    pub(crate) fn new(body: WasiBody, behind: Behind, left: Option<u64>, meter: Arc<Meter>) -> Streamed {
+        let mut streamed = Streamed { body, behind: Some(behind), left, meter };
         if left == Some(0) {
             streamed.complete();
         }
@@ -190,8 +193,9 @@ impl Body for Streamed {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
-                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-                self.left = self.left.map(|left| left.saturating_sub(length));
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                self.meter.carried(length);
+                self.left = self.left.map(|left| left.saturating_sub(length as u64));
                 if self.left == Some(0) || frame.is_trailers() {
                     self.complete();
                 }

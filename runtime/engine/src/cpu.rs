@@ -90,6 +90,11 @@ impl Meter {
         }
     }
 
+    /// Charges what it costs the host to carry so many bytes on.
+    pub(crate) fn carried(&self, bytes: usize) {
+        self.charge(bytes as u64 * limits::CARRY_NANOS_PER_KIB / 1024);
+    }
+
     /// How long the container has to rest; `None` is not at all.
     pub(crate) fn wait(&self) -> Option<Duration> {
         let bucket = self.bucket.as_ref()?;

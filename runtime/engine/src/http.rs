@@ -154,7 +154,8 @@ impl HttpContainer {
         match tokio::time::timeout(self.patience(), head).await {
             Ok(Ok(Ok(response))) => {
                 let length = if bodiless { Some(0) } else { content_length(&response) };
-                Ok(response.map(|body| Streamed::new(body, behind, length).boxed_unsync()))
+                let meter = self.container.meter.clone();
+                Ok(response.map(|body| Streamed::new(body, behind, length, meter).boxed_unsync()))
             }
             Ok(Ok(Err(code))) => {
                 behind.detach();

@@ -3,6 +3,7 @@
 use super::wit::network::{ErrorCode, IpAddressFamily, IpSocketAddress};
 use super::wit::tcp::{Duration, Host, HostTcpSocket, ShutdownType};
 use super::{Network, SocketResult, View, is_family, nonzero, refused, to_std, to_wit};
+use crate::cpu::Meter;
 use crate::limits;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -122,18 +123,23 @@ impl InputStream for Input {
     }
 }
 
-struct Output(Arc<Writer>);
+struct Output {
+    writer: Arc<Writer>,
+    /// Pays for what is written.
+    meter: Arc<Meter>,
+}
 
 #[wasmtime_wasi_io::async_trait]
 impl Pollable for Output {
     async fn ready(&mut self) {
-        self.0.ready().await;
+        self.writer.ready().await;
     }
 }
 
 impl OutputStream for Output {
     fn write(&mut self, mut bytes: Bytes) -> StreamResult<()> {
-        self.0.write(&mut bytes).map_err(|_| StreamError::Closed)?;
+        self.meter.carried(bytes.len());
+        self.writer.write(&mut bytes).map_err(|_| StreamError::Closed)?;
         if bytes.is_empty() { Ok(()) } else { Err(StreamError::trap("wrote more than check-write allowed")) }
     }
 
@@ -142,7 +148,7 @@ impl OutputStream for Output {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        self.0.room().map(|room| room.min(limits::CHUNK_BYTES_MAX)).map_err(|_| StreamError::Closed)
+        self.writer.room().map(|room| room.min(limits::CHUNK_BYTES_MAX)).map_err(|_| StreamError::Closed)
     }
 }
 
@@ -159,7 +165,7 @@ impl View<'_> {
         let (reader, writer) = conn.into_split();
         let (reader, writer) = (Arc::new(reader), Arc::new(writer));
         let input: DynInputStream = Box::new(Input(reader.clone()));
-        let output: DynOutputStream = Box::new(Output(writer.clone()));
+        let output: DynOutputStream = Box::new(Output { writer: writer.clone(), meter: self.state.meter.clone() });
         self.tcp(socket)?.state = State::Connected(Connection { local, peer, reader, writer });
         Ok((self.table.push_child(input, socket)?, self.table.push_child(output, socket)?))
     }

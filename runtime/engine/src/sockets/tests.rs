@@ -101,6 +101,9 @@ async fn two_pods_talk_over_tcp_and_close() {
     assert_eq!(to_std(HostTcpSocket::local_address(&mut client.view(), again(&socket)).unwrap()), seen);
 
     client.write(&their_output, b"ping");
+    let both = [&client, &server].map(|pod| pod.state.meter.used_nanos());
+    let carried = 4 * limits::CARRY_NANOS_PER_KIB / 1024;
+    assert_eq!(both, [limits::CONNECT_NANOS + carried, 0], "who sends pays for the bytes, too");
     server.table.get_mut(&input).unwrap().ready().await;
     assert_eq!(server.read(&input).unwrap(), "ping");
     assert!(server.read(&input).unwrap().is_empty(), "open, but nothing yet");
