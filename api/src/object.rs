@@ -145,7 +145,7 @@ impl Object {
             metadata.insert(RESOURCE_VERSION.into(), Value::String(revision.to_string()));
         }
         let managed = metadata.is_some_and(|metadata| metadata.contains_key(MANAGED_FIELDS));
-        let json = Bytes::from(serde_json::to_vec(&value).unwrap_or_default());
+        let json = Bytes::from(value.to_string());
         if let (true, Some(metadata)) = (managed, value.get_mut(METADATA).and_then(Value::as_object_mut)) {
             metadata.remove(MANAGED_FIELDS);
         }

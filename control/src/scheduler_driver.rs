@@ -3,6 +3,7 @@
 use std::pin::pin;
 
 use api::Key;
+use futures::future::{Fuse, FusedFuture as _, FutureExt as _};
 use futures::stream::{self, StreamExt as _};
 use objects::{ChangesEnd, Objects, User};
 use scheduler::{Decision, Scheduler};
@@ -21,38 +22,33 @@ pub async fn run(objects: Objects, stop: CancellationToken) {
             continue;
         };
         let mut scheduler = Scheduler::new(&view);
+        // One plan is written at a time. What happens meanwhile is taken in: in a burst of pods a scheduler that only
+        // waits would be left behind.
+        let mut writing = pin!(Fuse::terminated());
         loop {
-            let plan = scheduler.plan(clock::now_ms());
-            if !plan.is_empty() {
-                let mut writing = pin!(carry_out(&objects, &who, plan));
-                // What happens meanwhile is taken in: a burst of pods would leave a scheduler that waits behind.
-                let refused = loop {
-                    tokio::select! {
-                        refused = &mut writing => break Ok(refused),
-                        batch = changes.next() => match batch {
-                            Ok(batch) => batch.iter().for_each(|change| scheduler.observe(change)),
-                            Err(end) => break Err(end),
-                        },
-                    }
-                };
-                match refused {
-                    Ok(refused) => refused.iter().for_each(|pod| scheduler.refused(pod, clock::now_ms())),
+            if writing.is_terminated() {
+                let plan = scheduler.plan(clock::now_ms());
+                if !plan.is_empty() {
+                    writing.set(carry_out(&objects, &who, plan).fuse());
+                }
+            }
+            let (idle, due) = (writing.is_terminated(), scheduler.wake_at());
+            tokio::select! {
+                () = stop.cancelled(), if idle => return,
+                refused = &mut writing, if !idle => {
+                    refused.iter().for_each(|pod| scheduler.refused(pod, clock::now_ms()));
+                }
+                batch = changes.next() => match batch {
+                    Ok(batch) => batch.iter().for_each(|change| scheduler.observe(change)),
                     Err(ChangesEnd::Lagged) => {
-                        writing.await;
+                        if !idle {
+                            writing.await;
+                        }
                         break;
                     }
                     Err(ChangesEnd::Closed) => return,
-                }
-            }
-            let due = scheduler.wake_at();
-            tokio::select! {
-                () = stop.cancelled() => return,
-                batch = changes.next() => match batch {
-                    Ok(batch) => batch.iter().for_each(|change| scheduler.observe(change)),
-                    Err(ChangesEnd::Lagged) => break,
-                    Err(ChangesEnd::Closed) => return,
                 },
-                () = clock::until(due) => {}
+                () = clock::until(due), if idle => {}
             }
         }
     }

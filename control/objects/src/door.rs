@@ -223,7 +223,7 @@ impl Door {
             Decision::Remove { base, last } => (base.key.clone(), Some(base), last, Effect::Removed, Vec::new()),
         };
         api::meta::metadata_mut(&mut value).remove("resourceVersion");
-        let bytes = encoded(&value);
+        let bytes = Bytes::from(value.to_string());
         if effect != Effect::Removed && bytes.len() > OBJECT_BYTES_MAX {
             return Err(Status::too_large(OBJECT_BYTES_MAX));
         }
@@ -246,12 +246,6 @@ impl Door {
         let object = seen.cloned().unwrap_or_else(|| Arc::new(Object::new(key, reply.revision, value)));
         Ok(Ok(Done { object, effect, warnings: Vec::new() }))
     }
-}
-
-/// As it is stored.
-fn encoded(value: &Value) -> Bytes {
-    // A value has no keys but text, so it can be encoded.
-    Bytes::from(serde_json::to_vec(value).unwrap_or_default())
 }
 
 /// Where the writers of an object meet.
@@ -300,5 +294,5 @@ fn write_beside(txn: &mut Txn, other: Beside) {
     let key = Bytes::from(base.key.store_key());
     api::meta::metadata_mut(&mut value).remove("resourceVersion");
     txn.compares.push(Compare { key: key.clone(), target: Target::ModRevision(base.revision) });
-    txn.then.push(Write::Put { key, value: encoded(&value) });
+    txn.then.push(Write::Put { key, value: Bytes::from(value.to_string()) });
 }

@@ -83,7 +83,7 @@ impl FieldSet {
     }
 
     /// Puts the members of the other in.
-    pub(crate) fn add(&mut self, other: &Self) {
+    fn add(&mut self, other: &Self) {
         self.member |= other.member;
         for (edge, theirs) in &other.children {
             match self.children.get_mut(edge) {

@@ -153,6 +153,9 @@ impl Scheduler {
                         self.nodes.nominate(&wanted, nominated);
                     }
                     self.queue.put(wanted);
+                } else {
+                    // Its decision is being written. If that is refused, it is planned again as it is now.
+                    self.assumed.insert(key.clone(), Arc::new(Wanted::of(pod)));
                 }
             }
             None => self.forget(key),

@@ -32,6 +32,19 @@ fn plans_are_as_told() {
     }
 }
 
+#[test]
+fn a_refused_pod_is_planned_again_as_it_became_while_its_decision_was_written() {
+    let mut world = World::default();
+    world.line("node n1 cpu=1 memory=1Gi pods=1");
+    world.line("pod x cpu=1");
+    let plan = world.scheduler.plan(world.now_ms);
+    assert_eq!(plan.len(), 1);
+    world.line("pod x cpu=2");
+    world.scheduler.refused(&plan[0].pod, world.now_ms);
+    world.line("wait 1s");
+    assert_eq!(world.line("plan")[0], "x is Unschedulable");
+}
+
 #[derive(Default)]
 struct World {
     view: View,

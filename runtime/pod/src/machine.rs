@@ -53,9 +53,7 @@ impl Machine {
         let policy = spec.restart_policy.unwrap_or_else(|| "Always".to_owned());
         let inits = spec.init_containers.into_iter().flatten().map(|spec| (Container::init_role(&spec), spec));
         let mains = spec.containers.into_iter().map(|spec| (Role::Main, spec));
-        let mut containers: Vec<Container> =
-            inits.chain(mains).map(|(role, spec)| Container::new(spec, role)).collect();
-        containers.shrink_to_fit();
+        let containers = inits.chain(mains).map(|(role, spec)| Container::new(spec, role)).collect();
         let started_ms = status.start_time.as_ref().map_or(now_ms, |time| time.0.as_millisecond());
         let mut machine = Self {
             pod,
