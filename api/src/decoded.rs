@@ -11,11 +11,13 @@ use std::ops::Deref;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::encoded::Encoded;
+
 pub(crate) const METADATA: &str = "metadata";
+pub(crate) const RESOURCE_VERSION: &str = "resourceVersion";
 pub(crate) const MANAGED_FIELDS: &str = "managedFields";
 
 /// The fields of an encoded object, by name.
@@ -23,7 +25,7 @@ pub(crate) type Parts<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
 
 /// An object's value without `metadata.managedFields`, which are often more than half of it and of use to writers only.
 pub struct Decoded {
-    json: Bytes,
+    json: Encoded,
     value: OnceLock<Box<Value>>,
     /// Since [`Decoded::was_looked_at`] was last asked.
     looked_at: AtomicBool,
@@ -31,13 +33,17 @@ pub struct Decoded {
 
 impl Decoded {
     /// Of an encoded object, to be decoded when somebody looks.
-    pub(crate) fn later(json: Bytes) -> Self {
+    pub(crate) fn later(json: Encoded) -> Self {
         Self { json, value: OnceLock::new(), looked_at: AtomicBool::new(false) }
     }
 
     /// Of an object that is decoded already; `value` has no `managedFields`.
-    pub(crate) fn now(json: Bytes, value: Value) -> Self {
+    pub(crate) fn now(json: Encoded, value: Value) -> Self {
         Self { json, value: OnceLock::from(Box::new(value)), looked_at: AtomicBool::new(true) }
+    }
+
+    pub(crate) fn json(&self) -> &Encoded {
+        &self.json
     }
 
     pub(crate) fn is_decoded(&self) -> bool {
@@ -76,14 +82,16 @@ impl fmt::Debug for Decoded {
 }
 
 /// Everything but `metadata.managedFields`; that part is passed over, not decoded.
-fn decode(json: &[u8]) -> Option<Value> {
-    let parts: Parts<'_> = serde_json::from_slice(json).ok()?;
+fn decode(json: &Encoded) -> Option<Value> {
+    let parts = json.parts()?;
     let metadata: Parts<'_> = serde_json::from_str(parts.get(METADATA)?.get()).ok()?;
     let all = |parts: &Parts<'_>, left_out: &str| -> Option<Map<String, Value>> {
         let kept = parts.iter().filter(|(name, _)| *name != left_out);
         kept.map(|(name, part)| Some((name.clone().into_owned(), serde_json::from_str(part.get()).ok()?))).collect()
     };
     let mut value = all(&parts, METADATA)?;
-    value.insert(METADATA.into(), Value::Object(all(&metadata, MANAGED_FIELDS)?));
+    let mut metadata = all(&metadata, MANAGED_FIELDS)?;
+    metadata.extend(json.version().map(|version| (RESOURCE_VERSION.to_owned(), Value::String(version))));
+    value.insert(METADATA.into(), Value::Object(metadata));
     Some(Value::Object(value))
 }

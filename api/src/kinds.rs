@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use crate::encoded::Encoded;
 use serde_json::Value;
 
 use crate::custom::Custom;
@@ -124,10 +124,10 @@ impl Resource {
 
     /// [`Resource::in_version`] as JSON; without a copy where the stored version is the one asked for.
     #[must_use]
-    pub fn encoded(&self, object: &Object) -> Bytes {
+    pub fn encoded(&self, object: &Object) -> Encoded {
         match self.shows_as_stored(|| &object.value) {
-            true => object.json.clone(),
-            false => Bytes::from(self.in_version(&object.whole()).to_string()),
+            true => object.json().clone(),
+            false => Encoded::whole(self.in_version(&object.whole()).to_string().into()),
         }
     }
 

@@ -26,6 +26,7 @@ pub mod claims;
 pub mod custom;
 pub mod decoded;
 pub mod defaults;
+pub mod encoded;
 pub mod json;
 pub mod jsonpath;
 pub mod kinds;

@@ -11,9 +11,9 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use serde_json::value::RawValue;
 
-use crate::decoded::{Decoded, MANAGED_FIELDS, METADATA, Parts};
+use crate::decoded::{Decoded, MANAGED_FIELDS, METADATA, Parts, RESOURCE_VERSION};
+use crate::encoded::Encoded;
 
 /// Where an object lives: resource, namespace, name.
 ///
@@ -89,11 +89,6 @@ pub struct OwnerReference {
     pub block_owner_deletion: bool,
 }
 
-const RESOURCE_VERSION: &str = "resourceVersion";
-
-/// What writing a `resourceVersion` into an object may add to it.
-const VERSION_BYTES: usize = 48;
-
 /// One immutable version of one object.
 pub struct Object {
     /// Where it lives.
@@ -103,9 +98,7 @@ pub struct Object {
     /// The decoded object, `metadata.resourceVersion` included and `metadata.managedFields` left out; [`Object::whole`] has
     /// them.
     pub value: Decoded,
-    /// All of the object, encoded once as JSON.
-    pub json: Bytes,
-    /// Whether `json` says who manages which field.
+    /// Whether the encoded object says who manages which field.
     managed: bool,
     marks: Marks,
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
@@ -145,32 +138,43 @@ impl Object {
             metadata.insert(RESOURCE_VERSION.into(), Value::String(revision.to_string()));
         }
         let managed = metadata.is_some_and(|metadata| metadata.contains_key(MANAGED_FIELDS));
-        let json = Bytes::from(value.to_string());
+        let json = Encoded::whole(Bytes::from(value.to_string()));
         if let (true, Some(metadata)) = (managed, value.get_mut(METADATA).and_then(Value::as_object_mut)) {
             metadata.remove(MANAGED_FIELDS);
         }
         let marks = Marks::of(|name| value[METADATA].get(name).map(Cow::Borrowed));
-        Self { key, revision, value: Decoded::now(json.clone(), value), json, managed, marks, typed: OnceLock::new() }
+        Self { key, revision, value: Decoded::now(json, value), managed, marks, typed: OnceLock::new() }
     }
 
-    /// [`Object::new`] of an encoded object; nothing but its metadata is looked into. `None` for what is no JSON object
-    /// with metadata.
+    /// [`Object::new`] of an encoded object, whose bytes it shares; nothing but its metadata is looked into. `None` for
+    /// what is no JSON object with metadata.
     #[must_use]
-    pub fn from_json(key: Key, revision: u64, encoded: &[u8]) -> Option<Self> {
-        let mut parts: Parts<'_> = serde_json::from_slice(encoded).ok()?;
-        let mut metadata: Parts<'_> = serde_json::from_str(parts.get(METADATA)?.get()).ok()?;
-        let version = serde_json::value::to_raw_value(&revision.to_string()).ok()?;
-        metadata.insert(RESOURCE_VERSION.into(), &version);
+    pub fn from_json(key: Key, revision: u64, encoded: &Bytes) -> Option<Self> {
+        let parts: Parts<'_> = serde_json::from_slice(encoded).ok()?;
+        let text = parts.get(METADATA)?.get();
+        let metadata: Parts<'_> = serde_json::from_str(text).ok()?;
+        if metadata.contains_key(RESOURCE_VERSION) {
+            // Nothing is stored with a version, since nobody knows it before.
+            return Some(Self::new(key, revision, serde_json::from_slice(encoded).ok()?));
+        }
         let managed = metadata.contains_key(MANAGED_FIELDS);
         let marks = Marks::of(|name| serde_json::from_str(metadata.get(name)?.get()).map(Cow::Owned).ok());
-        let joined = RawValue::from_string(serde_json::to_string(&metadata).ok()?).ok()?;
-        parts.insert(METADATA.into(), &joined);
-        // A buffer that grows by doubling would keep what it does not fill for as long as the object lives.
-        let mut json = Vec::with_capacity(encoded.len() + VERSION_BYTES);
-        serde_json::to_writer(&mut json, &parts).ok()?;
-        let json = Bytes::from(json);
-        let value = Decoded::later(json.clone());
-        Some(Self { key, revision, value, json, managed, marks, typed: OnceLock::new() })
+        let json = Encoded::stored(encoded.clone(), text, metadata.len(), revision)?;
+        Some(Self { key, revision, value: Decoded::later(json), managed, marks, typed: OnceLock::new() })
+    }
+
+    /// The same object as of another revision: what a deletion shows, and one that somebody no longer sees.
+    #[must_use]
+    pub fn moved(&self, revision: u64) -> Self {
+        let (key, managed, marks) = (self.key.clone(), self.managed, self.marks.clone());
+        let value = Decoded::later(self.json().moved(revision));
+        Self { key, revision, value, managed, marks, typed: OnceLock::new() }
+    }
+
+    /// All of the object as JSON.
+    #[must_use]
+    pub fn json(&self) -> &Encoded {
+        self.value.json()
     }
 
     /// [`Object::at_rest`], unless somebody has looked at the decoded form since this was last asked.
@@ -186,8 +190,7 @@ impl Object {
         is_decoded.then(|| Self {
             key: self.key.clone(),
             revision: self.revision,
-            value: Decoded::later(self.json.clone()),
-            json: self.json.clone(),
+            value: Decoded::later(self.json().clone()),
             managed: self.managed,
             marks: self.marks.clone(),
             typed: OnceLock::new(),
@@ -200,15 +203,14 @@ impl Object {
         match self.managed {
             false => Cow::Borrowed(&self.value),
             // What was encoded here can be decoded.
-            true => serde_json::from_slice(&self.json).map_or(Cow::Borrowed(&self.value), Cow::Owned),
+            true => self.json().decode().map_or(Cow::Borrowed(&self.value), Cow::Owned),
         }
     }
 
     /// `metadata` as JSON, all of it.
     #[must_use]
-    pub fn metadata_json(&self) -> &str {
-        let parts: Option<Parts<'_>> = serde_json::from_slice(&self.json).ok();
-        parts.and_then(|parts| parts.get(METADATA).map(|metadata| metadata.get())).unwrap_or("{}")
+    pub fn metadata_json(&self) -> String {
+        self.json().metadata()
     }
 
     /// `metadata.name`.
@@ -335,7 +337,7 @@ mod tests {
         let value = serde_json::json!({"metadata": {"name": "a", "labels": {"app": "web"}}});
         let object = Object::new(Key::new("pods", "default", "a"), 42, value);
         assert_eq!(object.label("app"), Some("web"));
-        assert!(std::str::from_utf8(&object.json).unwrap().contains(r#""resourceVersion":"42""#));
+        assert!(std::str::from_utf8(&object.json().to_bytes()).unwrap().contains(r#""resourceVersion":"42""#));
     }
 
     #[test]
@@ -351,7 +353,7 @@ mod tests {
         assert_eq!(*resting.value, *object.value);
         assert!(resting.gone_quiet().is_none(), "somebody has looked");
         assert!(resting.gone_quiet().is_some());
-        let loaded = Object::from_json(key, 1, &object.json).unwrap();
+        let loaded = Object::from_json(key, 1, &object.json().to_bytes()).unwrap();
         assert_eq!((loaded.uid(), loaded.owner_uids().collect::<Vec<_>>()), ("u", vec!["o"]));
         assert_eq!(*loaded.value, *object.value);
     }
@@ -362,20 +364,25 @@ mod tests {
             serde_json::json!({"kind": "Pod", "metadata": {"name": "a", "managedFields": [{"manager": "m\"\u{e9}"}]}});
         let key = Key::new("pods", "default", "a");
         let object = Object::new(key.clone(), 1, value.clone());
-        let again = Object::from_json(key.clone(), 1, &object.json).unwrap();
-        assert_eq!((&again.json, &*again.value), (&object.json, &*object.value));
+        let stored = Bytes::from(value.to_string());
+        let again = Object::from_json(key.clone(), 1, &stored).unwrap();
+        assert_eq!((again.json().decode(), &*again.value), (object.json().decode(), &*object.value));
         for object in [&object, &again] {
             assert_eq!(
                 object.value,
                 serde_json::json!({"kind": "Pod", "metadata": {"name": "a", "resourceVersion": "1"}})
             );
             assert_eq!(object.whole()["metadata"]["managedFields"], value["metadata"]["managedFields"]);
-            assert_eq!(serde_json::from_str::<Value>(object.metadata_json()).unwrap(), object.whole()["metadata"]);
+            assert_eq!(serde_json::from_str::<Value>(&object.metadata_json()).unwrap(), object.whole()["metadata"]);
         }
-        let moved = Object::from_json(key.clone(), 7, &object.json).unwrap();
-        assert_eq!(moved.whole()["metadata"]["resourceVersion"], "7");
+        for moved in [Object::from_json(key.clone(), 7, &object.json().to_bytes()).unwrap(), again.moved(7)] {
+            assert_eq!((moved.revision, &moved.whole()["metadata"]["resourceVersion"]), (7, &Value::from("7")));
+        }
         for no_object in ["", "[]", "{}", "{\"metadata\": 1}", "{\"metadata\": {}", "{\"metadata\": {}, \"a\": }"] {
-            assert!(Object::from_json(key.clone(), 1, no_object.as_bytes()).is_none(), "{no_object}");
+            assert!(
+                Object::from_json(key.clone(), 1, &Bytes::from_static(no_object.as_bytes())).is_none(),
+                "{no_object}"
+            );
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::etc::Etc;
 use crate::host::private_folder;
 use crate::limits::{ACCOUNT_TRIES, ACCOUNT_WAIT};
 use crate::node::Agent;
+use crate::resident::Resident;
 use crate::volumes::claims::KEPT;
 use crate::volumes::{self, Volume};
 use crate::{environment, etc, settings};
@@ -32,7 +33,8 @@ pub(crate) struct Ground {
 /// requests seldom import files; a node that fills with them would do little else than make folders and ask for tokens.
 #[derive(Debug)]
 pub(crate) struct Sight {
-    pod: Arc<k8s::Pod>,
+    /// Namespace, name and uid of the pod.
+    whose: [Box<str>; 3],
     addresses: Vec<IpAddr>,
     pub(crate) etc: Etc,
     shown: OnceCell<()>,
@@ -46,8 +48,11 @@ impl Sight {
     /// The sentence for `CreateContainerConfigError`.
     pub(crate) async fn show(self: &Arc<Self>, agent: &Agent) -> Result<(), String> {
         let make = || async {
+            let [namespace, name, uid] = &self.whose;
+            let tenant = agent.roster.get(namespace, name).filter(|tenant| tenant.pod.uid == *uid);
+            let pod = tenant.ok_or("the pod is not on this node any more")?.pod.pod();
             let mut tries = 1;
-            while let Err(error) = fill_volumes(agent, &self.pod, &self.addresses, volumes::is_account).await {
+            while let Err(error) = fill_volumes(agent, &pod, &self.addresses, volumes::is_account).await {
                 if tries == ACCOUNT_TRIES {
                     return Err(error);
                 }
@@ -71,9 +76,10 @@ impl Sight {
 ///
 /// # Errors
 /// The sentence for the pod's `FailedMount` event.
-pub(crate) async fn set_up(agent: &Agent, pod: &Arc<k8s::Pod>, address: IpAddr) -> Result<Ground, String> {
+pub(crate) async fn set_up(agent: &Agent, resident: &Arc<Resident>, address: IpAddr) -> Result<Ground, String> {
+    let pod = &*resident.pod();
     let addresses = agent.with_others(address);
-    let folder = pod_folder(agent, pod);
+    let folder = pod_folder(agent, &resident.uid);
     let mut volumes = fill_volumes(agent, pod, &addresses, |volume| !volumes::is_account(volume)).await?;
     for later in volumes::of(pod).filter(|volume| volumes::is_account(volume)) {
         let place = folder.join(VOLUMES_OF_POD).join(&later.name);
@@ -87,7 +93,8 @@ pub(crate) async fn set_up(agent: &Agent, pod: &Arc<k8s::Pod>, address: IpAddr) 
     };
     let dns = etc::Dns::of(pod, &agent.config.fabric.config().domain, etc::host_resolv_conf);
     let etc = Etc { folder: folder.join(ETC), files: etc::files(pod, &identity, &dns) };
-    let sight = Arc::new(Sight { pod: pod.clone(), addresses, etc, shown: OnceCell::new() });
+    let whose = [&resident.namespace, &resident.name, &resident.uid].map(Clone::clone);
+    let sight = Arc::new(Sight { whose, addresses, etc, shown: OnceCell::new() });
     let network = agent.config.fabric.attach_with(identity, dns.resolver(pod));
     Ok(Ground { network, volumes: Arc::new(volumes), sight, folder })
 }
@@ -111,7 +118,8 @@ pub(crate) async fn fill_volumes(
         let failed = |why| format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name);
         contents.push((volume.name.clone(), rendered.map_err(failed)?));
     }
-    let root = pod_folder(agent, pod).join(VOLUMES_OF_POD);
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let root = pod_folder(agent, uid).join(VOLUMES_OF_POD);
     let kept = agent.config.data_dir.join(KEPT);
     let materialised = tokio::task::spawn_blocking(move || {
         let one = |(name, contents): (String, volumes::Contents)| {
@@ -133,13 +141,13 @@ const VOLUMES: &str = "pods";
 const OUTPUT: &str = "output";
 
 /// Where the pod keeps its volumes.
-pub(crate) fn pod_folder(agent: &Agent, pod: &k8s::Pod) -> PathBuf {
-    agent.config.data_dir.join(VOLUMES).join(pod.metadata.uid.as_deref().unwrap_or_default())
+pub(crate) fn pod_folder(agent: &Agent, uid: &str) -> PathBuf {
+    agent.config.data_dir.join(VOLUMES).join(uid)
 }
 
 /// Where the pod's output is kept.
-pub(crate) fn output_folder(agent: &Agent, pod: &k8s::Pod) -> PathBuf {
-    agent.config.data_dir.join(OUTPUT).join(pod.metadata.uid.as_deref().unwrap_or_default())
+pub(crate) fn output_folder(agent: &Agent, uid: &str) -> PathBuf {
+    agent.config.data_dir.join(OUTPUT).join(uid)
 }
 
 /// Makes the folders in which pods get theirs.

@@ -83,7 +83,8 @@ impl KubeletService {
     fn forward(&self, namespace: &str, pod: &str, port: &str, from_client: Body) -> Result<Response<Body>, Refusal> {
         let port: u16 = port.parse().map_err(|_| Refusal::bad(format!("{port:?} is not a port")))?;
         let tenant = self.tenant(namespace, pod)?;
-        let address = tenant.pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse::<IpAddr>().ok());
+        let address =
+            tenant.pod.pod().status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse::<IpAddr>().ok());
         let address = address.ok_or_else(|| Refusal::bad("the pod has no address".to_owned()))?;
         let connection = self.agent.config.fabric.connect(SocketAddr::new(address, port));
         let connection = connection.map_err(|error| Refusal(StatusCode::BAD_GATEWAY, error.to_string()))?;
@@ -220,7 +221,7 @@ impl Refusal {
 }
 
 fn logs(tenant: &Tenant, container: &str, query: &str) -> Result<Response<Body>, Refusal> {
-    let pod = tenant.pod.metadata.name.as_deref().unwrap_or_default();
+    let pod = &tenant.pod.name;
     let (previous, wanted) = parse(query, Timestamp::now())?;
     let output = tenant.outputs.get(container);
     let output = output.ok_or_else(|| Refusal::bad(format!("container {container} is not valid for pod {pod}")))?;
@@ -233,7 +234,7 @@ fn logs(tenant: &Tenant, container: &str, query: &str) -> Result<Response<Body>,
             Err(Refusal::bad(message))
         }
         None => {
-            let reason = waiting_reason(&tenant.pod, container);
+            let reason = waiting_reason(&tenant.pod.pod(), container);
             let message = format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {reason}");
             Err(Refusal::bad(message))
         }

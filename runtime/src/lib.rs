@@ -51,6 +51,7 @@ mod pull;
 mod reclaim;
 mod registration;
 pub mod registry_driver;
+mod resident;
 mod retry;
 mod rooms;
 mod roster;

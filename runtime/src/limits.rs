@@ -174,6 +174,13 @@ pub(crate) const VALUE_SHOWN_MAX: usize = 100;
 /// acts on it, and each write of a pod costs the store, every watcher and the history of the last minutes.
 pub(crate) const STATUS_LINGER: Duration = Duration::from_secs(1);
 
+/// A pod's object is put away when it has not changed for so long: its start is over by then.
+pub(crate) const POD_REST: Duration = Duration::from_secs(5);
+
+/// Milliseconds that it must be able to stay away for. Decoding it takes some fifty microseconds: nothing once a minute,
+/// too much every second for each of thousands of pods.
+pub(crate) const POD_REST_MIN_MS: i64 = 60_000;
+
 /// How often the disk is looked at for pods that have a limit of it: the kubelet's 10 s would let a guest write gigabytes.
 pub(crate) const STORAGE_LOOK: Duration = Duration::from_secs(2);
 

@@ -24,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 use crate::container::{self, Prepared, StartError};
 use crate::events::Note;
 use crate::ground::{self, Ground, output_folder, pod_folder};
-use crate::limits::{REQUEST_TIME_MAX, STORAGE_LOOK};
+use crate::limits::{POD_REST, POD_REST_MIN_MS, REQUEST_TIME_MAX, STORAGE_LOOK};
 use crate::node::Agent;
 use crate::output::ContainerOutput;
+use crate::resident::Resident;
 use crate::retry::{Retry, is_gone};
 use crate::rooms::Rooms;
 use crate::roster::Tenant;
@@ -38,7 +39,7 @@ mod telling;
 /// The pod's object as the watch has it.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
-    pub(crate) pod: Arc<k8s::Pod>,
+    pub(crate) pod: Arc<Resident>,
     /// It is gone from the API.
     pub(crate) removed: bool,
 }
@@ -80,7 +81,7 @@ struct Live {
 
 struct Driver {
     agent: Arc<Agent>,
-    pod: Arc<k8s::Pod>,
+    pod: Arc<Resident>,
     machine: Machine,
     outcomes: JoinSet<Outcome>,
     ground: Option<Ground>,
@@ -97,6 +98,8 @@ struct Driver {
     linger: Option<Instant>,
     publishing: bool,
     retry: Retry,
+    /// When the object is put away, unless something happens before.
+    rest_at: Option<Instant>,
     removed: bool,
     ending: Ending,
 }
@@ -121,6 +124,7 @@ pub(crate) async fn run(agent: Arc<Agent>, mut known: watch::Receiver<Known>) {
         // Also before anything happens: a pod that was asked to go while the node was away has nothing to wait for.
         driver.publish();
         driver.finish();
+        driver.rest();
         if driver.ending == Ending::Done {
             break;
         }
@@ -143,14 +147,15 @@ pub(crate) async fn run(agent: Arc<Agent>, mut known: watch::Receiver<Known>) {
             }
         }
     }
-    driver.clean_up().await;
+    Box::pin(driver.clean_up()).await;
 }
 
 impl Driver {
-    fn new(agent: Arc<Agent>, pod: Arc<k8s::Pod>) -> Self {
+    fn new(agent: Arc<Agent>, pod: Arc<Resident>) -> Self {
         let seat = Seat { host_addresses: agent.config.addresses.clone() };
-        let machine = Machine::new(pod.clone(), seat, now_ms());
-        let published = telling::shown(&pod);
+        let object = pod.pod();
+        let machine = Machine::new(&object, seat, now_ms());
+        let published = telling::shown(&object);
         let mut driver = Self {
             agent,
             pod,
@@ -167,12 +172,13 @@ impl Driver {
             linger: None,
             publishing: false,
             retry: Retry::default(),
+            rest_at: None,
             removed: false,
             ending: Ending::Not,
         };
         driver.open_outputs();
         // What ended before the node was restarted; whatever starts again takes it back.
-        driver.finish_outputs(&driver.pod.status.clone().unwrap_or_default());
+        driver.finish_outputs(object.status.as_ref());
         driver
     }
 
@@ -183,23 +189,25 @@ impl Driver {
         self.open_outputs();
         let (pod, outputs, rooms) = (self.pod.clone(), self.outputs.clone(), self.rooms.clone());
         self.agent.roster.put(Tenant { pod, outputs, rooms });
+        self.rest_at = Some(Instant::now() + POD_REST);
         self.object_to_overruling();
         if let Some(grace_seconds) = self.grace_seconds() {
             self.step(Input::StopRequested { grace_seconds });
         }
-        self.step(Input::PodChanged(self.pod.clone()));
+        self.step(Input::PodChanged(self.pod.pod()));
     }
 
     /// Every container has a place for its output; ephemeral ones may come at any time.
     fn open_outputs(&mut self) {
-        let Some(spec) = &self.pod.spec else { return };
+        let pod = self.pod.pod();
+        let Some(spec) = &pod.spec else { return };
         let guests = spec.ephemeral_containers.iter().flatten().map(|guest| &guest.name);
         let others = spec.init_containers.iter().flatten().chain(&spec.containers).map(|container| &container.name);
         let new: Vec<&String> = others.chain(guests).filter(|name| !self.outputs.contains_key(*name)).collect();
         if new.is_empty() {
             return;
         }
-        let folder = output_folder(&self.agent, &self.pod);
+        let folder = output_folder(&self.agent, &self.pod.uid);
         let opened = new.into_iter().map(|name| (name.clone(), ContainerOutput::new(folder.join(name))));
         let known = self.outputs.iter().map(|(name, output)| (name.clone(), output.clone()));
         self.outputs = Arc::new(known.chain(opened).collect());
@@ -210,8 +218,9 @@ impl Driver {
         if self.removed {
             return Some(0);
         }
-        let at = self.pod.metadata.deletion_timestamp.as_ref()?;
-        let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0).max(0);
+        let pod = self.pod.pod();
+        let at = pod.metadata.deletion_timestamp.as_ref()?;
+        let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0).max(0);
         // After a restart of the node some of it has passed already.
         Some((at.0.as_second() - Timestamp::now().as_second()).clamp(0, grace))
     }
@@ -220,7 +229,20 @@ impl Driver {
     fn wake(&self) -> Option<Instant> {
         let machine = self.machine.wake_at().map(|at| u64::try_from(at - now_ms()).unwrap_or(0));
         let machine = machine.map(|millis| Instant::now() + Duration::from_millis(millis));
-        machine.into_iter().chain(self.linger).min()
+        machine.into_iter().chain(self.linger).chain(self.rest_at).min()
+    }
+
+    /// Puts the object away when it has not changed for a while, unless it is needed all the time: for a probe, or to
+    /// measure what the pod keeps.
+    fn rest(&mut self) {
+        if self.rest_at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        self.rest_at = None;
+        let wakes = self.machine.wake_at().is_some_and(|at| at - now_ms() < POD_REST_MIN_MS);
+        if !wakes && !storage::is_limited(&self.pod.pod()) {
+            self.pod.rest();
+        }
     }
 
     fn step(&mut self, input: Input) {
@@ -300,7 +322,7 @@ impl Driver {
 
     /// Gets an address and materialises the volumes.
     fn set_up(&mut self) {
-        let known = self.pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse().ok());
+        let known = self.pod.pod().status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse().ok());
         self.address = self.address.or_else(|| self.agent.take_address(known));
         let Some(address) = self.address else {
             let message = "no address is free in the node's pod CIDR".to_owned();
@@ -313,7 +335,7 @@ impl Driver {
 
     /// Looks after a while what the volumes' ConfigMaps and Secrets have become; where there are none, never.
     fn refresh_volumes(&mut self) {
-        let looked_at = volumes::references(&self.pod, |_| true);
+        let looked_at = volumes::references(&self.pod.pod(), |_| true);
         let (Some(ground), Some(wait)) = (&self.ground, looked_at.look_again()) else { return };
         let (addresses, sight) = (ground.network.addresses().to_vec(), ground.sight.clone());
         let (agent, pod) = (self.agent.clone(), self.pod.clone());
@@ -321,7 +343,7 @@ impl Driver {
             tokio::time::sleep(wait).await;
             let wanted = |volume: &k8s::Volume| sight.is_shown() || !volumes::is_account(volume);
             // Boxed: it waits in every pod, and most have nothing to fill.
-            if let Err(error) = Box::pin(ground::fill_volumes(&agent, &pod, &addresses, wanted)).await {
+            if let Err(error) = Box::pin(ground::fill_volumes(&agent, &pod.pod(), &addresses, wanted)).await {
                 tracing::debug!(error, "volumes of a pod stay as they are");
             }
             Outcome::Refreshed
@@ -330,10 +352,11 @@ impl Driver {
 
     /// Looks after a while how much of the disk the pod uses; where it has no limit, never.
     fn measure_storage(&mut self) {
-        let (Some(ground), true) = (&self.ground, storage::is_limited(&self.pod)) else { return };
-        let own = volumes::of(&self.pod).filter(|volume| volume.empty_dir.is_some()).map(|volume| &volume.name);
+        let pod = self.pod.pod();
+        let (Some(ground), true) = (&self.ground, storage::is_limited(&pod)) else { return };
+        let own = volumes::of(&pod).filter(|volume| volume.empty_dir.is_some()).map(|volume| &volume.name);
         let folder = |name: &String| Some((name.clone(), ground.volumes.get(name)?.folder.clone()));
-        let outputs = output_folder(&self.agent, &self.pod);
+        let outputs = output_folder(&self.agent, &self.pod.uid);
         let places = storage::Places {
             volumes: own.filter_map(folder).collect(),
             outputs: self.outputs.keys().map(|name| (name.clone(), outputs.join(name))).collect(),
@@ -341,7 +364,7 @@ impl Driver {
         let pod = self.pod.clone();
         self.outcomes.spawn(async move {
             tokio::time::sleep(STORAGE_LOOK).await;
-            let looked = tokio::task::spawn_blocking(move || storage::excess(&pod, &storage::measure(&places)));
+            let looked = tokio::task::spawn_blocking(move || storage::excess(&pod.pod(), &storage::measure(&places)));
             Outcome::Measured(looked.await.unwrap_or_default())
         });
     }
@@ -357,7 +380,7 @@ impl Driver {
 
     fn find_image(&mut self, container: String) {
         let Some(spec) = self.container(&container) else { return };
-        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        let (agent, pod) = (self.agent.clone(), self.pod.pod());
         let message = format!("Pulling image \"{}\"", spec.image.as_deref().unwrap_or_default());
         let pulling = self.note("Normal", "Pulling", message, Some(container.clone()));
         self.outcomes.spawn(async move {
@@ -380,7 +403,7 @@ impl Driver {
             tracing::error!(container, "a container was to be started too early");
             return;
         };
-        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        let (agent, pod) = (self.agent.clone(), self.pod.pod());
         let attempt = u32::try_from(attempt).unwrap_or(0);
         self.outcomes.spawn(async move {
             let prepared = container::prepare(&agent, &pod, &spec, &ground, &image, &output, attempt).await;
@@ -418,7 +441,7 @@ impl Driver {
                     let message = format!("A request to container {name} failed: {exit}");
                     events.tell(Note { message, ..note.clone() });
                 };
-                let ended = name_end(container.clone(), async move { started.ended(stopped, kill, fault).await });
+                let ended = name_end(container.clone(), started.ended(stopped, kill, fault));
                 self.outcomes.spawn(ended);
                 self.step(Input::ContainerStarted { container });
             }
@@ -451,7 +474,7 @@ impl Driver {
         self.outcomes.shutdown().await;
         self.outputs.values().for_each(|output| output.finish());
         self.agent.roster.remove(&self.pod);
-        let folders = [pod_folder(&self.agent, &self.pod), output_folder(&self.agent, &self.pod)];
+        let folders = [pod_folder(&self.agent, &self.pod.uid), output_folder(&self.agent, &self.pod.uid)];
         let removed = tokio::task::spawn_blocking(move || folders.map(std::fs::remove_dir_all));
         for error in removed.await.into_iter().flatten().filter_map(Result::err) {
             if error.kind() != std::io::ErrorKind::NotFound {
@@ -461,7 +484,8 @@ impl Driver {
     }
 
     fn container(&self, name: &str) -> Option<k8s::Container> {
-        let spec = self.pod.spec.as_ref()?;
+        let pod = self.pod.pod();
+        let spec = pod.spec.as_ref()?;
         let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
         let mut guests = spec.ephemeral_containers.iter().flatten();
         let guest = || guests.find(|guest| guest.name == name).map(|guest| pod::as_container(guest, spec));
@@ -469,17 +493,13 @@ impl Driver {
     }
 
     fn api(&self) -> (Api<k8s::Pod>, String, String) {
-        let meta = &self.pod.metadata;
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let namespace = meta.namespace.as_deref().unwrap_or_default();
-        (Api::namespaced(self.agent.config.client.clone(), namespace), text(&meta.name), text(&meta.uid))
+        let pods = Api::namespaced(self.agent.config.client.clone(), &self.pod.namespace);
+        (pods, self.pod.name.to_string(), self.pod.uid.to_string())
     }
 
     fn note(&self, severity: &'static str, reason: &'static str, message: String, container: Option<String>) -> Note {
-        let meta = &self.pod.metadata;
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let (namespace, name, uid) = (text(&meta.namespace), text(&meta.name), text(&meta.uid));
-        let list = container.as_deref().map(|name| list_of(&self.pod, name));
+        let [namespace, name, uid] = [&self.pod.namespace, &self.pod.name, &self.pod.uid].map(ToString::to_string);
+        let list = container.as_deref().map(|name| list_of(&self.pod.pod(), name));
         let field_path = list.zip(container).map(|(list, container)| format!("spec.{list}{{{container}}}"));
         Note { namespace, name, uid, field_path, severity, reason, message }
     }
@@ -506,10 +526,11 @@ fn list_of(pod: &k8s::Pod, name: &str) -> &'static str {
 }
 
 /// Waits for a container's end; should the waiting itself fail, that is an end too.
-async fn name_end(container: String, ended: impl Future<Output = Exit> + Send + 'static) -> Outcome {
-    let ended = AssertUnwindSafe(ended).catch_unwind().await;
-    let exit = ended.unwrap_or_else(|_| Exit::NotStarted("the node failed to run it".to_owned()));
-    Outcome::Reported(Input::ContainerExited { container, exit })
+fn name_end(container: String, ended: impl Future<Output = Exit> + Send) -> impl Future<Output = Outcome> + Send {
+    AssertUnwindSafe(ended).catch_unwind().map(|ended| {
+        let exit = ended.unwrap_or_else(|_| Exit::NotStarted("the node failed to run it".to_owned()));
+        Outcome::Reported(Input::ContainerExited { container, exit })
+    })
 }
 
 fn now_ms() -> i64 {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ground;
 use crate::node::Agent;
 use crate::pod_driver::{self, Known};
+use crate::resident::Resident;
 
 /// Watches until `stop`; then every pod's task has ended.
 pub(crate) async fn run(agent: Arc<Agent>, stop: CancellationToken) {
@@ -95,18 +96,16 @@ impl Household {
         if let Some(listed) = &mut self.listed {
             listed.insert(uid.clone());
         }
-        let pod = Arc::new(pod);
+        let pod = Resident::new(pod);
         if let Some(entry) = self.pods.get(&uid) {
             entry.known.send_modify(|known| known.pod = pod);
             return;
         }
         let (sender, known) = watch::channel(Known { pod, removed: false });
         self.pods.insert(uid.clone(), Entry { known: sender, over: false });
-        let driver = pod_driver::run(self.agent.clone(), known);
-        self.tasks.spawn(async move {
-            let over = AssertUnwindSafe(driver).catch_unwind().await.is_ok();
-            (uid, over)
-        });
+        let driver = AssertUnwindSafe(pod_driver::run(self.agent.clone(), known)).catch_unwind();
+        // An `async` block would have room for the driver twice: as what it captured, and as what it awaits.
+        self.tasks.spawn(driver.map(move |ended| (uid, ended.is_ok())));
     }
 
     fn lose(&mut self, uid: &str) {

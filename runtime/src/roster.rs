@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use k8s_openapi::api::core::v1 as k8s;
 
 use crate::output::ContainerOutput;
+use crate::resident::Resident;
 use crate::rooms::Rooms;
 
 /// One pod, as last seen in the API.
 #[derive(Clone, Debug)]
 pub(crate) struct Tenant {
-    pub(crate) pod: Arc<k8s::Pod>,
+    pub(crate) pod: Arc<Resident>,
     /// By container.
     pub(crate) outputs: Arc<BTreeMap<String, Arc<ContainerOutput>>>,
     /// Its running containers.
@@ -29,9 +30,9 @@ impl Roster {
     }
 
     /// Removes the pod unless a namesake has taken its place.
-    pub(crate) fn remove(&self, pod: &k8s::Pod) {
+    pub(crate) fn remove(&self, pod: &Resident) {
         let mut tenants = self.lock();
-        if tenants.get(&key(pod)).is_some_and(|tenant| tenant.pod.metadata.uid == pod.metadata.uid) {
+        if tenants.get(&key(pod)).is_some_and(|tenant| tenant.pod.uid == pod.uid) {
             tenants.remove(&key(pod));
         }
     }
@@ -41,7 +42,7 @@ impl Roster {
     }
 
     pub(crate) fn pods(&self) -> Vec<Arc<k8s::Pod>> {
-        self.lock().values().map(|tenant| tenant.pod.clone()).collect()
+        self.lock().values().map(|tenant| tenant.pod.pod()).collect()
     }
 
     /// Every pod with its running containers.
@@ -54,7 +55,6 @@ impl Roster {
     }
 }
 
-fn key(pod: &k8s::Pod) -> (String, String) {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    (text(&pod.metadata.namespace), text(&pod.metadata.name))
+fn key(pod: &Resident) -> (String, String) {
+    (pod.namespace.to_string(), pod.name.to_string())
 }

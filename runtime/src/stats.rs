@@ -26,14 +26,14 @@ pub(crate) fn summary(agent: &Agent) -> Value {
 }
 
 fn pod(tenant: &Tenant, now: Timestamp) -> Value {
-    let meta = &tenant.pod.metadata;
+    let pod = &tenant.pod;
     let containers = tenant.rooms.usage().into_iter().map(|(name, started, usage)| {
         let mut container = figures(started, now, usage.cpu_nanos, usage.memory_bytes);
         container["name"] = name.into();
         container
     });
     let containers: Vec<Value> = containers.collect();
-    json!({"podRef": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}, "containers": containers})
+    json!({"podRef": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid}, "containers": containers})
 }
 
 fn figures(started: Timestamp, now: Timestamp, cpu_nanos: u64, memory_bytes: u64) -> Value {

@@ -1,8 +1,10 @@
 //! `kogia bench hostile`: what the clients of a well-behaved app notice of guests that misbehave beside it.
 //!
-//! A victim answers a light, steady load. For each way to misbehave its p99 is taken alone and beside the offender, in
-//! interleaved rounds; the ratio of the medians is the figure. Offenders are the pods of `examples/misbehave`, under the
-//! limits that stand there.
+//! A victim answers a light, steady load. In every round its p99 is taken beside each offender in turn, and alone before
+//! and after that: one ratio, which a machine that grows slower or faster meanwhile does not bend. The median over the
+//! rounds is the figure. What a round gives with nobody beside the victim is measured like an offender, so that a reader
+//! sees what the machine does by itself. Offenders are the pods of `examples/misbehave`, under the limits that stand
+//! there.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,7 +23,7 @@ use crate::{apply, build, delete, limits};
 /// Connections of the victim's clients, and how long each rests between two requests: a load that leaves room.
 const CONNECTIONS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(2);
-/// How long an offender misbehaves before the victim is looked at.
+/// Before the victim is looked at, alone or beside somebody who has begun to misbehave.
 const SETTLE: Duration = Duration::from_millis(500);
 /// Clients that ask an offender which misbehaves when asked.
 const ASKERS: usize = 4;
@@ -46,30 +48,44 @@ pub async fn measure(options: &Options<'_>) -> anyhow::Result<Vec<Metric>> {
     let time = Duration::from_millis(options.millis);
     load::run(&aim, CONNECTIONS, time, Some(PAUSE)).await?;
 
-    let (mut metrics, mut worst, mut stops) = (Vec::new(), f64::NAN, Vec::new());
-    for pod in manifests.iter().filter(|manifest| manifest["kind"] == "Pod") {
-        let form = text(&pod["spec"]["containers"][0]["args"][0]);
-        let (mut alone, mut beside) = (Vec::new(), Vec::new());
-        for _ in 0..options.rounds {
-            alone.push(p99(&aim, time).await?);
+    let offenders: Vec<&Value> = manifests.iter().filter(|manifest| manifest["kind"] == "Pod").collect();
+    let (mut nobody, mut stops) = (Vec::new(), Vec::new());
+    let mut ratios = vec![Vec::new(); offenders.len()];
+    for _ in 0..options.rounds {
+        let mut before = p99(&aim, time).await?;
+        let beside = p99(&aim, time).await?;
+        let after = p99(&aim, time).await?;
+        nobody.push(beside / before.midpoint(after));
+        before = after;
+        for (pod, ratios) in offenders.iter().zip(&mut ratios) {
             let offending = Offender::start(&client, &server, pod).await?;
-            sleep(SETTLE).await;
-            beside.push(p99(&aim, time).await?);
+            let beside = p99(&aim, time).await?;
             stops.push(offending.stop(&client).await?);
+            let after = p99(&aim, time).await?;
+            ratios.push(beside / before.midpoint(after));
+            before = after;
         }
-        let ratio = median(beside) / median(alone);
-        worst = ratio.max(worst);
-        let name = format!("hostile.{form}_p99_ratio");
-        metrics.push(Metric { bench: "hostile", name, value: ratio, unit: "× alone", peer: None });
     }
+    let ratio = |form: &str, value| Metric {
+        bench: "hostile",
+        name: format!("hostile.{form}_p99_ratio"),
+        value,
+        unit: "× alone",
+        peer: None,
+    };
+    let forms = offenders.iter().map(|pod| text(&pod["spec"]["containers"][0]["args"][0]));
+    let mut metrics = vec![ratio("nobody", median(nobody))];
+    metrics.extend(forms.zip(ratios).map(|(form, ratios)| ratio(&form, median(ratios))));
+    let worst = metrics[1..].iter().map(|metric| metric.value).fold(f64::NAN, f64::max);
+    metrics.push(ratio("victim", worst));
     let metric = |name: &str, value, unit| Metric { bench: "hostile", name: name.to_owned(), value, unit, peer: None };
-    metrics.push(metric("hostile.victim_p99_ratio", worst, "× alone"));
     metrics.push(metric("hostile.stop_ms", median(stops), "ms"));
     metrics.extend(server.rss_mib().map(|rss| metric("hostile.rss_mib", rss, "MiB")));
     Ok(metrics)
 }
 
 async fn p99(aim: &Aim, time: Duration) -> anyhow::Result<f64> {
+    sleep(SETTLE).await;
     let load = load::run(aim, CONNECTIONS, time, Some(PAUSE)).await?;
     anyhow::ensure!(load.other == 0, "the victim failed {} of {} requests", load.other, load.good + load.other);
     Ok(load.quantile_ms(0.99))

@@ -171,7 +171,7 @@ fn stays(object: &Value, message: &Message) {
     assert_eq!(unknown.unwrap_or_else(|why| panic!("{}: {why}", message.name)), [""; 0], "{}", message.name);
     assert_eq!(read.value, *object, "{}", message.name);
     let stored = crate::Object::new(crate::Key::new("things", "default", "x"), 7, read.value);
-    let mut back: Value = serde_json::from_slice(&stored.json).unwrap();
+    let mut back: Value = serde_json::from_slice(&stored.json().to_bytes()).unwrap();
     if let Some(metadata) = back.get_mut("metadata").and_then(Value::as_object_mut) {
         // The store says which revision it is; the rest is what was put in.
         assert_eq!(

@@ -186,7 +186,7 @@ fn decode(item: &KeyValue) -> Result<Object, OpenError> {
         .ok_or_else(|| OpenError::Damaged(String::from_utf8_lossy(&item.key).into_owned()))
 }
 
-fn object(key: &[u8], value: &[u8], revision: u64) -> Option<Object> {
+fn object(key: &[u8], value: &Bytes, revision: u64) -> Option<Object> {
     Object::from_json(Key::from_store_key(key)?, revision, value)
 }
 
@@ -287,7 +287,7 @@ impl Follower {
                 (kind, object)
             }
             // A deletion carries the last state with the deletion's revision, as watchers expect.
-            None => (ChangeKind::Deleted, Object::from_json(key, record.revision, &before?.json)?),
+            None => (ChangeKind::Deleted, before?.moved(record.revision)),
         };
         let object = Arc::new(object);
         let previous = self.view.apply(kind, &object);
@@ -302,7 +302,9 @@ mod tests {
 
     #[test]
     fn a_picture_that_is_kept_for_a_list_gives_up_what_the_list_decoded() {
-        let object = Object::from_json(Key::new("pods", "a", "b"), 1, br#"{"metadata": {"name": "b"}}"#).unwrap();
+        let object =
+            Object::from_json(Key::new("pods", "a", "b"), 1, &Bytes::from_static(br#"{"metadata": {"name": "b"}}"#))
+                .unwrap();
         let mut view = View::default();
         view.apply(ChangeKind::Added, &Arc::new(object));
         let mut retained = VecDeque::from([Retained { since: Instant::now(), view, rests: 0 }]);

@@ -72,7 +72,7 @@ impl Ring {
     pub(crate) fn push(&self, changes: impl IntoIterator<Item = Arc<Change>>, revision: u64) {
         let mut entries = self.write();
         for change in changes {
-            entries.bytes += change.object.json.len();
+            entries.bytes += change.object.json().len();
             entries.changes.push_back(change);
         }
         entries.trim(RING_CHANGES_MAX, RING_BYTES_MAX);
@@ -130,7 +130,7 @@ impl Entries {
         while self.changes.len() > 1 && (self.changes.len() > changes_max || self.bytes > bytes_max) {
             let Some(change) = self.changes.pop_front() else { return };
             self.first += 1;
-            self.bytes -= change.object.json.len();
+            self.bytes -= change.object.json().len();
             self.floor = change.revision;
         }
     }

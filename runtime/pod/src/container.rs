@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::backoff::Backoff;
+use crate::charter::Plan;
 use crate::leaving::Leaving;
 use crate::limits::{MESSAGE_BYTES_MAX, PULL_ERROR_SHOWN_MS, START_RETRY_MS};
 use crate::probe::{ProbeKind, Schedule, Verdict};
@@ -111,7 +112,7 @@ pub(crate) enum State {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Container {
-    pub(crate) spec: k8s::Container,
+    pub(crate) plan: Plan,
     pub(crate) role: Role,
     pub(crate) state: State,
     /// How it ended last; shown as `state.terminated` while [`State::Ended`], as `lastState` otherwise.
@@ -134,14 +135,9 @@ pub(crate) fn time(ms: i64) -> Time {
 }
 
 impl Container {
-    /// The role of an init container.
-    pub(crate) fn init_role(spec: &k8s::Container) -> Role {
-        if spec.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init }
-    }
-
-    pub(crate) fn new(spec: k8s::Container, role: Role) -> Self {
+    pub(crate) fn new(spec: &k8s::Container, role: Role) -> Self {
         Self {
-            spec,
+            plan: Plan::of(spec),
             role,
             state: State::Created,
             last: None,
@@ -176,11 +172,11 @@ impl Container {
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.spec.name
+        &self.plan.name
     }
 
     pub(crate) fn image(&self) -> &str {
-        self.spec.image.as_deref().unwrap_or_default()
+        &self.plan.image
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -247,15 +243,15 @@ impl Container {
     pub(crate) fn begin(&mut self, started_ms: i64) {
         self.state = State::Running { started_ms };
         let probes = [
-            (ProbeKind::Startup, &self.spec.startup_probe),
-            (ProbeKind::Readiness, &self.spec.readiness_probe),
-            (ProbeKind::Liveness, &self.spec.liveness_probe),
+            (ProbeKind::Startup, &self.plan.startup_probe),
+            (ProbeKind::Readiness, &self.plan.readiness_probe),
+            (ProbeKind::Liveness, &self.plan.liveness_probe),
         ];
         let schedules =
-            probes.into_iter().filter_map(|(kind, probe)| Some(Schedule::new(kind, probe.as_ref()?, started_ms)));
+            probes.into_iter().filter_map(|(kind, probe)| Some(Schedule::new(kind, probe.as_deref()?, started_ms)));
         self.probes = schedules.collect();
-        self.started = self.spec.startup_probe.is_none();
-        self.ready = self.started && self.spec.readiness_probe.is_none();
+        self.started = self.plan.startup_probe.is_none();
+        self.ready = self.started && self.plan.readiness_probe.is_none();
     }
 
     pub(crate) fn end(&mut self, exit: Exit, started_ms: i64, now_ms: i64) {
@@ -311,7 +307,7 @@ impl Container {
         match (kind, verdict) {
             (ProbeKind::Startup, Some(Verdict::Passed)) => {
                 self.started = true;
-                self.ready = self.spec.readiness_probe.is_none();
+                self.ready = self.plan.readiness_probe.is_none();
                 false
             }
             (ProbeKind::Readiness, Some(verdict)) => {

@@ -43,11 +43,11 @@ pub fn as_container(guest: &k8s::EphemeralContainer, pod: &k8s::PodSpec) -> k8s:
 
 impl Machine {
     /// Takes in the ephemeral containers that have come since.
-    pub(crate) fn admit_guests(&mut self) {
-        let Some(spec) = &self.pod.spec else { return };
+    pub(crate) fn admit_guests(&mut self, pod: &k8s::Pod) {
+        let Some(spec) = &pod.spec else { return };
         for guest in spec.ephemeral_containers.iter().flatten() {
             if !self.containers.iter().any(|container| container.name() == guest.name) {
-                self.containers.push(Container::new(as_container(guest, spec), Role::Ephemeral));
+                self.containers.push(Container::new(&as_container(guest, spec), Role::Ephemeral));
             }
         }
     }

@@ -41,7 +41,7 @@ impl Leaving {
 impl Container {
     /// The first thing to be done so that it ends within the time.
     pub(crate) fn leave(&mut self, grace_ms: i64, now_ms: i64) -> PodAction {
-        let hooked = self.is_up() && Hook::PreStop.handler(&self.spec).is_some();
+        let hooked = self.is_up() && self.plan.has(Hook::PreStop);
         let step = match grace_ms {
             ..=0 => Step::Forced,
             _ if hooked => Step::PreStop,

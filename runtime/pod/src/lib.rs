@@ -11,6 +11,7 @@
 //! # Layout
 //! * [`Input`] and [`PodAction`]: the two alphabets.
 //! * [`Machine`]: order of containers, stopping, deadlines.
+//! * `charter`: what the machine takes from the object; nothing keeps the object itself.
 //! * `container`: one container's states and restarts; `backoff`: how long it waits.
 //! * `ephemeral`: containers that come while the pod runs.
 //! * [`Hook`]: what is done after a start and before an end; `leaving`: the way to an end.
@@ -20,6 +21,7 @@
 
 mod action;
 mod backoff;
+mod charter;
 mod container;
 mod ephemeral;
 mod hook;

@@ -1,14 +1,14 @@
 //! The machine of one pod: which container is next, when to stop, when all is over.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as k8s;
 
 use crate::action::{Fetched, Input, PodAction, Seat};
+use crate::charter::{Charter, init_role};
 use crate::container::{Container, Exit, ImageFault, Role, State};
 use crate::hook::Hook;
-use crate::limits::{EVICTION_GRACE_MS, GRACE_SECONDS, GROUND_RETRY_MS, START_RETRY_MS};
+use crate::limits::{EVICTION_GRACE_MS, GROUND_RETRY_MS, START_RETRY_MS};
 use crate::probe::ProbeKind;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(crate) enum Ground {
 /// The pod.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    pub(crate) pod: Arc<k8s::Pod>,
+    pub(crate) charter: Charter,
     pub(crate) seat: Seat,
     pub(crate) ground: Ground,
     /// The wait that the next failure to set it up brings.
@@ -46,17 +46,17 @@ impl Machine {
     /// The machine of a pod as the API has it. Containers that its status calls running are not: the node was
     /// restarted, and that is how they ended.
     #[must_use]
-    pub fn new(pod: impl Into<Arc<k8s::Pod>>, seat: Seat, now_ms: i64) -> Self {
-        let pod = pod.into();
+    pub fn new(pod: &k8s::Pod, seat: Seat, now_ms: i64) -> Self {
+        let charter = Charter::of(pod);
         let status = pod.status.clone().unwrap_or_default();
-        let spec = pod.spec.clone().unwrap_or_default();
-        let policy = spec.restart_policy.unwrap_or_else(|| "Always".to_owned());
-        let inits = spec.init_containers.into_iter().flatten().map(|spec| (Container::init_role(&spec), spec));
-        let mains = spec.containers.into_iter().map(|spec| (Role::Main, spec));
-        let containers = inits.chain(mains).map(|(role, spec)| Container::new(spec, role)).collect();
+        let spec = pod.spec.iter();
+        let inits = spec.clone().flat_map(|spec| spec.init_containers.iter().flatten());
+        let mains = spec.flat_map(|spec| &spec.containers).map(|spec| Container::new(spec, Role::Main));
+        let containers = inits.map(|spec| Container::new(spec, init_role(spec))).chain(mains).collect();
+        let policy = charter.restart_policy.clone();
         let started_ms = status.start_time.as_ref().map_or(now_ms, |time| time.0.as_millisecond());
         let mut machine = Self {
-            pod,
+            charter,
             seat,
             ground: Ground::Absent,
             ground_wait_ms: GROUND_RETRY_MS,
@@ -69,7 +69,7 @@ impl Machine {
             published: status.clone(),
             forgotten: false,
         };
-        machine.admit_guests();
+        machine.admit_guests(pod);
         let known = [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses];
         for known in known.into_iter().flatten().flatten() {
             if let Some(container) = machine.container(&known.name) {
@@ -112,7 +112,7 @@ impl Machine {
             Input::HookEnded { container, attempt, hook, answer } => {
                 self.hook_ended(&container, attempt, hook, answer, now_ms, actions);
             }
-            Input::PodChanged(pod) => self.pod_changed(pod, now_ms, actions),
+            Input::PodChanged(pod) => self.pod_changed(&pod, now_ms, actions),
             Input::Evicted { message } => self.evicted(message, now_ms, actions),
             Input::StopRequested { grace_seconds } => {
                 self.stopping = true;
@@ -206,8 +206,7 @@ impl Machine {
 
     fn advance_container(&mut self, index: usize, now_ms: i64, actions: &mut Vec<PodAction>) {
         let policy = self.restart_policy().to_owned();
-        let whole_name = self.whole_name();
-        let container = &mut self.containers[index];
+        let (container, whole_name) = (&mut self.containers[index], &self.charter.whole_name);
         let (name, image) = (container.name().to_owned(), container.image().to_owned());
         if container.show_backoff(now_ms) {
             actions.push(tell("Normal", "BackOff", format!("Back-off pulling image \"{image}\""), Some(&name)));
@@ -301,7 +300,7 @@ impl Machine {
         let Some(container) = self.container(name).filter(|c| matches!(c.state, State::Starting)) else { return };
         actions.push(tell("Normal", "Created", format!("Created container: {name}"), Some(name)));
         actions.push(tell("Normal", "Started", format!("Started container {name}"), Some(name)));
-        if Hook::PostStart.handler(&container.spec).is_none() {
+        if !container.plan.has(Hook::PostStart) {
             return container.begin(now_ms);
         }
         container.state = State::PostStart { started_ms: now_ms, failed: None };
@@ -400,7 +399,7 @@ impl Machine {
             return;
         }
         let probe =
-            if kind == ProbeKind::Startup { &container.spec.startup_probe } else { &container.spec.liveness_probe };
+            if kind == ProbeKind::Startup { &container.plan.startup_probe } else { &container.plan.liveness_probe };
         let own_grace = probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds);
         let grace_ms = own_grace.unwrap_or(pod_grace) * 1000;
         let what_next = if policy == "Never" { "will be stopped" } else { "will be restarted" };
@@ -411,16 +410,16 @@ impl Machine {
 
     /// A container whose image changed is started anew (`kubectl set image pod/…`); nothing else in a pod's
     /// containers may change.
-    fn pod_changed(&mut self, pod: Arc<k8s::Pod>, now_ms: i64, actions: &mut Vec<PodAction>) {
+    fn pod_changed(&mut self, pod: &k8s::Pod, now_ms: i64, actions: &mut Vec<PodAction>) {
         let grace_ms = self.grace_seconds() * 1000;
         let spec = pod.spec.iter();
         let specs = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
         for spec in specs {
-            let Some(container) = self.container(&spec.name).filter(|container| container.spec.image != spec.image)
-            else {
+            let image = spec.image.as_deref().unwrap_or_default();
+            let Some(container) = self.container(&spec.name).filter(|container| container.image() != image) else {
                 continue;
             };
-            container.spec.image.clone_from(&spec.image);
+            container.plan.image = image.into();
             if container.is_alive() && container.role != Role::Init {
                 let message = format!("Container {} definition changed, will be restarted", spec.name);
                 actions.push(tell("Normal", "Killing", message, Some(&spec.name)));
@@ -430,8 +429,8 @@ impl Machine {
                 }
             }
         }
-        self.pod = pod;
-        self.admit_guests();
+        self.charter = Charter::of(pod);
+        self.admit_guests(pod);
     }
 
     /// The pod fails, and its containers have as long as the kubelet gives for this.
@@ -475,23 +474,16 @@ impl Machine {
     }
 
     pub(crate) fn restart_policy(&self) -> &str {
-        self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always")
+        &self.charter.restart_policy
     }
 
     fn grace_seconds(&self) -> i64 {
-        self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(GRACE_SECONDS)
+        self.charter.grace_seconds
     }
 
     fn active_deadline_ms(&self) -> Option<i64> {
-        let seconds = self.pod.spec.as_ref()?.active_deadline_seconds?;
+        let seconds = self.charter.active_deadline_seconds?;
         Some(self.started_ms + seconds * 1000)
-    }
-
-    /// `web_default(uid)`, as the kubelet's messages name a pod.
-    pub(crate) fn whole_name(&self) -> String {
-        let text = |field: &Option<String>| field.clone().unwrap_or_default();
-        let meta = &self.pod.metadata;
-        format!("{}_{}({})", text(&meta.name), text(&meta.namespace), text(&meta.uid))
     }
 
     fn container(&mut self, name: &str) -> Option<&mut Container> {
@@ -513,7 +505,7 @@ fn may_pass(container: &Container) -> bool {
 /// not to start.
 fn holds(container: &Container) -> bool {
     let starts = matches!(container.state, State::Pulling | State::Starting | State::PostStart { .. });
-    starts && container.last.is_none() && Hook::PostStart.handler(&container.spec).is_some()
+    starts && container.last.is_none() && container.plan.has(Hook::PostStart)
 }
 
 fn tell(severity: &'static str, reason: &'static str, message: String, container: Option<&str>) -> PodAction {

@@ -31,12 +31,14 @@ fn every_story_ends_as_written() {
 
 /// Plays a whole file: blocks are parted by empty lines, lines that begin with `#` are for people.
 fn play(text: &str) -> String {
-    let mut story = Story { machine: None, now_ms: 0, out: String::new(), asked: Vec::new() };
+    let mut story = Story { pod: k8s::Pod::default(), machine: None, now_ms: 0, out: String::new(), asked: Vec::new() };
     let blocks: Vec<String> = text.split("\n\n").map(|block| story.block(block.trim_matches('\n'))).collect();
     blocks.join("\n\n") + "\n"
 }
 
 struct Story {
+    /// The object as the API has it.
+    pod: k8s::Pod,
     machine: Option<Machine>,
     now_ms: i64,
     out: String,
@@ -60,7 +62,8 @@ impl Story {
         let rest = |index: usize| words[index..].join(" ");
         match words {
             ["pod", options @ ..] => {
-                self.machine = Some(Machine::new(pod(options), seat(), self.now_ms));
+                self.pod = pod(options);
+                self.machine = Some(Machine::new(&self.pod, seat(), self.now_ms));
                 self.step(Input::PodAssigned);
             }
             // The node does everything that is asked of it, until it is asked nothing more.
@@ -102,23 +105,20 @@ impl Story {
             ["evicted", ..] => self.step(Input::Evicted { message: rest(1) }),
             ["stop", grace] => self.step(Input::StopRequested { grace_seconds: grace.parse().unwrap() }),
             ["set-image", name, image] => {
-                let mut pod = (*self.machine().pod).clone();
-                let containers = &mut pod.spec.as_mut().unwrap().containers;
+                let containers = &mut self.pod.spec.as_mut().unwrap().containers;
                 containers.iter_mut().find(|c| c.name == **name).unwrap().image = Some((*image).to_owned());
-                self.step(Input::PodChanged(pod.into()));
+                self.step(Input::PodChanged(self.pod.clone().into()));
             }
             ["debug", name] => {
-                let mut pod = (*self.machine().pod).clone();
                 let image = Some("toolbox".to_owned());
                 let guest =
                     k8s::EphemeralContainer { name: (*name).to_owned(), image, ..k8s::EphemeralContainer::default() };
-                pod.spec.as_mut().unwrap().ephemeral_containers.get_or_insert_default().push(guest);
-                self.step_keeping(Input::PodChanged(pod.into()));
+                self.pod.spec.as_mut().unwrap().ephemeral_containers.get_or_insert_default().push(guest);
+                self.step_keeping(Input::PodChanged(self.pod.clone().into()));
             }
             ["restart-node"] => {
-                let old = self.machine();
-                let pod = k8s::Pod { status: Some(old.published.clone()), ..(*old.pod).clone() };
-                self.machine = Some(Machine::new(pod, seat(), self.now_ms));
+                self.pod.status = Some(self.machine().published.clone());
+                self.machine = Some(Machine::new(&self.pod, seat(), self.now_ms));
                 self.step(Input::PodAssigned);
             }
             ["wait", seconds] => self.wait(seconds.parse().unwrap()),

@@ -28,6 +28,7 @@ struct World {
     seed: u64,
     dice: Dice,
     now_ms: i64,
+    pod: k8s::Pod,
     machine: Machine,
     /// What the node has been asked and not answered yet.
     pending: Vec<PodAction>,
@@ -54,9 +55,9 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let pod = pod(&mut dice);
-        let machine = Machine::new(pod, Seat::default(), 0);
+        let machine = Machine::new(&pod, Seat::default(), 0);
         let (pending, alive, attempts) = Default::default();
-        Self { seed, dice, now_ms: 0, machine, pending, alive, attempts, stopping: false, forgotten: false }
+        Self { seed, dice, now_ms: 0, pod, machine, pending, alive, attempts, stopping: false, forgotten: false }
     }
 
     fn step(&mut self, input: Input) {
@@ -190,8 +191,8 @@ impl World {
 
     /// Everything on the node is gone; the API remembers what was published.
     fn restart_node(&mut self) {
-        let pod = k8s::Pod { status: Some(self.machine.published.clone()), ..(*self.machine.pod).clone() };
-        self.machine = Machine::new(pod, Seat::default(), self.now_ms);
+        self.pod.status = Some(self.machine.published.clone());
+        self.machine = Machine::new(&self.pod, Seat::default(), self.now_ms);
         self.pending.clear();
         self.alive.clear();
         self.step(Input::PodAssigned);

@@ -2,15 +2,13 @@
 
 use k8s_openapi::api::core::v1 as k8s;
 
+use crate::charter::OURS;
 use crate::container::{Container, Role, State, time};
 use crate::machine::{Ground, Machine};
 
-/// The conditions a node writes; all others belong to other writers and are kept as they are.
-const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
-
 impl Machine {
     pub(crate) fn render(&self, now_ms: i64) -> k8s::PodStatus {
-        let known = self.pod.status.clone().unwrap_or_default();
+        let theirs = &self.charter.theirs;
         let mut mains = self.statuses(|role| role == Role::Main);
         // The kubelet sorts by name; init containers stay in their order.
         mains.sort_by(|a, b| a.name.cmp(&b.name));
@@ -18,7 +16,10 @@ impl Machine {
         let guests = self.statuses(|role| role == Role::Ephemeral);
         let phase = self.phase();
         let hosts: Vec<String> = self.seat.host_addresses.iter().map(ToString::to_string).collect();
-        let pods: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let mut pods: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        if pods.is_empty() {
+            pods = theirs.addresses.iter().map(|address| address.to_string()).collect();
+        }
         let failure = self.failure.as_ref();
         k8s::PodStatus {
             conditions: Some(self.conditions(phase, now_ms)),
@@ -28,13 +29,13 @@ impl Machine {
             start_time: Some(time(self.started_ms)),
             host_ip: hosts.first().cloned(),
             host_ips: list(hosts.into_iter().map(|ip| k8s::HostIP { ip })),
-            pod_ip: pods.first().cloned().or(known.pod_ip),
-            pod_ips: list(pods.into_iter().map(|ip| k8s::PodIP { ip })).or(known.pod_ips),
-            qos_class: known.qos_class.or_else(|| Some(qos_class(self.pod.spec.as_ref()).to_owned())),
+            pod_ip: pods.first().cloned(),
+            pod_ips: list(pods.into_iter().map(|ip| k8s::PodIP { ip })),
+            qos_class: Some(self.charter.qos_class.to_string()),
             container_statuses: Some(mains),
             init_container_statuses: (!inits.is_empty()).then_some(inits),
             ephemeral_container_statuses: (!guests.is_empty()).then_some(guests),
-            nominated_node_name: known.nominated_node_name,
+            nominated_node_name: theirs.nominated_node_name.as_deref().map(str::to_owned),
             ..k8s::PodStatus::default()
         }
     }
@@ -68,7 +69,7 @@ impl Machine {
     }
 
     fn container_id(&self, container: &Container) -> String {
-        let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
+        let uid = &self.charter.uid;
         format!("kogia://{uid}/{}/{}", container.name(), container.restarts)
     }
 
@@ -92,7 +93,7 @@ impl Machine {
             }
             State::CrashLoop { wait_ms, .. } => {
                 let wait = go_duration(*wait_ms / 1000);
-                let pod = self.whole_name();
+                let pod = &self.charter.whole_name;
                 let message = format!("back-off {wait} restarting failed container={name} pod={pod}");
                 waiting("CrashLoopBackOff", Some(message))
             }
@@ -142,25 +143,17 @@ impl Machine {
         let answers = [network, initialized, ready, containers_ready];
         let ours = OURS.into_iter().zip(answers).map(|(name, answer)| self.condition(name, answer, now_ms));
         let mut conditions: Vec<k8s::PodCondition> = ours.collect();
-        let theirs = self.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        conditions.extend(theirs.filter(|condition| !OURS.contains(&&*condition.type_)).cloned());
+        conditions.extend(self.charter.theirs.conditions.iter().cloned());
         if !conditions.iter().any(|condition| condition.type_ == "PodScheduled") {
             conditions.push(self.condition("PodScheduled", Ok(()), now_ms));
         }
         conditions
     }
 
-    /// Pods may ask for conditions of other writers before they count as ready (`readinessGates`).
     fn gates_open(&self) -> Result<(), (&'static str, String)> {
-        let gates = self.pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
-        let theirs = self.pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-        let is_true = |name: &str| theirs.iter().any(|condition| condition.type_ == name && condition.status == "True");
-        let mut closed = gates.filter(|gate| !is_true(&gate.condition_type));
-        closed.next().map_or(Ok(()), |gate| {
-            let message = format!(
-                "corresponding condition of pod readiness gate \"{}\" does not exist or is not true.",
-                gate.condition_type
-            );
+        self.charter.closed_gate.as_ref().map_or(Ok(()), |gate| {
+            let message =
+                format!("corresponding condition of pod readiness gate \"{gate}\" does not exist or is not true.");
             Err(("ReadinessGatesNotReady", message))
         })
     }
@@ -199,27 +192,4 @@ fn go_duration(seconds: i64) -> String {
 fn list<T>(items: impl Iterator<Item = T>) -> Option<Vec<T>> {
     let items: Vec<T> = items.collect();
     (!items.is_empty()).then_some(items)
-}
-
-/// Kubernetes' three classes, from the requests and limits for cpu and memory of all containers.
-fn qos_class(spec: Option<&k8s::PodSpec>) -> &'static str {
-    let containers: Vec<&k8s::Container> =
-        spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten())).collect();
-    let amount = |container: &k8s::Container, limits: bool, name: &str| {
-        let resources = container.resources.as_ref()?;
-        let amounts = if limits { &resources.limits } else { &resources.requests };
-        amounts.as_ref()?.get(name).map(|quantity| quantity.0.clone())
-    };
-    let names = ["cpu", "memory"];
-    let any = containers.iter().any(|c| names.iter().any(|n| amount(c, true, n).or(amount(c, false, n)).is_some()));
-    let guaranteed = |c: &&k8s::Container| {
-        names
-            .iter()
-            .all(|n| amount(c, true, n).is_some_and(|limit| amount(c, false, n).is_none_or(|request| request == limit)))
-    };
-    match any {
-        false => "BestEffort",
-        true if containers.iter().all(guaranteed) => "Guaranteed",
-        true => "Burstable",
-    }
 }

@@ -1,7 +1,8 @@
 //! Keeps the fabric's tables true: watches Services, EndpointSlices, Ingresses, IngressClasses, TLS Secrets,
 //! NetworkPolicies, Deployments that sleep, the Gateway API's objects, and the labels of Pods and Namespaces, and installs new tables whole.
 //!
-//! Until policies, pods and namespaces have been listed once, no pod talks to another.
+//! Until policies have been listed once, and pods and namespaces too if there are any, no pod talks to another. Pods are
+//! watched from the first policy on: nobody else reads them here, and they are most of a cluster.
 //!
 //! One task owns everything here. Changes that come together make one new table; that of Services is kept up instead. A watch
 //! that breaks is resumed by `kube` with its back-off while the last table stays in force.
@@ -31,6 +32,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
+use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
@@ -40,6 +42,7 @@ use network::services::{Here, ServiceName};
 use network::sleepers::Sleeper;
 use network::{Fabric, Policies, RouteTable, SleeperTable};
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -265,6 +268,20 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
+    (store, follow_into(writer, api, config, changed, slim))
+}
+
+/// [`follow_each`], into a store that is there.
+fn follow_into<K>(
+    writer: Writer<K>,
+    api: Api<K>,
+    config: watcher::Config,
+    changed: impl Fn(Option<&K>) -> Changed + Send + Sync + 'static,
+    slim: impl Fn(&mut K) + Send + 'static,
+) -> BoxStream<'static, Changed>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
     // Who wrote which field is of no use here and often half of an object.
     let slim = watch(api, config).default_backoff().modify(move |object| {
         object.meta_mut().managed_fields = None;
@@ -284,7 +301,7 @@ where
         };
         std::future::ready(seen)
     });
-    (store, changes.boxed())
+    changes.boxed()
 }
 
 impl Edge {
@@ -318,21 +335,32 @@ impl Guarded {
     fn follow(client: &Client) -> (Self, [BoxStream<'static, Changed>; 3]) {
         let everything = watcher::Config::default();
         let (policies, a) = follow(Api::all(client.clone()), everything.clone(), Changed::Policies);
-        let (pods, b) =
-            follow_slim(Api::all(client.clone()), everything.clone(), Changed::Policies, policies::keep_what_counts);
+        let (any, read) = (Arc::new(Notify::new()), policies.clone());
+        let first = any.clone();
+        let a = a.inspect(move |_| {
+            if !read.is_empty() {
+                first.notify_one();
+            }
+        });
+        let (pods, writer) = reflector::store();
+        let (api, config) = (Api::all(client.clone()), everything.clone());
+        let b = futures::stream::once(async move {
+            any.notified().await;
+            follow_into(writer, api, config, |_| Changed::Policies, policies::keep_what_counts)
+        });
         let (namespaces, c) = follow(Api::all(client.clone()), everything, Changed::Namespaces);
-        (Self { policies, pods, namespaces }, [a, b, c])
+        (Self { policies, pods, namespaces }, [a.boxed(), b.flatten().boxed(), c])
     }
 
-    /// The table; `None` before everything has been listed once.
+    /// The table; `None` before everything that it takes has been listed once.
     fn table(&self) -> Option<Policies> {
         self.policies.wait_until_ready().now_or_never()?.ok()?;
-        self.pods.wait_until_ready().now_or_never()?.ok()?;
-        self.namespaces.wait_until_ready().now_or_never()?.ok()?;
         let policies: Vec<_> = self.policies.state().iter().map(|policy| policies::policy(policy)).collect();
         if policies.is_empty() {
             return Some(Policies::default());
         }
+        self.pods.wait_until_ready().now_or_never()?.ok()?;
+        self.namespaces.wait_until_ready().now_or_never()?.ok()?;
         let pods: Vec<_> = self.pods.state().iter().filter_map(|pod| policies::pod(pod)).collect();
         let namespaces = self.namespaces.state().iter().map(|namespace| policies::namespace(namespace)).collect();
         Some(Policies::build(&policies, &pods, &namespaces))

@@ -24,7 +24,7 @@ impl Driver {
     pub(super) fn run_hook(&mut self, container: String, attempt: i32, hook: Hook) {
         let Some(spec) = self.container(&container) else { return };
         let (agent, address, room) = (self.agent.clone(), self.address, self.rooms.get(&container));
-        let pod = self.pod.metadata.name.clone().unwrap_or_default();
+        let pod = self.pod.name.clone();
         self.outcomes.spawn(async move {
             let answer = match (hook.handler(&spec), room, address) {
                 (Some(handler), Some(room), Some(address)) => {

@@ -14,13 +14,14 @@ impl Driver {
     /// While its node was taken for lost, somebody else may have said that the pod is not ready. What this node last said
     /// holds, and is said again.
     pub(super) fn object_to_overruling(&mut self) {
-        if self.publishing || self.wanted.is_some() || is_ready(self.pod.status.as_ref()) {
+        let pod = self.pod.pod();
+        if self.publishing || self.wanted.is_some() || is_ready(pod.status.as_ref()) {
             return;
         }
         let said: Option<k8s::PodStatus> = serde_json::from_str(&self.published).unwrap_or_default();
         if is_ready(said.as_ref()) {
             self.wanted = Some(self.published());
-            self.published = shown(&self.pod);
+            self.published = shown(&pod);
         }
     }
 
@@ -30,15 +31,15 @@ impl Driver {
     }
 
     pub(super) fn want(&mut self, status: &k8s::PodStatus) {
-        self.finish_outputs(status);
+        self.finish_outputs(Some(status));
         self.wanted = serde_json::to_value(status).ok();
         let until = || self.linger.unwrap_or_else(|| Instant::now() + STATUS_LINGER);
         self.linger = is_being_made(status).then(until);
     }
 
     /// A container that is shown as terminated is not started again: its followers have seen all.
-    pub(super) fn finish_outputs(&self, status: &k8s::PodStatus) {
-        for container in containers(status) {
+    pub(super) fn finish_outputs(&self, status: Option<&k8s::PodStatus>) {
+        for container in status.into_iter().flat_map(containers) {
             let over = container.state.as_ref().is_some_and(|state| state.terminated.is_some());
             if let (true, Some(output)) = (over, self.outputs.get(&container.name)) {
                 output.finish();

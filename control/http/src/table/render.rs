@@ -81,7 +81,7 @@ impl Table {
         match self.include {
             IncludeObject::None => out.extend_from_slice(b"null"),
             IncludeObject::Metadata => out.extend_from_slice(&partial(object, self.version)),
-            IncludeObject::Object => out.extend_from_slice(&object.json),
+            IncludeObject::Object => object.json().write(|piece| out.extend_from_slice(piece)),
         }
         out.push(b'}');
     }

@@ -65,9 +65,10 @@ pub(super) async fn list(inner: &Inner, call: &Call, place: &Place) -> Result<Re
     Ok(match form {
         Form::Object => Reply::parts(encode(&place.resource, &metadata, &page.items)),
         Form::Metadata(version) => {
-            let items = page.items.iter().map(|object| Bytes::from(partial(object, version)));
             let head = head("PartialObjectMetadataList", version.api_version(), &metadata);
-            Reply::parts(join(head, items))
+            Reply::parts(join(head, &page.items, |before, object, parts| {
+                parts.extend([Bytes::from_static(before.as_bytes()), partial(object, version).into()]);
+            }))
         }
         Form::Table(table) => {
             let objects = page.items.iter().map(|object| &**object);
@@ -120,21 +121,18 @@ async fn exact(inner: &Inner, revision: u64) -> Result<View, Status> {
 /// A list of whole objects: a head, the stored bytes, a tail.
 pub(super) fn encode(resource: &Resource, metadata: &Value, items: &[Arc<Object>]) -> Vec<Bytes> {
     let head = head(&resource.list_kind, &resource.api_version(), metadata);
-    join(head, items.iter().map(|object| resource.encoded(object)))
+    join(head, items, |before, object, parts| resource.encoded(object).append(before, parts))
 }
 
 fn head(kind: &str, api_version: &str, metadata: &Value) -> Bytes {
     format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{metadata},"items":["#).into()
 }
 
-fn join(head: Bytes, items: impl ExactSizeIterator<Item = Bytes>) -> Vec<Bytes> {
+fn join(head: Bytes, items: &[Arc<Object>], append: impl Fn(&'static str, &Object, &mut Vec<Bytes>)) -> Vec<Bytes> {
     let mut parts = Vec::with_capacity(items.len() * 2 + 2);
     parts.push(head);
-    for (index, item) in items.enumerate() {
-        if index > 0 {
-            parts.push(Bytes::from_static(b","));
-        }
-        parts.push(item);
+    for (index, item) in items.iter().enumerate() {
+        append(if index > 0 { "," } else { "" }, item, &mut parts);
     }
     parts.push(Bytes::from_static(b"]}"));
     parts

@@ -111,7 +111,7 @@ impl Form {
     /// One object of the resource as an answer.
     pub(crate) fn reply(&self, code: StatusCode, resource: &Resource, object: &Object) -> Reply {
         match self {
-            Self::Object => Reply::json(code, resource.encoded(object)),
+            Self::Object => Reply::json(code, resource.encoded(object).to_bytes()),
             Self::Metadata(version) => Reply::json(code, table::partial(object, *version)),
             Self::Table(table) => {
                 let metadata = json!({"resourceVersion": object.revision.to_string()});

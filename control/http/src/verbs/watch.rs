@@ -209,10 +209,9 @@ fn event(filter: &Filter, change: &Change) -> Option<(&'static str, Arc<Object>)
         (true, true) => Some(("MODIFIED", change.object.clone())),
         (true, false) if change.kind == ChangeKind::Deleted => Some(("DELETED", change.object.clone())),
         // As it last was when the client saw it, with the revision at which it left.
-        (true, false) => change.previous.as_ref().and_then(|previous| {
-            let object = Object::from_json(previous.key.clone(), change.revision, &previous.json)?;
-            Some(("DELETED", Arc::new(object)))
-        }),
+        (true, false) => {
+            change.previous.as_ref().map(|previous| ("DELETED", Arc::new(previous.moved(change.revision))))
+        }
     }
 }
 
@@ -226,16 +225,24 @@ struct Encoder {
 
 impl Encoder {
     fn line(out: &mut BytesMut, type_: &str, object: &[u8]) {
+        Self::framed(out, type_, |out| out.extend_from_slice(object));
+    }
+
+    /// A line whose object is written by somebody else.
+    fn framed(out: &mut BytesMut, type_: &str, object: impl FnOnce(&mut BytesMut)) {
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(type_.as_bytes());
         out.extend_from_slice(b"\",\"object\":");
-        out.extend_from_slice(object);
+        object(out);
         out.extend_from_slice(b"}\n");
     }
 
     fn event(&mut self, out: &mut BytesMut, type_: &str, object: &Object) {
         match &mut self.form {
-            Form::Object => Self::line(out, type_, &self.resource.encoded(object)),
+            Form::Object => {
+                let encoded = self.resource.encoded(object);
+                Self::framed(out, type_, |out| encoded.write(|piece| out.extend_from_slice(piece)));
+            }
             Form::Metadata(version) => Self::line(out, type_, &partial(object, *version)),
             Form::Table(table) => {
                 table.now_ms = now_ms();
