@@ -29,7 +29,7 @@ struct Version {
 }
 
 impl Encoded {
-    /// An object that is complete.
+    /// An object as it is to be shown.
     pub(crate) fn whole(json: Bytes) -> Self {
         Self { stored: json, version: None }
     }
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_object_stays_as_it_is() {
+    fn what_is_whole_stays_as_it_is() {
         let encoded = Encoded::whole(Bytes::from_static(b"{\"spec\":{}}"));
         let mut parts = Vec::new();
         encoded.append("", &mut parts);

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::encoded::Encoded;
 use serde_json::Value;
 
 use crate::custom::Custom;
+use crate::encoded::Encoded;
 use crate::object::Object;
 use crate::structural::Structural;
 use crate::versions;

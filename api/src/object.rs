@@ -133,26 +133,29 @@ impl Object {
     /// Takes a decoded object, writes `metadata.resourceVersion` into it and encodes it.
     #[must_use]
     pub fn new(key: Key, revision: u64, mut value: Value) -> Self {
-        let mut metadata = value.get_mut(METADATA).and_then(Value::as_object_mut);
-        if let Some(metadata) = &mut metadata {
-            metadata.insert(RESOURCE_VERSION.into(), Value::String(revision.to_string()));
+        if let Some(metadata) = value.get_mut(METADATA).and_then(Value::as_object_mut) {
+            metadata.remove(RESOURCE_VERSION);
         }
-        let managed = metadata.is_some_and(|metadata| metadata.contains_key(MANAGED_FIELDS));
-        let json = Encoded::whole(Bytes::from(value.to_string()));
-        if let (true, Some(metadata)) = (managed, value.get_mut(METADATA).and_then(Value::as_object_mut)) {
-            metadata.remove(MANAGED_FIELDS);
+        let stored = Bytes::from(value.to_string());
+        let json = metadata_of(&stored).and_then(|(text, metadata)| {
+            // As it would be if it came from the store.
+            Encoded::stored(stored.clone(), text, metadata.len(), revision)
+        });
+        let mut managed = false;
+        if let Some(metadata) = value.get_mut(METADATA).and_then(Value::as_object_mut) {
+            metadata.insert(RESOURCE_VERSION.into(), Value::String(revision.to_string()));
+            managed = metadata.remove(MANAGED_FIELDS).is_some();
         }
         let marks = Marks::of(|name| value[METADATA].get(name).map(Cow::Borrowed));
-        Self { key, revision, value: Decoded::now(json, value), managed, marks, typed: OnceLock::new() }
+        let value = Decoded::now(json.unwrap_or_else(|| Encoded::whole(stored)), value);
+        Self { key, revision, value, managed, marks, typed: OnceLock::new() }
     }
 
     /// [`Object::new`] of an encoded object, whose bytes it shares; nothing but its metadata is looked into. `None` for
     /// what is no JSON object with metadata.
     #[must_use]
     pub fn from_json(key: Key, revision: u64, encoded: &Bytes) -> Option<Self> {
-        let parts: Parts<'_> = serde_json::from_slice(encoded).ok()?;
-        let text = parts.get(METADATA)?.get();
-        let metadata: Parts<'_> = serde_json::from_str(text).ok()?;
+        let (text, metadata) = metadata_of(encoded)?;
         if metadata.contains_key(RESOURCE_VERSION) {
             // Nothing is stored with a version, since nobody knows it before.
             return Some(Self::new(key, revision, serde_json::from_slice(encoded).ok()?));
@@ -312,6 +315,13 @@ impl Object {
     }
 }
 
+/// The metadata of an encoded object: as it stands there, and its fields.
+fn metadata_of(encoded: &[u8]) -> Option<(&str, Parts<'_>)> {
+    let parts: Parts<'_> = serde_json::from_slice(encoded).ok()?;
+    let text = parts.get(METADATA)?.get();
+    Some((text, serde_json::from_str(text).ok()?))
+}
+
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.key, self.revision)
@@ -375,7 +385,9 @@ mod tests {
             assert_eq!(object.whole()["metadata"]["managedFields"], value["metadata"]["managedFields"]);
             assert_eq!(serde_json::from_str::<Value>(&object.metadata_json()).unwrap(), object.whole()["metadata"]);
         }
-        for moved in [Object::from_json(key.clone(), 7, &object.json().to_bytes()).unwrap(), again.moved(7)] {
+        for moved in
+            [Object::from_json(key.clone(), 7, &object.json().to_bytes()).unwrap(), again.moved(7), object.moved(7)]
+        {
             assert_eq!((moved.revision, &moved.whole()["metadata"]["resourceVersion"]), (7, &Value::from("7")));
         }
         for no_object in ["", "[]", "{}", "{\"metadata\": 1}", "{\"metadata\": {}", "{\"metadata\": {}, \"a\": }"] {

@@ -98,7 +98,7 @@ struct Driver {
     linger: Option<Instant>,
     publishing: bool,
     retry: Retry,
-    /// When the object is put away, unless something happens before.
+    /// When the object is put away, unless it changes before.
     rest_at: Option<Instant>,
     removed: bool,
     ending: Ending,

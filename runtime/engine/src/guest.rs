@@ -144,8 +144,9 @@ impl Container {
         if let Some(input) = &self.spec.input {
             wasi.stdin(Source::new(input.clone(), terminal));
         }
-        wasi.stdout(Pipe::stdout(self.spec.output.clone(), terminal));
-        wasi.stderr(Pipe::stderr(self.spec.output.clone(), said.clone(), terminal));
+        let stdout = Pipe::stdout(self.spec.output.clone(), self.meter.clone(), terminal);
+        wasi.stderr(stdout.clone().with_words(said.clone()));
+        wasi.stdout(stdout);
         for mount in self.spec.mounts.iter().filter(|_| self.code.sees_files()) {
             let permissions = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
             wasi.preopened_dir(&mount.host, &mount.guest, permissions).map_err(|error| {

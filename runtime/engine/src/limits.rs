@@ -88,8 +88,9 @@ pub(crate) const CPU_BURST_MS: u64 = 100;
 /// to an HTTP component and to parse what comes. Else a guest could make the host work many times its limit.
 pub(crate) const CONNECT_NANOS: u64 = 50_000;
 
-/// What a kibibyte that a guest sends is charged to it, over a connection or as the body of a response: about what it
-/// costs the host to carry it on. Else a guest that sends without end has a whole processor copy and encode for it.
+/// What a kibibyte that a guest sends is charged to it, over a connection, as the body of a response or to its output:
+/// about what it costs the host to carry it on. Else a guest that sends without end has a whole processor copy and encode
+/// for it, and one that prints without end has the system make and free pages.
 pub(crate) const CARRY_NANOS_PER_KIB: u64 = 1_000;
 
 /// Threads for blocking file access of all guests together.

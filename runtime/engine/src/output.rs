@@ -4,6 +4,7 @@
 //! fails and never traps: a pod must not die of its own prints. An implementer whose reader is slow makes the guest wait
 //! before its next write, as a full pipe does; it never makes a thread wait.
 
+use crate::cpu::Meter;
 use crate::limits;
 use bytes::Bytes;
 use std::io;
@@ -60,18 +61,21 @@ impl LastWords {
 #[derive(Clone)]
 pub(crate) struct Pipe {
     output: Arc<dyn Output>,
+    /// Pays for what is printed.
+    meter: Arc<Meter>,
     stream: Stream,
     words: Option<LastWords>,
     terminal: bool,
 }
 
 impl Pipe {
-    pub(crate) fn stdout(output: Arc<dyn Output>, terminal: bool) -> Pipe {
-        Pipe { output, stream: Stream::Stdout, words: None, terminal }
+    pub(crate) fn stdout(output: Arc<dyn Output>, meter: Arc<Meter>, terminal: bool) -> Pipe {
+        Pipe { output, meter, stream: Stream::Stdout, words: None, terminal }
     }
 
-    pub(crate) fn stderr(output: Arc<dyn Output>, words: LastWords, terminal: bool) -> Pipe {
-        Pipe { output, stream: Stream::Stderr, words: Some(words), terminal }
+    /// The same for stderr, the end of which is kept in `words` too.
+    pub(crate) fn with_words(self, words: LastWords) -> Pipe {
+        Pipe { stream: Stream::Stderr, words: Some(words), ..self }
     }
 
     fn take(&self, bytes: &[u8]) {
@@ -79,6 +83,7 @@ impl Pipe {
             words.hear(bytes);
         }
         self.output.write(self.stream, bytes);
+        self.meter.carried(bytes.len());
     }
 }
 
@@ -135,5 +140,28 @@ impl AsyncWrite for Pipe {
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nowhere;
+
+    impl Output for Nowhere {
+        fn write(&self, _stream: Stream, _bytes: &[u8]) {}
+    }
+
+    #[test]
+    fn who_prints_pays_for_it_and_its_last_words_are_kept() {
+        let (meter, words) = (Meter::new(None, None), LastWords::default());
+        let mut stdout = Pipe::stdout(Arc::new(Nowhere), meter.clone(), false);
+        let mut stderr = stdout.clone().with_words(words.clone());
+        stdout.write(vec![b'a'; 3 << 10].into()).unwrap();
+        stderr.write("why".into()).unwrap();
+        stderr.write(vec![b'b'; 1 << 10].into()).unwrap();
+        assert_eq!(meter.used_nanos(), 4 * limits::CARRY_NANOS_PER_KIB + 3 * limits::CARRY_NANOS_PER_KIB / 1024);
+        assert!(words.text().ends_with('b') && !words.text().contains('a'));
     }
 }
