@@ -48,19 +48,20 @@ pub async fn measure(options: &Options<'_>) -> anyhow::Result<Vec<Metric>> {
     let time = Duration::from_millis(options.millis);
     load::run(&aim, CONNECTIONS, time, Some(PAUSE)).await?;
 
-    let offenders: Vec<&Value> = manifests.iter().filter(|manifest| manifest["kind"] == "Pod").collect();
-    let (mut nobody, mut stops) = (Vec::new(), Vec::new());
-    let mut ratios = vec![Vec::new(); offenders.len()];
+    let offenders = manifests.iter().filter(|manifest| manifest["kind"] == "Pod");
+    let beside_whom: Vec<Option<&Value>> = std::iter::once(None).chain(offenders.map(Some)).collect();
+    let (mut ratios, mut stops) = (vec![Vec::new(); beside_whom.len()], Vec::new());
     for _ in 0..options.rounds {
         let mut before = p99(&aim, time).await?;
-        let beside = p99(&aim, time).await?;
-        let after = p99(&aim, time).await?;
-        nobody.push(beside / before.midpoint(after));
-        before = after;
-        for (pod, ratios) in offenders.iter().zip(&mut ratios) {
-            let offending = Offender::start(&client, &server, pod).await?;
+        for (pod, ratios) in beside_whom.iter().zip(&mut ratios) {
+            let offending = match pod {
+                Some(pod) => Some(Offender::start(&client, &server, pod).await?),
+                None => None,
+            };
             let beside = p99(&aim, time).await?;
-            stops.push(offending.stop(&client).await?);
+            if let Some(offending) = offending {
+                stops.push(offending.stop(&client).await?);
+            }
             let after = p99(&aim, time).await?;
             ratios.push(beside / before.midpoint(after));
             before = after;
@@ -73,9 +74,10 @@ pub async fn measure(options: &Options<'_>) -> anyhow::Result<Vec<Metric>> {
         unit: "× alone",
         peer: None,
     };
-    let forms = offenders.iter().map(|pod| text(&pod["spec"]["containers"][0]["args"][0]));
-    let mut metrics = vec![ratio("nobody", median(nobody))];
-    metrics.extend(forms.zip(ratios).map(|(form, ratios)| ratio(&form, median(ratios))));
+    let form = |pod: &Value| text(&pod["spec"]["containers"][0]["args"][0]);
+    let forms = beside_whom.iter().map(|pod| pod.map_or_else(|| "nobody".to_owned(), form));
+    let mut metrics: Vec<Metric> = forms.zip(ratios).map(|(form, ratios)| ratio(&form, median(ratios))).collect();
+    // Nobody comes first.
     let worst = metrics[1..].iter().map(|metric| metric.value).fold(f64::NAN, f64::max);
     metrics.push(ratio("victim", worst));
     let metric = |name: &str, value, unit| Metric { bench: "hostile", name: name.to_owned(), value, unit, peer: None };
